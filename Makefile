@@ -1,0 +1,65 @@
+# `make` alone lists the targets.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+VENV := .venv
+PY := $(VENV)/bin/python
+PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do command -v $$p >/dev/null 2>&1 && $$p -c 'import sys; sys.exit(not (3,11) <= sys.version_info[:2] <= (3,13))' 2>/dev/null && { echo $$p; break; }; done)
+# A full, hashed lock is installed without dependency resolution: what is in it is all there is.
+INSTALL = if command -v uv >/dev/null 2>&1; then uv pip install -q --python $(PY) --no-deps --require-hashes -r $(1); else $(PY) -m pip install -q --disable-pip-version-check --no-compile --no-deps --require-hashes -r $(1); fi
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
+
+$(PY):
+	@test -n "$(PYTHON)" || { echo "Python 3.11, 3.12 or 3.13 is needed and was not found. Install one, or name it: make PYTHON=/path/to/python3.12 ..."; exit 1; }
+	@if command -v uv >/dev/null 2>&1; then uv venv -q --python $(PYTHON) $(VENV); \
+	else $(PYTHON) -m venv $(VENV) || { echo "python venv support is missing: apt-get install python3-venv"; rm -rf $(VENV); exit 1; }; fi
+
+$(VENV)/.service: requirements/service.txt pyproject.toml | $(PY)
+	@echo "installing the service into $(VENV) ..."
+	@$(call INSTALL,requirements/service.txt)
+	@$(PY) scripts/link_project.py
+	@touch $@
+
+$(VENV)/.dev: requirements/dev.txt $(VENV)/.service
+	@echo "installing the test tools into $(VENV) ..."
+	@$(call INSTALL,requirements/dev.txt)
+	@touch $@
+
+.PHONY: help install run test check demo bench lock format lint types floors test-unit test-integration test-e2e
+install: $(VENV)/.dev ## .venv with the service and its test tools
+
+run: $(VENV)/.service ## the service on PORT (8080), with its own database
+	@$(VENV)/bin/embed-service run
+
+demo: $(VENV)/.service ## a whole session in the terminal (FROM=file in LoCoMo's layout)
+	@$(VENV)/bin/embed-service demo $(if $(FROM),--from $(FROM))
+
+test: $(VENV)/.dev ## the quick tests: unit, property, contract, integration
+	$(PY) -m pytest -m "not slow" tests/unit tests/property tests/contract tests/integration
+
+test-e2e: $(VENV)/.dev ## the slow ones: a running server, kill -9, API fuzzing, reference vectors
+	$(PY) -m pytest -m "slow" tests
+
+bench: $(VENV)/.dev ## the benchmark tables
+	$(PY) -m benchmarks.core_loop
+
+format: $(VENV)/.dev ## rewrite the code in the one format
+	$(VENV)/bin/ruff format .
+	$(VENV)/bin/ruff check --fix .
+
+lint: $(VENV)/.dev
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/ruff check .
+
+types: $(VENV)/.dev
+	$(VENV)/bin/basedpyright
+
+floors: $(VENV)/.dev
+	$(VENV)/bin/lint-imports
+
+check: lint types floors test test-e2e ## everything CI checks
+
+lock: ## recompute the lock files (needs uv)
+	uv pip compile -q --universal --python-version 3.11 --no-emit-index-url --no-header --generate-hashes pyproject.toml -o requirements/service.txt
+	uv pip compile -q --universal --python-version 3.11 --no-emit-index-url --no-header --generate-hashes --extra dev pyproject.toml -o requirements/dev.txt

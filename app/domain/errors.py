@@ -1,0 +1,41 @@
+"""What can go wrong, in the words of the domain. The API translates these to problem answers in one table."""
+
+
+class DomainError(Exception):
+    """Base of every expected failure; `str(error)` is a sentence for the caller and holds no user text."""
+
+
+class NotFound(DomainError):
+    """What was asked for does not exist, or belongs to someone else: the two are not told apart."""
+
+
+class InvalidInput(DomainError):
+    """The request is well-formed but means nothing; `field` names the part to change."""
+
+    def __init__(self, message: str, field: str | None = None) -> None:
+        super().__init__(message)
+        self.field = field
+
+
+class VersionConflict(DomainError):
+    """Someone else changed it first: load it again, then retry."""
+
+
+class Unauthenticated(DomainError):
+    """No valid key where one is needed."""
+
+
+class Forbidden(DomainError):
+    """The key is valid and lacks the scope."""
+
+
+class ModelUnavailable(DomainError):
+    """A model did not answer in time or answered nonsense; the caller falls back to a local one."""
+
+
+class Overloaded(DomainError):
+    """The queue in front of a model is full; `retry_after_s` says when to come back."""
+
+    def __init__(self, message: str, retry_after_s: float = 1.0) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s

@@ -1,0 +1,109 @@
+"""What the services need from outside: models, a tokenizer, a clock.
+
+Each Protocol has a real implementation under `app/clients` and a fake in the tests, and one contract suite
+that runs on both.
+"""
+
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Protocol
+
+from app.domain.embeddings import EmbeddingSpace, Vectors
+from app.domain.hypotheses import HypothesisContext, Reading
+from app.domain.persona import Signal
+
+
+class Clock(Protocol):
+    """The current moment. Decisions get it as an argument, so tests can set it."""
+
+    def now(self) -> datetime:
+        """The current time, aware, in UTC."""
+        ...
+
+
+class SystemClock:
+    """The machine's clock."""
+
+    def now(self) -> datetime:
+        """The current time, aware, in UTC."""
+        return datetime.now(UTC)
+
+
+class Embedder(Protocol):
+    """Turns texts into vectors of one embedding space."""
+
+    @property
+    def space(self) -> EmbeddingSpace:
+        """The space all its vectors live in."""
+        ...
+
+    @property
+    def backend(self) -> str:
+        """What computes the vectors, e.g. `onnx` or `http`."""
+        ...
+
+    async def embed(self, texts: Sequence[str]) -> Vectors:
+        """Vectors of shape (len(texts), dimension), in order; each independent of its neighbours.
+
+        Raises ModelUnavailable when the model cannot answer, Overloaded when its queue is full.
+        """
+        ...
+
+    def count_tokens(self, texts: Sequence[str]) -> int:
+        """How many of the model's own tokens the texts have, for usage reports."""
+        ...
+
+    async def aclose(self) -> None:
+        """Finish what is running and free the model."""
+        ...
+
+
+class Tokenizer(Protocol):
+    """Counts tokens as a language model would."""
+
+    def count(self, text: str) -> int:
+        """Number of tokens of `text`; 0 for the empty string."""
+        ...
+
+    def truncate(self, text: str, max_tokens: int) -> str:
+        """The longest prefix of `text` with at most `max_tokens` tokens, cut at a character boundary."""
+        ...
+
+
+class Reranker(Protocol):
+    """Scores documents against a query with a model that reads both."""
+
+    async def rerank(self, query: str, documents: Sequence[str]) -> Sequence[float]:
+        """One relevance in 0..1 per document, in order. Raises ModelUnavailable."""
+        ...
+
+
+class SLM(Protocol):
+    """The small language model behind the service's judgements."""
+
+    @property
+    def name(self) -> str:
+        """`local`, `vllm`, …: what the API reports as `source`."""
+        ...
+
+    async def propose_readings(self, context: HypothesisContext) -> Sequence[Reading]:
+        """Candidate readings of an input, best first, each with its evidence."""
+        ...
+
+    async def compute_facet_updates(self, signal: Signal) -> Mapping[str, float]:
+        """How far each facet should move, in -1..1, for one signal."""
+        ...
+
+    async def summarize(self, texts: Sequence[str], max_tokens: int) -> str:
+        """The gist of `texts` in at most `max_tokens` tokens."""
+        ...
+
+    async def enrich_context(self, context: HypothesisContext) -> Mapping[str, object]:
+        """`implicit_goals`, `inferred_expertise_level` and `next_steps` of an input."""
+        ...
+
+    async def generate_followup_questions(
+        self, conversation_context: str, context: HypothesisContext, count: int
+    ) -> Sequence[str]:
+        """Up to `count` questions that move the conversation on."""
+        ...
