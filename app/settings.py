@@ -7,7 +7,7 @@ import json
 import sys
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, cast
 
 from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
@@ -60,12 +60,13 @@ class Settings(BaseSettings):
         if not isinstance(value, str):
             return value
         try:
-            weights = json.loads(value)
+            parsed: Any = json.loads(value)
         except ValueError:
-            weights = None
-        if not isinstance(weights, dict) or set(weights) - set(SECTIONS):
+            parsed = None
+        weights = cast(dict[str, Any], parsed) if isinstance(parsed, dict) else {"": None}
+        if set(weights) - set(SECTIONS):
             raise ValueError(f"a JSON object whose keys are among {', '.join(SECTIONS)}")
-        if any(not isinstance(w, int | float) or w < 0 for w in weights.values()):
+        if any(not isinstance(weight, int | float) or weight < 0 for weight in weights.values()):
             raise ValueError("a JSON object of weights that are zero or more")
         return weights
 

@@ -39,3 +39,7 @@ class Overloaded(DomainError):
     def __init__(self, message: str, retry_after_s: float = 1.0) -> None:
         super().__init__(message)
         self.retry_after_s = retry_after_s
+
+
+class StoreUnavailable(DomainError):
+    """The database cannot be reached, was lost on the way, or cannot be used; `str(error)` says why."""

@@ -1,0 +1,133 @@
+"""What every route needs: the services, and who is calling."""
+
+import ipaddress
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Annotated
+
+from fastapi import Depends, Request
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+
+from app.domain.errors import Forbidden, Unauthenticated
+from app.ports import Embedder
+from app.services.catalogues import CatalogueService
+from app.services.context import ContextService
+from app.services.feedback import FeedbackService
+from app.services.hypotheses import HypothesisService
+from app.services.keys import DEFAULT_TENANT, SCOPES, KeyService
+from app.services.memories import MemoryService
+from app.services.persona import PersonaService
+from app.services.ranking import RankingService
+from app.services.reflection import ReflectionService
+from app.services.telemetry import TelemetryReports
+from app.services.training import TrainingDataCollector
+from app.services.transfer import TransferService
+from app.settings import Settings
+from app.store.engine import Database
+
+
+@dataclass(frozen=True)
+class Services:
+    """Every use case, plugged together."""
+
+    settings: Settings
+    database: Database
+    embedder: Embedder
+    keys: KeyService
+    catalogues: CatalogueService
+    memories: MemoryService
+    ranking: RankingService
+    hypotheses: HypothesisService
+    reflection: ReflectionService
+    context: ContextService
+    feedback: FeedbackService
+    personas: PersonaService
+    transfer: TransferService
+    telemetry: TelemetryReports
+    collector: TrainingDataCollector
+    slm_name: str
+
+
+@dataclass(frozen=True)
+class Caller:
+    """Who is calling: for which tenant, with which scopes."""
+
+    tenant_id: str
+    scopes: frozenset[str]
+
+
+bearer = HTTPBearer(auto_error=False, description="An API key made with `embed-service keys create`.")
+
+
+def get_services(request: Request) -> Services:
+    """The services of this application."""
+    return request.app.state.services
+
+
+async def get_caller(
+    request: Request,
+    services: Annotated[Services, Depends(get_services)],
+    credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(bearer)],
+) -> Caller:
+    """Whom the request's key stands for. Without any key in the database, callers on this machine stand for
+    the default tenant. Raises Unauthenticated."""
+    if credentials is not None:
+        holder = await services.keys.authenticate(credentials.credentials)
+        if holder is None:
+            raise Unauthenticated("this API key is not known or was revoked")
+        return Caller(holder.tenant_id, holder.scopes)
+    if request.headers.get("authorization") is not None:
+        raise Unauthenticated("the Authorization header has to be `Bearer <key>`")
+    if not is_local(request):
+        raise Unauthenticated(
+            "an API key is needed: make one with `embed-service keys create`, send it as `Authorization: Bearer <key>`"
+        )
+    if await services.keys.has_any():
+        raise Unauthenticated("an API key is needed, because keys exist: send one as `Authorization: Bearer <key>`")
+    return Caller(DEFAULT_TENANT, frozenset(SCOPES))
+
+
+def is_local(request: Request) -> bool:
+    """Whether a request was made on this machine, to this machine, by a program of its own.
+
+    A forwarded request came from elsewhere; a foreign Host or Origin means that a web page found on
+    another site sends it through the user's browser.
+    """
+    headers = request.headers
+    if any(name in headers for name in ("forwarded", "x-forwarded-for", "x-real-ip", "via")):
+        return False
+    peer = request.client.host if request.client else ""
+    host = headers.get("host", "")
+    origin = headers.get("origin")
+    return _is_loopback(peer) and _is_loopback(_hostname(host)) and (origin is None or _is_loopback(_hostname(origin)))
+
+
+def _hostname(address: str) -> str:
+    """The host of `host:port`, `[v6]:port` or an origin."""
+    name = address.rsplit("//", 1)[-1]
+    if name.startswith("["):
+        return name[1:].split("]", 1)[0]
+    return name.rsplit(":", 1)[0] if name.count(":") == 1 else name
+
+
+def _is_loopback(name: str) -> bool:
+    if name == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(name).is_loopback
+    except ValueError:
+        return False
+
+
+def _needs(scope: str) -> Callable[[Caller], Caller]:
+    def check(caller: Annotated[Caller, Depends(get_caller)]) -> Caller:
+        if scope not in caller.scopes:
+            raise Forbidden(f"this key lacks the scope `{scope}`")
+        return caller
+
+    return check
+
+
+ServicesDep = Annotated[Services, Depends(get_services)]
+UserCaller = Annotated[Caller, Depends(_needs("user"))]
+AdminCaller = Annotated[Caller, Depends(_needs("admin"))]

@@ -1,0 +1,105 @@
+"""Routes: from a vague input to an enriched prompt, and what was thought of it."""
+
+from fastapi import APIRouter
+
+from app.api import schemas
+from app.api.deps import ServicesDep, UserCaller
+from app.api.errors import responses
+from app.domain.hypotheses import Hypothesis, Turn
+from app.services.context import ExecuteRequest, Execution
+from app.services.feedback import Feedback
+
+router = APIRouter(prefix="/v1", tags=["hypotheses"])
+
+
+@router.post("/hypothesize", responses=responses())
+async def hypothesize(body: schemas.HypothesizeIn, services: ServicesDep, caller: UserCaller) -> schemas.HypothesizeOut:
+    """Propose what a short, vague input means, and decide whether to ask."""
+    turns = [Turn(turn.role, turn.content) for turn in body.conversation]
+    made = await services.hypotheses.hypothesize(
+        caller.tenant_id, body.user_id, body.input_text, conversation=turns, count=body.count
+    )
+    return schemas.HypothesizeOut(
+        hypothesis_set_id=made.set_id,
+        decision=made.decision,
+        auto_advance=made.decision == "auto_advance",
+        clarification_need=made.clarification_need,
+        hypotheses=[_hypothesis(one) for one in made.hypotheses],
+        source=made.source,
+        degraded=made.is_degraded,
+        calibration_version=made.calibration_version,
+    )
+
+
+@router.post("/execute", responses=responses(404))
+async def execute(body: schemas.ExecuteIn, services: ServicesDep, caller: UserCaller) -> schemas.ExecuteOut:
+    """Turn the chosen hypothesis, a custom answer or the bare input into one enriched prompt."""
+    request = ExecuteRequest(
+        body.input_text, body.hypothesis_set_id, body.hypothesis_id, body.custom_answer, body.token_budget
+    )
+    return _execution(await services.context.execute(caller.tenant_id, body.user_id, request))
+
+
+@router.post("/feedback", responses=responses(404))
+async def give_feedback(body: schemas.FeedbackIn, services: ServicesDep, caller: UserCaller) -> schemas.FeedbackOut:
+    """Say how an execution or a hypothesis set was received."""
+    feedback = Feedback(
+        body.execution_id, body.hypothesis_set_id, body.success, body.rating, body.comment, body.rejected_ids
+    )
+    deltas = await services.feedback.give(caller.tenant_id, body.user_id, feedback)
+    return schemas.FeedbackOut(facet_deltas=dict(deltas))
+
+
+@router.post("/preferences", responses=responses(404))
+async def prefer(body: schemas.PreferenceIn, services: ServicesDep, caller: UserCaller) -> schemas.Accepted:
+    """Say which of two wordings is better."""
+    await services.feedback.prefer(
+        caller.tenant_id,
+        body.user_id,
+        hypothesis_a=body.hypothesis_a,
+        hypothesis_b=body.hypothesis_b,
+        preferred=body.preferred,
+        reward=body.reward,
+    )
+    return schemas.Accepted()
+
+
+@router.post("/followups", responses=responses())
+async def followups(body: schemas.FollowupsIn, services: ServicesDep, caller: UserCaller) -> schemas.FollowupsOut:
+    """Questions that move a conversation on."""
+    questions = await services.reflection.followups(
+        caller.tenant_id, body.user_id, body.conversation_context, body.count
+    )
+    return schemas.FollowupsOut(questions=list(questions))
+
+
+@router.post("/enrich", responses=responses())
+async def enrich(body: schemas.EnrichIn, services: ServicesDep, caller: UserCaller) -> schemas.EnrichOut:
+    """What an input implies beyond its words."""
+    enrichment = await services.reflection.enrich(caller.tenant_id, body.user_id, body.input_text)
+    return schemas.EnrichOut(enrichment=schemas.Enrichment.model_validate(enrichment))
+
+
+def _hypothesis(one: Hypothesis) -> schemas.HypothesisOut:
+    return schemas.HypothesisOut(
+        id=one.id,
+        question=one.question,
+        rationale=one.rationale,
+        confidence=one.confidence,
+        evidence=list(one.evidence),
+    )
+
+
+def _execution(execution: Execution) -> schemas.ExecuteOut:
+    prompt = execution.prompt
+    return schemas.ExecuteOut(
+        execution_id=execution.execution_id,
+        enriched_prompt=prompt.text,
+        messages=[schemas.Message(**message) for message in prompt.messages],
+        tokens_estimate=prompt.tokens,
+        context_breakdown=schemas.ContextBreakdown(**prompt.breakdown),
+        memories_used=[
+            schemas.MemoryUse(id=use.memory_id, score=use.score, section=use.section) for use in prompt.uses
+        ],
+        redactions=dict(prompt.redactions),
+    )

@@ -1,0 +1,163 @@
+"""Routes: memories, and everything held on a user."""
+
+import tempfile
+from collections.abc import Iterator
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Query, Request
+from fastapi.responses import StreamingResponse
+
+from app.api import schemas
+from app.api.deps import ServicesDep, UserCaller
+from app.api.errors import responses
+from app.api.params import MemoryId, PathUserId, QueryUserId
+from app.domain.memory import Draft, Memory, MemoryType
+from app.domain.ranking import Ranked, Weights
+from app.services.ranking import SearchRequest
+
+router = APIRouter(prefix="/v1", tags=["memories"])
+
+NDJSON = "application/x-ndjson"
+SPOOL_BYTES = 8 * 1024 * 1024
+
+
+@router.post("/memories", responses=responses())
+async def add_memories(
+    body: schemas.ManyMemoriesIn | schemas.OneMemoryIn, services: ServicesDep, caller: UserCaller
+) -> schemas.AddedOut:
+    """Remember one memory, or up to 1,000 in one transaction."""
+    drafts = [_draft(item) for item in (body.memories if isinstance(body, schemas.ManyMemoriesIn) else [body])]
+    added = await services.memories.add(caller.tenant_id, body.user_id, drafts)
+    return schemas.AddedOut(ids=list(added.ids), deduplicated=added.deduplicated, superseded=list(added.superseded))
+
+
+@router.post("/memories/search", responses=responses(404))
+async def search_memories(body: schemas.SearchIn, services: ServicesDep, caller: UserCaller) -> schemas.SearchOut:
+    """The user's memories most relevant to a query, best first."""
+    weights = Weights(**body.weights.model_dump()) if body.weights else None
+    request = SearchRequest(body.query, body.limit, body.types, body.tags, body.as_of, weights, is_reranked=body.rerank)
+    found = await services.ranking.search(caller.tenant_id, body.user_id, request)
+    return schemas.SearchOut(
+        results=[_result(item) for item in found.ranked], space=found.space, degraded=found.is_degraded
+    )
+
+
+@router.get("/memories/{memory_id}", responses=responses(404))
+async def get_memory(memory_id: MemoryId, services: ServicesDep, caller: UserCaller) -> schemas.MemoryOut:
+    """One memory."""
+    return memory_out(await services.memories.get(caller.tenant_id, memory_id))
+
+
+@router.get("/memories/{memory_id}/history", responses=responses(404))
+async def get_memory_history(
+    memory_id: MemoryId, services: ServicesDep, caller: UserCaller
+) -> schemas.MemoryHistoryOut:
+    """What a memory said before, and what it replaced."""
+    versions = await services.memories.history(caller.tenant_id, memory_id)
+    return schemas.MemoryHistoryOut(versions=[memory_out(memory) for memory in versions])
+
+
+@router.patch("/memories/{memory_id}", responses=responses(404))
+async def change_memory(
+    memory_id: MemoryId, body: schemas.MemoryChangeIn, services: ServicesDep, caller: UserCaller
+) -> schemas.MemoryOut:
+    """Change a memory; what it said before stays in its history."""
+    required = {"content", "type", "confidence", "tags"}
+    given = body.model_dump(exclude_unset=True)
+    changes = {name: value for name, value in given.items() if value is not None or name not in required}
+    return memory_out(await services.memories.update(caller.tenant_id, memory_id, changes))
+
+
+@router.delete("/memories/{memory_id}", responses=responses(404))
+async def delete_memory(memory_id: MemoryId, services: ServicesDep, caller: UserCaller) -> schemas.DeletedOut:
+    """Delete a memory with its earlier versions."""
+    return schemas.DeletedOut(deleted=await services.memories.delete_one(caller.tenant_id, memory_id))
+
+
+@router.delete("/memory", responses=responses(404))
+async def delete_memories(
+    user_id: QueryUserId,
+    services: ServicesDep,
+    caller: UserCaller,
+    mtype: Annotated[MemoryType | None, Query(description="Only memories of this type.")] = None,
+) -> schemas.DeletedOut:
+    """Delete a user's memories, of one type or all."""
+    return schemas.DeletedOut(deleted=await services.memories.delete(caller.tenant_id, user_id, mtype))
+
+
+@router.get(
+    "/memory/export",
+    response_class=StreamingResponse,
+    responses={
+        **responses(404),
+        200: {"description": "One JSON object a line.", "content": {NDJSON: {"schema": {"type": "string"}}}},
+    },
+)
+async def export_user(user_id: QueryUserId, services: ServicesDep, caller: UserCaller) -> StreamingResponse:
+    """Everything held on a user, as a stream of JSON lines."""
+    await services.transfer.check_user(caller.tenant_id, user_id)
+    return StreamingResponse(services.transfer.export(caller.tenant_id, user_id), media_type=NDJSON)
+
+
+@router.post(
+    "/memory/import",
+    responses=responses(),
+    openapi_extra={"requestBody": {"required": True, "content": {NDJSON: {"schema": {"type": "string"}}}}},
+)
+async def import_user(request: Request, services: ServicesDep, caller: UserCaller) -> schemas.ImportedOut:
+    """Take in an export, in one transaction."""
+    with tempfile.SpooledTemporaryFile(max_size=SPOOL_BYTES) as spool:
+        async for chunk in request.stream():
+            spool.write(chunk)
+        spool.seek(0)
+        imported = await services.transfer.import_(caller.tenant_id, _lines(spool))
+    return schemas.ImportedOut(imported=dict(imported))
+
+
+@router.delete("/users/{user_id}", responses=responses(404), tags=["users"])
+async def erase_user(user_id: PathUserId, services: ServicesDep, caller: UserCaller) -> schemas.ErasedOut:
+    """Erase a user from every table and every training file."""
+    return schemas.ErasedOut(erased=dict(await services.transfer.erase(caller.tenant_id, user_id)))
+
+
+def _lines(spool: Any) -> Iterator[bytes]:
+    yield from spool
+
+
+def _draft(item: schemas.MemoryIn) -> Draft:
+    return Draft(
+        item.type,
+        item.content,
+        item.confidence,
+        tuple(item.tags),
+        item.source,
+        item.valid_from,
+        item.valid_to,
+        item.expires_at,
+    )
+
+
+def memory_out(memory: Memory) -> schemas.MemoryOut:
+    """A memory as the API shows it."""
+    return schemas.MemoryOut(
+        id=memory.memory_id,
+        user_id=memory.user_id,
+        type=memory.type,
+        content=memory.content,
+        confidence=memory.confidence,
+        tags=list(memory.tags),
+        source=memory.source,
+        created_at=memory.created_at,
+        updated_at=memory.updated_at,
+        valid_from=memory.valid_from,
+        valid_to=memory.valid_to,
+        expires_at=memory.expires_at,
+        superseded_by=memory.superseded_by,
+    )
+
+
+def _result(item: Ranked) -> schemas.SearchResult:
+    parts = schemas.ScoreParts(
+        similarity=item.similarity, recency=item.recency, confidence=item.confidence, rerank=item.rerank
+    )
+    return schemas.SearchResult(memory=memory_out(item.memory), score=item.score, parts=parts)

@@ -1,0 +1,63 @@
+"""Routes: how a user likes to be answered, and why the service thinks so."""
+
+from fastapi import APIRouter
+
+from app.api import schemas
+from app.api.deps import ServicesDep, UserCaller
+from app.api.errors import responses
+from app.api.params import PathUserId
+from app.domain.persona import Persona
+
+router = APIRouter(prefix="/v1/persona", tags=["persona"])
+
+
+@router.get("/{user_id}/history", responses=responses(404))
+async def get_persona_history(
+    user_id: PathUserId, services: ServicesDep, caller: UserCaller
+) -> schemas.PersonaHistoryOut:
+    """Every move of every facet, with the signal behind it."""
+    rows = await services.personas.history(caller.tenant_id, user_id)
+    return schemas.PersonaHistoryOut(
+        changes=[
+            schemas.FacetChangeOut(
+                facet=row.facet,
+                before=row.before,
+                after=row.after,
+                uncertainty=row.uncertainty,
+                reason=row.reason,
+                signal_id=row.signal_id,
+                version=row.version,
+                changed_at=row.changed_at,
+            )
+            for row in rows
+        ]
+    )
+
+
+@router.get("/{user_id}", responses=responses(404))
+async def get_persona(user_id: PathUserId, services: ServicesDep, caller: UserCaller) -> schemas.PersonaOut:
+    """The user's facets with their uncertainty."""
+    return _persona(await services.personas.get(caller.tenant_id, user_id))
+
+
+@router.patch("/{user_id}", responses=responses(404, 409))
+async def correct_persona(
+    user_id: PathUserId, body: schemas.PersonaChangeIn, services: ServicesDep, caller: UserCaller
+) -> schemas.PersonaOut:
+    """Set facets outright, as the user says."""
+    return _persona(await services.personas.correct(caller.tenant_id, user_id, body.facets, version=body.version))
+
+
+def _persona(persona: Persona) -> schemas.PersonaOut:
+    return schemas.PersonaOut(
+        user_id=persona.user_id,
+        facets={
+            facet.name: schemas.FacetOut(
+                value=facet.value, uncertainty=facet.uncertainty, is_expressed=facet.is_expressed
+            )
+            for facet in persona.facets.values()
+        },
+        version=persona.version,
+        vector=persona.vector.tolist() if persona.vector is not None else None,
+        updated_at=persona.updated_at,
+    )

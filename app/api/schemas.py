@@ -1,0 +1,570 @@
+"""The shapes of requests and answers, as the contract states them. Input is parsed strictly and once, here."""
+
+from datetime import datetime
+from typing import Annotated, Any, Literal
+from uuid import UUID
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
+
+from app.domain.memory import MemoryType
+
+MAX_CONTENT = 16_000
+"""Characters of one memory, comment or answer."""
+
+MAX_INPUT = 32_000
+"""Characters of one input; what exceeds the token budget is cut when the prompt is built."""
+
+MAX_BATCH = 1_000
+
+
+def _encodable(text: str) -> str:
+    """Refuse lone surrogates: they are not characters, and no database keeps them."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        raise ValueError("contains half a character (a lone surrogate)") from None
+    return text
+
+
+NO_NUL = r"^[^\x00]*$"
+NO_CONTROL = r"^[^\x00-\x1f\x7f-\x9f]+$"
+
+Text = Annotated[
+    str, StringConstraints(min_length=1, max_length=MAX_CONTENT, pattern=NO_NUL), AfterValidator(_encodable)
+]
+OptionalText = Annotated[str, StringConstraints(max_length=MAX_CONTENT, pattern=NO_NUL), AfterValidator(_encodable)]
+InputText = Annotated[
+    str, StringConstraints(min_length=1, max_length=MAX_INPUT, pattern=NO_NUL), AfterValidator(_encodable)
+]
+UserId = Annotated[str, StringConstraints(min_length=1, max_length=256, pattern=NO_CONTROL), AfterValidator(_encodable)]
+Tag = Annotated[str, StringConstraints(min_length=1, max_length=64, pattern=NO_CONTROL), AfterValidator(_encodable)]
+FacetName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,39}$")]
+Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+Weight = Annotated[float, Field(ge=0, le=1000, allow_inf_nan=False)]
+
+
+def _parse_uuid(value: Any) -> Any:
+    """JSON has no ids: a string of the usual form stands for one, other spellings do not."""
+    if isinstance(value, str) and len(value) == 36:
+        try:
+            return UUID(value)
+        except ValueError:
+            return value
+    return value
+
+
+def _parse_moment(value: Any) -> Any:
+    if isinstance(value, str):
+        try:
+            moment = datetime.fromisoformat(value)
+        except ValueError:
+            return value
+        if moment.tzinfo is None:
+            raise ValueError("needs a time zone, e.g. 2026-01-31T12:00:00Z")
+        if not 1 < moment.year < 9999:
+            raise ValueError("is outside the years 2 to 9998")
+        return moment
+    return value
+
+
+def _parse_type(value: Any) -> Any:
+    return MemoryType(value) if isinstance(value, str) and value in MemoryType.__members__ else value
+
+
+Id = Annotated[UUID, BeforeValidator(_parse_uuid, json_schema_input_type=UUID)]
+Moment = Annotated[datetime, BeforeValidator(_parse_moment, json_schema_input_type=datetime)]
+Kind = Annotated[MemoryType, BeforeValidator(_parse_type, json_schema_input_type=MemoryType)]
+
+
+class Request(BaseModel):
+    """Base of request bodies: nothing is coerced, nothing unknown is ignored."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
+
+
+class Response(BaseModel):
+    """Base of answers."""
+
+    model_config = ConfigDict(frozen=True)
+
+
+class ProblemItem(Response):
+    """One part of a request that was not understood."""
+
+    field: str
+    message: str
+
+
+class Problem(Response):
+    """RFC 9457: what went wrong."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    request_id: str
+    errors: list[ProblemItem] | None = None
+
+
+# --- hypotheses
+
+
+class TurnIn(Request):
+    """One message of the conversation so far."""
+
+    role: Literal["system", "user", "assistant", "tool"]
+    content: OptionalText
+
+
+class HypothesizeIn(Request):
+    """An input to read."""
+
+    user_id: UserId
+    input_text: InputText
+    conversation: Annotated[list[TurnIn], Field(max_length=200)] = []
+    count: Annotated[int, Field(ge=1, le=5)] = 3
+
+
+class HypothesisOut(Response):
+    """A guess of what the user means, put as a question. `confidence` is the calibrated probability that
+    this is meant; over the list it sums to at most 1, the rest is "none of these"."""
+
+    id: str
+    question: str
+    rationale: str
+    confidence: Share
+    evidence: list[UUID]
+
+
+class HypothesizeOut(Response):
+    """The hypotheses for one input, with the decision."""
+
+    hypothesis_set_id: UUID
+    decision: Literal["ask", "auto_advance", "proceed"]
+    auto_advance: bool
+    clarification_need: Share
+    hypotheses: list[HypothesisOut]
+    source: str
+    degraded: bool
+    calibration_version: int
+
+
+class ExecuteIn(Request):
+    """What the user settled on."""
+
+    user_id: UserId
+    input_text: InputText
+    hypothesis_set_id: Id | None = None
+    hypothesis_id: Annotated[str, StringConstraints(pattern=r"^h[1-9][0-9]?$")] | None = None
+    custom_answer: Text | None = None
+    token_budget: Annotated[int, Field(ge=256, le=1_000_000)] | None = None
+
+
+class Message(Response):
+    """A chat message."""
+
+    role: str
+    content: str
+
+
+class MemoryUse(Response):
+    """A memory that went into a prompt."""
+
+    id: UUID
+    score: float
+    section: str
+
+
+class ContextBreakdown(Response):
+    """Tokens of each section of the prompt."""
+
+    goal_summary: int
+    preferences_style: int
+    critical_artifacts: int
+    recent_history: int
+    constraints: int
+    task_specific_retrieval: int
+    safety_system: int
+
+
+class ExecuteOut(Response):
+    """The enriched prompt, the same as chat messages, and what went into it."""
+
+    execution_id: UUID
+    enriched_prompt: str
+    messages: list[Message]
+    tokens_estimate: int
+    context_breakdown: ContextBreakdown
+    memories_used: list[MemoryUse]
+    redactions: dict[str, int]
+
+
+class FeedbackIn(Request):
+    """How an execution or a hypothesis set was received."""
+
+    user_id: UserId
+    execution_id: Id | None = None
+    hypothesis_set_id: Id | None = None
+    success: bool | None = None
+    rating: Annotated[float, Field(ge=-1, le=1, allow_inf_nan=False)] | None = None
+    comment: OptionalText = ""
+    rejected_ids: Annotated[
+        list[Annotated[str, StringConstraints(pattern=r"^h[1-9][0-9]?$")]], Field(max_length=10)
+    ] = []
+
+
+class FeedbackOut(Response):
+    """How far each facet moved."""
+
+    accepted: Literal[True] = True
+    facet_deltas: dict[str, float]
+
+
+class PreferenceIn(Request):
+    """Which of two wordings a user prefers."""
+
+    user_id: UserId
+    hypothesis_a: Text
+    hypothesis_b: Text
+    preferred: Literal["hypothesis_a", "hypothesis_b", "tie"]
+    reward: Annotated[float, Field(ge=-1000, le=1000, allow_inf_nan=False)] | None = None
+
+
+class Accepted(Response):
+    """It was recorded."""
+
+    accepted: Literal[True] = True
+
+
+class FollowupsIn(Request):
+    """A conversation to go on with."""
+
+    user_id: UserId
+    conversation_context: InputText
+    count: Annotated[int, Field(ge=1, le=10)] = 3
+
+
+class FollowupsOut(Response):
+    """Questions that move the conversation on."""
+
+    questions: list[str]
+
+
+class EnrichIn(Request):
+    """An input to look behind."""
+
+    user_id: UserId
+    input_text: InputText
+
+
+class Enrichment(Response):
+    """What an input implies."""
+
+    implicit_goals: list[str]
+    inferred_expertise_level: str
+    next_steps: list[str]
+
+
+class EnrichOut(Response):
+    """What an input implies."""
+
+    enrichment: Enrichment
+
+
+# --- memories
+
+
+class MemoryIn(Request):
+    """A memory to add."""
+
+    type: Kind
+    content: Text
+    confidence: Share = 0.8
+    tags: Annotated[list[Tag], Field(max_length=32)] = []
+    source: Annotated[str, StringConstraints(max_length=128, pattern=NO_NUL), AfterValidator(_encodable)] = "api"
+    valid_from: Moment | None = None
+    valid_to: Moment | None = None
+    expires_at: Moment | None = None
+
+
+class OneMemoryIn(MemoryIn):
+    """One memory of a user."""
+
+    user_id: UserId
+
+
+class ManyMemoriesIn(Request):
+    """Up to 1,000 memories of a user, added in one transaction."""
+
+    user_id: UserId
+    memories: Annotated[list[MemoryIn], Field(min_length=1, max_length=MAX_BATCH)]
+
+
+class AddedOut(Response):
+    """The id that now holds each memory, in order; how many were known already; which ones were replaced."""
+
+    ids: list[UUID]
+    deduplicated: int
+    superseded: list[UUID]
+
+
+class MemoryOut(Response):
+    """A memory."""
+
+    id: UUID
+    user_id: str
+    type: MemoryType
+    content: str
+    confidence: float
+    tags: list[str]
+    source: str
+    created_at: datetime
+    updated_at: datetime
+    valid_from: datetime
+    valid_to: datetime | None
+    expires_at: datetime | None
+    superseded_by: UUID | None
+
+
+class MemoryHistoryOut(Response):
+    """Earlier versions and superseded memories, oldest first; the memory itself comes last."""
+
+    versions: list[MemoryOut]
+
+
+class MemoryChangeIn(Request):
+    """Fields of a memory to change; what is absent stays."""
+
+    content: Text | None = None
+    type: Kind | None = None
+    confidence: Share | None = None
+    tags: Annotated[list[Tag], Field(max_length=32)] | None = None
+    valid_to: Moment | None = None
+    expires_at: Moment | None = None
+
+
+class WeightsIn(Request):
+    """Shares of a score's parts; scaled to sum to 1."""
+
+    similarity: Weight = 0.6
+    recency: Weight = 0.25
+    confidence: Weight = 0.15
+
+
+class SearchIn(Request):
+    """What to look for in a user's memories."""
+
+    user_id: UserId
+    query: InputText
+    limit: Annotated[int, Field(ge=1, le=100)] = 10
+    types: Annotated[list[Kind], Field(min_length=1, max_length=7)] | None = None
+    tags: Annotated[list[Tag], Field(min_length=1, max_length=32)] | None = None
+    as_of: Moment | None = None
+    weights: WeightsIn | None = None
+    rerank: bool = False
+
+
+class ScoreParts(Response):
+    """What a score is made of, each 0..1."""
+
+    similarity: float
+    recency: float
+    confidence: float
+    rerank: float | None = None
+
+
+class SearchResult(Response):
+    """A memory found."""
+
+    memory: MemoryOut
+    score: float
+    parts: ScoreParts
+
+
+class SearchOut(Response):
+    """Memories, best first; `degraded` when they were found by words alone."""
+
+    results: list[SearchResult]
+    space: str
+    degraded: bool
+
+
+class DeletedOut(Response):
+    """How many memories went, old versions included."""
+
+    deleted: int
+
+
+class ImportedOut(Response):
+    """Rows written, by kind; rows that were there already are not counted."""
+
+    imported: dict[str, int]
+
+
+class ErasedOut(Response):
+    """Rows and training lines removed, by table and file."""
+
+    erased: dict[str, int]
+
+
+# --- personas
+
+
+class FacetOut(Response):
+    """A facet: its value 0..1 (0.5 is neutral), its uncertainty (a standard deviation), and whether it is
+    sure enough to shape prompts."""
+
+    value: float
+    uncertainty: float
+    is_expressed: bool
+
+
+class PersonaOut(Response):
+    """A user's facets."""
+
+    user_id: str
+    facets: dict[str, FacetOut]
+    version: int
+    vector: list[float] | None
+    updated_at: datetime | None
+
+
+class PersonaChangeIn(Request):
+    """Facets to set outright. With `version`, only if nobody changed the persona since that version."""
+
+    facets: Annotated[dict[FacetName, Share], Field(min_length=1, max_length=64)]
+    version: Annotated[int, Field(ge=0, le=2**31 - 1)] | None = None
+
+
+class FacetChangeOut(Response):
+    """One move of one facet, and why."""
+
+    facet: str
+    before: float
+    after: float
+    uncertainty: float
+    reason: str
+    signal_id: UUID | None
+    version: int
+    changed_at: datetime
+
+
+class PersonaHistoryOut(Response):
+    """Every move, oldest first."""
+
+    changes: list[FacetChangeOut]
+
+
+# --- the rest
+
+
+class TelemetryOut(Response):
+    """Rates in 0..1 since a moment; null where nothing was observed."""
+
+    since: datetime
+    sets: int
+    answered: int
+    auto_advance_rate: float | None
+    selection_rate: float | None
+    mrr: float | None
+    calibration_error: float | None
+    calibration_version: int
+
+
+class TrainingStatsOut(Response):
+    """Training samples by file."""
+
+    hypotheses_count: int
+    persona_updates_count: int
+    ranking_samples_count: int
+    feedback_count: int
+    preferences_count: int
+
+
+class SettingsIn(Request):
+    """A tenant's own settings; what is absent falls back to the service's."""
+
+    weights: WeightsIn | None = None
+    token_budget: Annotated[int, Field(ge=256, le=1_000_000)] | None = None
+    auto_advance_confidence: Annotated[float, Field(ge=0.5, le=1, allow_inf_nan=False)] | None = None
+    intents: dict[str, Any] | None = None
+
+
+class EmbeddingsIn(BaseModel):
+    """OpenAI's embeddings request. Fields of theirs that change nothing here are accepted."""
+
+    model_config = ConfigDict(strict=True, extra="ignore", frozen=True)
+
+    input: InputText | Annotated[list[InputText], Field(min_length=1, max_length=2048)]
+    model: Annotated[str, StringConstraints(max_length=256)] | None = None
+    encoding_format: Literal["float", "base64"] = "float"
+    dimensions: Annotated[int, Field(ge=1, le=16000)] | None = None
+    user: Annotated[str, StringConstraints(max_length=256)] | None = None
+
+
+class EmbeddingOut(Response):
+    """One vector, as numbers or base64 of little-endian float32."""
+
+    object: Literal["embedding"] = "embedding"
+    index: int
+    embedding: list[float] | str
+
+
+class Usage(Response):
+    """Tokens read."""
+
+    prompt_tokens: int
+    total_tokens: int
+
+
+class EmbeddingsOut(Response):
+    """OpenAI's embeddings answer."""
+
+    object: Literal["list"] = "list"
+    data: list[EmbeddingOut]
+    model: str
+    usage: Usage
+
+
+class EmbedIn(Request):
+    """Texts to embed."""
+
+    inputs: Annotated[list[InputText], Field(min_length=1, max_length=2048)]
+    normalise: bool = True
+
+
+class EmbedOut(Response):
+    """Vectors of the texts, in order."""
+
+    embeddings: list[list[float]]
+    count: int
+    dim: int
+    backend: str
+    normalised: bool
+    model: str
+
+
+class InfoOut(Response):
+    """What is running."""
+
+    name: str
+    version: str
+    slm: str
+    model: str
+    dim: int
+    space: str
+    backend: str
+    normalised: bool
+
+
+class HealthOut(Response):
+    """Alive."""
+
+    status: Literal["ok"] = "ok"
+
+
+class ReadyOut(Response):
+    """Each part's state."""
+
+    status: Literal["ready", "degraded", "unready"]
+    parts: dict[str, str]

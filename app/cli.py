@@ -1,0 +1,268 @@
+"""The `embed-service` command."""
+
+import asyncio
+import json
+import socket
+import sys
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import typer
+import uvicorn
+from rich.console import Console
+from rich.table import Table
+
+from app.api.deps import Services
+from app.domain.errors import DomainError
+from app.logs import configure_logs
+from app.services.keys import DEFAULT_TENANT
+from app.settings import Settings, load_settings_or_exit
+from app.wiring import open_services
+
+cli = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+keys = typer.Typer(no_args_is_help=True, help="API keys: made once, shown once.")
+users = typer.Typer(no_args_is_help=True, help="Users.")
+memory = typer.Typer(no_args_is_help=True, help="What is held on a user.")
+persona = typer.Typer(no_args_is_help=True, help="How a user likes to be answered.")
+cli.add_typer(keys, name="keys")
+cli.add_typer(users, name="users")
+cli.add_typer(memory, name="memory")
+cli.add_typer(persona, name="persona")
+
+Tenant = Annotated[str, typer.Option("--tenant", help="The tenant to work in.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of a table.")]
+
+console = Console()
+
+
+def main() -> int:
+    """Run the command line; a failure that was foreseen is one line on stderr and status 1."""
+    try:
+        cli(standalone_mode=False)
+    except DomainError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except typer.Exit as leaving:
+        return leaving.exit_code
+    except typer.Abort:
+        return 130
+    return 0
+
+
+T = TypeVar("T")
+
+
+def _with_services(work: Callable[[Services], Awaitable[T]]) -> T:
+    """Run `work` on the services, beside a running server or on a database started for it."""
+    settings = load_settings_or_exit()
+    configure_logs(settings.log_dir, "WARNING", to_stdout=False)
+
+    async def run() -> T:
+        opened: AbstractAsyncContextManager[Services] = open_services(settings)
+        async with opened as services:
+            return await work(services)
+
+    return asyncio.run(run())
+
+
+def _print(document: Any, as_json: bool, table: Callable[[], Table | str]) -> None:
+    if as_json:
+        print(json.dumps(document, default=str, ensure_ascii=False))
+    else:
+        console.print(table())
+
+
+@cli.command()
+def run() -> None:
+    """Start the service on HOST and PORT, with its own database where DATABASE_URL is unset."""
+    settings = load_settings_or_exit()
+    config = uvicorn.Config(
+        "app.main:app", host=settings.host, port=settings.port, log_config=None, server_header=False
+    )
+    server = _AnnouncingServer(config, settings)
+    server.run()
+    if not server.started:
+        raise typer.Exit(3)
+
+
+class _AnnouncingServer(uvicorn.Server):
+    """A server that says where it is once it is there."""
+
+    def __init__(self, config: uvicorn.Config, settings: Settings) -> None:
+        super().__init__(config)
+        self._settings = settings
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Start, then tell the person at the terminal how to try it."""
+        await super().startup(sockets=sockets)
+        if self.started:
+            _announce(self._settings)
+
+
+def _announce(settings: Settings) -> None:
+    host = "127.0.0.1" if settings.host == "0.0.0.0" else settings.host  # noqa: S104 - compared, not bound
+    base = f"http://{host}:{settings.port}"
+    body = json.dumps({"user_id": "ada", "input_text": "build api"})
+    print(f"Embed Service on {base}  (docs: {base}/docs)", file=sys.stderr)
+    print("Try it:", file=sys.stderr)
+    print(f"  curl -s {base}/v1/hypothesize -H 'Content-Type: application/json' -d '{body}'", file=sys.stderr)
+
+
+@cli.command()
+def demo(
+    source: Annotated[Path | None, typer.Option("--from", help="A conversation in LoCoMo's layout.")] = None,
+) -> None:
+    """Play a whole session in the terminal: remember, ask, execute, learn."""
+    from app.demo import play  # noqa: PLC0415 - only the demo needs it
+
+    play(source, console)
+
+
+@cli.command()
+def doctor(as_json: Json = False) -> None:
+    """Check every part and say what to do about what is wrong."""
+
+    async def work(services: Services) -> dict[str, str]:
+        await services.database.ping()
+        vector = await services.embedder.embed(["ready?"])
+        return {
+            "database": "ok (embedded)" if services.settings.database_url is None else "ok",
+            "embedder": f"ok ({services.embedder.backend}, {vector.shape[1]} dimensions)",
+            "slm": services.slm_name,
+            "keys": "in use" if await services.keys.has_any() else "none: serves this machine only",
+            "training data": "collected" if services.settings.enable_training_data_collection else "not collected",
+        }
+
+    parts = _with_services(work)
+
+    def table() -> Table:
+        made = Table("part", "state")
+        for part, state in parts.items():
+            made.add_row(part, state)
+        return made
+
+    _print(parts, as_json, table)
+
+
+@keys.command("create")
+def create_key(
+    name: Annotated[str, typer.Option(help="What the key is for.")] = "",
+    tenant: Tenant = DEFAULT_TENANT,
+    scope: Annotated[list[str] | None, typer.Option(help="`user` or `admin`; give it twice for both.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Make a key. It is shown now and never again."""
+    made = _with_services(lambda services: services.keys.create(tenant, name, scope or ["user"]))
+    document = {"key_id": made.key_id, "key": made.secret, "tenant": made.tenant_id, "scopes": list(made.scopes)}
+    _print(document, as_json, lambda: f"{made.secret}\n(id {made.key_id}; keep it now, it is shown only once)")
+
+
+@keys.command("list")
+def list_keys(tenant: Tenant = DEFAULT_TENANT, as_json: Json = False) -> None:
+    """List a tenant's keys, without their secrets."""
+    rows = _with_services(lambda services: services.keys.list(tenant))
+    documents: list[dict[str, Any]] = [
+        {
+            "key_id": row.key_id,
+            "name": row.name,
+            "scopes": row.scopes,
+            "created_at": row.created_at.isoformat(),
+            "revoked_at": row.revoked_at.isoformat() if row.revoked_at else None,
+        }
+        for row in rows
+    ]
+
+    def table() -> Table:
+        made = Table("id", "name", "scopes", "created", "revoked")
+        for item in documents:
+            made.add_row(
+                item["key_id"], item["name"], ", ".join(item["scopes"]), item["created_at"], item["revoked_at"] or ""
+            )
+        return made
+
+    _print(documents, as_json, table)
+
+
+@keys.command("revoke")
+def revoke_key(key_id: str, tenant: Tenant = DEFAULT_TENANT, as_json: Json = False) -> None:
+    """Make a key useless at once."""
+    _with_services(lambda services: services.keys.revoke(tenant, key_id))
+    _print({"revoked": key_id}, as_json, lambda: f"revoked {key_id}")
+
+
+@users.command("erase")
+def erase_user(
+    user_id: str,
+    tenant: Tenant = DEFAULT_TENANT,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Erase a user from every table and training file. There is no undo."""
+    if not yes:
+        typer.confirm(f"Erase everything held on {user_id!r}?", abort=True)
+    erased = dict(_with_services(lambda services: services.transfer.erase(tenant, user_id)))
+
+    def table() -> Table:
+        made = Table("from", "erased")
+        for place, count in erased.items():
+            made.add_row(place, str(count))
+        return made
+
+    _print({"erased": erased}, as_json, table)
+
+
+@memory.command("export")
+def export_memory(
+    user_id: str,
+    out: Annotated[Path | None, typer.Option(help="A file; standard output where absent.")] = None,
+    tenant: Tenant = DEFAULT_TENANT,
+) -> None:
+    """Write everything held on a user as JSON lines."""
+
+    async def work(services: Services) -> None:
+        await services.transfer.check_user(tenant, user_id)
+        target = out.open("wb") if out else sys.stdout.buffer
+        async for line in services.transfer.export(tenant, user_id):
+            target.write(line)
+        target.flush()
+
+    _with_services(work)
+
+
+@memory.command("import")
+def import_memory(source: Path, tenant: Tenant = DEFAULT_TENANT, as_json: Json = False) -> None:
+    """Take in an export."""
+
+    async def work(services: Services) -> dict[str, int]:
+        with source.open("rb") as lines:
+            return dict(await services.transfer.import_(tenant, lines))
+
+    imported = _with_services(work)
+    _print({"imported": imported}, as_json, lambda: f"imported {sum(imported.values())} rows")
+
+
+@persona.command("show")
+def show_persona(user_id: str, tenant: Tenant = DEFAULT_TENANT, as_json: Json = False) -> None:
+    """Show a user's facets with their uncertainty."""
+    held = _with_services(lambda services: services.personas.get(tenant, user_id))
+
+    def table() -> Table:
+        made = Table("facet", "value", "uncertainty", "shapes prompts")
+        for facet in held.facets.values():
+            made.add_row(
+                facet.name, f"{facet.value:.2f}", f"{facet.uncertainty:.2f}", "yes" if facet.is_expressed else "no"
+            )
+        return made
+
+    document = {
+        "user_id": user_id,
+        "version": held.version,
+        "facets": {f.name: {"value": f.value, "uncertainty": f.uncertainty} for f in held.facets.values()},
+    }
+    _print(document, as_json, table)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,151 @@
+"""Hypotheses: readings of an input, their probabilities, and whether to ask."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Literal
+from uuid import UUID
+
+from app.domain.calibration import Calibration, probabilities
+from app.domain.catalogue import Catalogue, IntentMatch, SlotValues
+from app.domain.persona import Facet
+from app.domain.ranking import Ranked
+from app.domain.wording import content_words
+
+PROCEED_BELOW_NEED = 0.3
+"""Below this clarification need a question costs more than it brings, and the request goes on as it is."""
+
+SPECIFIC_WORDS = 10
+"""An input with this many content words is as specific as length alone can make it."""
+
+Decision = Literal["ask", "auto_advance", "proceed"]
+Origin = Literal["memory", "choice", "cohort", "option", "model"]
+
+
+@dataclass(frozen=True)
+class Turn:
+    """One message of the conversation so far."""
+
+    role: str
+    content: str
+
+
+@dataclass(frozen=True)
+class PastChoice:
+    """What this user chose (or turned down) for an earlier input; `similarity` is that input's cosine to
+    the present one."""
+
+    intent: str | None
+    slots: Mapping[str, str]
+    answer: str
+    input_text: str
+    evidence: tuple[UUID, ...]
+    similarity: float
+    is_chosen: bool
+
+
+@dataclass(frozen=True)
+class CohortChoice:
+    """What other users of the tenant chose for near inputs: only values of the vocabulary, and only when
+    at least k of them did. `share` is their part, 0..1, of all users who chose for near inputs."""
+
+    slots: Mapping[str, str]
+    users: int
+    share: float
+
+
+@dataclass(frozen=True)
+class HypothesisContext:
+    """All that is known when an input is read. Memories come best first."""
+
+    input_text: str
+    now: datetime
+    catalogue: Catalogue
+    intent: IntentMatch | None = None
+    memories: Sequence[Ranked] = ()
+    past_choices: Sequence[PastChoice] = ()
+    cohort_choices: Sequence[CohortChoice] = ()
+    facets: Mapping[str, Facet] = field(default_factory=dict[str, Facet])
+    conversation: Sequence[Turn] = ()
+    count: int = 3
+
+
+@dataclass(frozen=True)
+class Reading:
+    """A candidate reading of an input. `score` is a raw log-odds that a calibration turns into a
+    probability; `request` says the same as `question` in the user's own voice."""
+
+    question: str
+    request: str
+    rationale: str
+    score: float
+    origin: Origin
+    slots: Mapping[str, str] = field(default_factory=dict[str, str])
+    evidence: tuple[UUID, ...] = ()
+
+
+@dataclass(frozen=True)
+class Hypothesis:
+    """A reading that is shown, with its calibrated probability of being what the user means."""
+
+    id: str
+    question: str
+    request: str
+    rationale: str
+    confidence: float
+    score: float
+    origin: Origin
+    slots: Mapping[str, str]
+    evidence: tuple[UUID, ...]
+    propensity: float = 1.0
+    """The probability with which the policy shows this reading at this place; 1 without exploration."""
+
+
+def shown_hypotheses(readings: Sequence[Reading], calibration: Calibration, count: int) -> list[Hypothesis]:
+    """The best `count` readings as hypotheses `h1`…, sorted by confidence.
+
+    The probabilities are over the shown ones and "none of these": a reading that is not shown is part of
+    "none of these".
+    """
+    best = sorted(readings, key=lambda reading: -reading.score)[:count]
+    confidences = probabilities([reading.score for reading in best], calibration)
+    return [
+        Hypothesis(
+            id=f"h{index}",
+            question=reading.question,
+            request=reading.request,
+            rationale=reading.rationale,
+            confidence=confidence,
+            score=reading.score,
+            origin=reading.origin,
+            slots=reading.slots,
+            evidence=reading.evidence,
+        )
+        for index, (reading, confidence) in enumerate(zip(best, confidences, strict=True), start=1)
+    ]
+
+
+def specificity(input_text: str, slots: SlotValues, intent: IntentMatch | None) -> float:
+    """How much an input says by itself, 0..1: half by its content words, half by the slots it fills."""
+    by_length = min(1.0, len(set(content_words(input_text))) / SPECIFIC_WORDS)
+    wanted = intent.intent.required if intent else ()
+    by_slots = sum(slot in slots for slot in wanted) / len(wanted) if wanted else min(1.0, len(slots) / 2)
+    return 0.5 * by_length + 0.5 * by_slots
+
+
+def clarification_need(confidences: Sequence[float], specific: float) -> float:
+    """How much a question would help, 0..1: the normalised entropy of the distribution over the
+    hypotheses and "none of these", times how vague the input is (1 - specificity)."""
+    if not confidences:
+        return 1.0 - specific
+    full = [*confidences, max(0.0, 1.0 - sum(confidences))]
+    entropy = -sum(p * math.log(p) for p in full if p > 0)
+    return min(1.0, max(0.0, entropy / math.log(len(full)) * (1.0 - specific)))
+
+
+def decide(confidences: Sequence[float], need: float, auto_advance_confidence: float) -> Decision:
+    """`auto_advance` when the best hypothesis is sure enough, `proceed` when asking would not help."""
+    if confidences and confidences[0] >= auto_advance_confidence:
+        return "auto_advance"
+    return "proceed" if not confidences or need < PROCEED_BELOW_NEED else "ask"

@@ -1,0 +1,122 @@
+"""Ranking: candidates -> score -> rank -> rerank. Pure arithmetic over values the store found."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+
+import numpy as np
+
+from app.domain import memory as memories
+from app.domain.embeddings import Vector
+from app.domain.errors import InvalidInput
+from app.domain.memory import HALF_LIFE_DAYS, Memory
+
+RERANK_TOP = 10
+"""How many of the best are given to a reranker."""
+
+RERANK_WEIGHT = 0.5
+"""Share of a reranker's relevance in the final order of those."""
+
+LEXICAL_WEIGHT = 0.5
+"""How much of the distance to certainty a full lexical match closes; see `fused_similarity`."""
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Shares of the three parts of a score, scaled so that they sum to 1."""
+
+    similarity: float = 0.6
+    recency: float = 0.25
+    confidence: float = 0.15
+
+    def scaled(self) -> "Weights":
+        """The same proportions, summing to 1. Raises InvalidInput when all are zero."""
+        total = self.similarity + self.recency + self.confidence
+        if total <= 0:
+            raise InvalidInput("at least one weight has to be above zero", "weights")
+        return Weights(self.similarity / total, self.recency / total, self.confidence / total)
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A memory that may be relevant: `cosine` -1..1 to the query, `lexical` 0..1, its vector."""
+
+    memory: Memory
+    cosine: float
+    lexical: float
+    vector: Vector
+
+
+@dataclass(frozen=True)
+class Ranked:
+    """A memory with its score and the parts it is made of, each 0..1."""
+
+    memory: Memory
+    score: float
+    similarity: float
+    recency: float
+    confidence: float
+    rerank: float | None = None
+
+
+def recency(memory: Memory, now: datetime) -> float:
+    """0.5 ** (age / half-life of its type), age counted from when it became true; 1 for the future."""
+    age_days = max(0.0, (now - memory.valid_from).total_seconds() / 86400.0)
+    return 0.5 ** (age_days / HALF_LIFE_DAYS[memory.type])
+
+
+def fused_similarity(cosine: float, lexical: float) -> float:
+    """One relevance out of two arms, by noisy-or: 1 - (1 - cosine)(1 - LEXICAL_WEIGHT * lexical).
+
+    Never below the cosine, equal to it where no word matches, and 1 only where the cosine is.
+    """
+    return 1.0 - (1.0 - min(1.0, max(0.0, cosine))) * (1.0 - LEXICAL_WEIGHT * min(1.0, max(0.0, lexical)))
+
+
+def score(candidate: Candidate, weights: Weights, now: datetime) -> Ranked:
+    """`weights` (already scaled) applied to similarity, recency and confidence."""
+    similarity = fused_similarity(candidate.cosine, candidate.lexical)
+    fresh = recency(candidate.memory, now)
+    sure = candidate.memory.confidence
+    total = weights.similarity * similarity + weights.recency * fresh + weights.confidence * sure
+    return Ranked(candidate.memory, total, similarity, fresh, sure)
+
+
+def rank(candidates: Sequence[Candidate], weights: Weights, now: datetime, limit: int) -> list[Ranked]:
+    """The best `limit` candidates, best first, leaving out what a better one already says.
+
+    Ties are broken by the newer memory and then by id, so that equal input gives equal output.
+    """
+    scaled = weights.scaled()
+    scored = [(score(candidate, scaled, now), candidate) for candidate in candidates]
+    scored.sort(key=lambda pair: (-pair[0].score, -pair[0].memory.valid_from.timestamp(), pair[0].memory.memory_id.int))
+    kept: list[Ranked] = []
+    kept_vectors: list[Vector] = []
+    for ranked, candidate in scored:
+        if len(kept) == limit:
+            break
+        if kept_vectors:
+            cosines = np.asarray(kept_vectors) @ candidate.vector
+            repeats = np.flatnonzero(cosines >= memories.NEAR_DUPLICATE_COSINE)
+            if any(
+                memories.is_duplicate(ranked.memory.content, kept[index].memory.content, float(cosines[index]))
+                for index in repeats
+            ):
+                continue
+        kept.append(ranked)
+        kept_vectors.append(candidate.vector)
+    return kept
+
+
+def apply_rerank(ranked: Sequence[Ranked], relevances: Sequence[float]) -> list[Ranked]:
+    """`ranked` with its first len(relevances) reordered by a blend of score and the reranker's relevance."""
+    head = [
+        replace(
+            item,
+            rerank=float(relevance),
+            score=(1 - RERANK_WEIGHT) * item.score + RERANK_WEIGHT * float(relevance),
+        )
+        for item, relevance in zip(ranked, relevances, strict=False)
+    ]
+    head.sort(key=lambda item: -item.score)
+    return [*head, *ranked[len(head) :]]

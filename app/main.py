@@ -1,0 +1,84 @@
+"""The application. `uvicorn app.main:app` starts the service."""
+
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import structlog
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+
+from app import VERSION
+from app.api import embeddings, errors, hypotheses, memories, operations, persona
+from app.api.middleware import RequestMiddleware
+from app.domain.errors import DomainError
+from app.logs import configure_logs
+from app.settings import Settings, load_settings_or_exit
+from app.wiring import open_services
+
+log = structlog.get_logger(__name__)
+
+MAX_IMPORT_BYTES = 512 * 1024 * 1024
+"""An export of a user with many memories is far larger than any other body."""
+
+
+def create_app(load: Callable[[], Settings] = load_settings_or_exit) -> FastAPI:
+    """The application; nothing is read, opened or started before it is served."""
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncGenerator[None]:
+        settings = load()
+        configure_logs(settings.log_dir, settings.log_level)
+        try:
+            async with open_services(settings) as services:
+                app.state.services = services
+                app.state.max_body_bytes = int(settings.max_body_mb * 1024 * 1024)
+                is_open = not await services.keys.has_any()
+                log.info(
+                    "service_started",
+                    version=VERSION,
+                    slm=services.slm_name,
+                    space=services.embedder.space.id,
+                    serves="this machine only, until a key is made" if is_open else "callers with a key",
+                )
+                yield
+                log.info("service_stopped")
+        except DomainError as error:
+            log.error("service_cannot_start", reason=str(error))
+            raise SystemExit(f"cannot start: {error}") from None
+
+    app = FastAPI(
+        title="Embed Service",
+        version=VERSION,
+        summary="Remembers users, proposes what a vague input means, and turns the choice into one enriched prompt.",
+        lifespan=lifespan,
+        docs_url="/docs",
+        redoc_url=None,
+    )
+    for room in (hypotheses, memories, persona, embeddings, operations):
+        app.include_router(room.router)
+    errors.install(app)
+    app.add_middleware(
+        RequestMiddleware,
+        max_body_bytes=lambda: getattr(app.state, "max_body_bytes", 16 * 1024 * 1024),
+        max_body_bytes_by_path={"/v1/memory/import": MAX_IMPORT_BYTES},
+    )
+    app.openapi = lambda: _openapi(app)
+    return app
+
+
+def _openapi(app: FastAPI) -> dict[str, Any]:
+    """The OpenAPI document, with the problem answers instead of the framework's own errors."""
+    if app.openapi_schema is None:
+        document = get_openapi(title=app.title, version=app.version, summary=app.summary, routes=app.routes)
+        schemas = document["components"]["schemas"]
+        for name in ("HTTPValidationError", "ValidationError"):
+            schemas.pop(name, None)
+        problem = dict(errors.PROBLEM_SCHEMA)
+        schemas.update(problem.pop("$defs", {}))
+        schemas["Problem"] = problem
+        app.openapi_schema = document
+    return app.openapi_schema
+
+
+app = create_app()

@@ -1,0 +1,132 @@
+"""The catalogue of intents of each tenant: the built-in one, and what the tenant added to it."""
+
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import orjson
+import yaml
+
+from app.domain.catalogue import Catalogue, IntentMatch, merge_documents, parse_catalogue
+from app.domain.embeddings import Vector, Vectors
+from app.domain.errors import InvalidInput
+from app.domain.ranking import Weights
+from app.ports import Clock, Embedder
+from app.store.engine import Database
+from app.store.tenants import TenantStore
+
+BUILT_IN = Path(__file__).resolve().parents[1] / "domain" / "intents.yaml"
+MAX_CACHED = 64
+SETTINGS_TTL = timedelta(seconds=5)
+"""How long a process may act on settings that another process has changed."""
+
+
+@dataclass(frozen=True)
+class TenantSettings:
+    """What a tenant decided for itself; None where the service's own setting holds."""
+
+    weights: Weights | None = None
+    token_budget: int | None = None
+    auto_advance_confidence: float | None = None
+    intents: Mapping[str, Any] | None = None
+
+
+def read_document(path: Path) -> dict[str, Any]:
+    """The YAML document at `path`. Raises InvalidInput when it is not one."""
+    try:
+        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError) as error:
+        raise InvalidInput(f"cannot read {path}: {error}", "intents_file") from error
+    if not isinstance(document, dict):
+        raise InvalidInput(f"{path} holds no mapping", "intents_file")
+    return cast(dict[str, Any], document)
+
+
+def parse_tenant_settings(document: Mapping[str, Any]) -> TenantSettings:
+    """A tenant's stored settings as values."""
+    weights = document.get("weights")
+    return TenantSettings(
+        weights=Weights(**weights) if weights else None,
+        token_budget=document.get("token_budget"),
+        auto_advance_confidence=document.get("auto_advance_confidence"),
+        intents=document.get("intents"),
+    )
+
+
+class CatalogueService:
+    """Parses catalogues once and keeps the vectors of their examples."""
+
+    def __init__(
+        self,
+        database: Database,
+        tenants: TenantStore,
+        embedder: Embedder,
+        clock: Clock,
+        extension: Path | None = None,
+    ) -> None:
+        self._database = database
+        self._tenants = tenants
+        self._clock = clock
+        self._settings: dict[str, tuple[datetime, TenantSettings]] = {}
+        self._embedder = embedder
+        self._base = merge_documents(read_document(BUILT_IN), read_document(extension) if extension else {})
+        self._parsed: OrderedDict[bytes, Catalogue] = OrderedDict()
+        self._examples: dict[bytes, Vectors] = {}
+        parse_catalogue(self._base)
+
+    async def settings(self, tenant_id: str) -> TenantSettings:
+        """What the tenant decided for itself, at most SETTINGS_TTL old."""
+        now = self._clock.now()
+        held = self._settings.get(tenant_id)
+        if held is None or not timedelta(0) <= now - held[0] < SETTINGS_TTL:
+            async with self._database.begin(tenant_id) as connection:
+                held = (now, parse_tenant_settings(await self._tenants.settings(connection, tenant_id)))
+            self._settings[tenant_id] = held
+        return held[1]
+
+    async def document(self, tenant_id: str) -> Mapping[str, Any]:
+        """The tenant's settings as stored."""
+        async with self._database.begin(tenant_id) as connection:
+            return await self._tenants.settings(connection, tenant_id)
+
+    async def save_document(self, tenant_id: str, document: Mapping[str, Any]) -> None:
+        """Replace the tenant's settings. Raises InvalidInput when its intents make no catalogue."""
+        self.catalogue(parse_tenant_settings(document))
+        async with self._database.begin(tenant_id) as connection:
+            await self._tenants.save_settings(connection, tenant_id, document)
+        self._settings.pop(tenant_id, None)
+
+    def catalogue(self, settings: TenantSettings) -> Catalogue:
+        """The built-in catalogue with the tenant's intents on top. Raises InvalidInput."""
+        key = _key(settings)
+        if key not in self._parsed:
+            self._parsed[key] = parse_catalogue(merge_documents(self._base, settings.intents or {}))
+            while len(self._parsed) > MAX_CACHED:
+                oldest, _ = self._parsed.popitem(last=False)
+                self._examples.pop(oldest, None)
+        self._parsed.move_to_end(key)
+        return self._parsed[key]
+
+    async def match(self, settings: TenantSettings, vector: Vector) -> IntentMatch | None:
+        """The intent an input's vector is nearest to, if any is near."""
+        catalogue, key = self.catalogue(settings), _key(settings)
+        if key not in self._examples:
+            self._examples[key] = await self._embedder.embed([example for _, example in catalogue.examples])
+        return catalogue.match(vector, self._examples[key])
+
+    async def slots_in(self, tenant_id: str, texts: Sequence[str]) -> list[list[str]]:
+        """For each text, the slots it names a value for."""
+        catalogue = self.catalogue(await self.settings(tenant_id))
+        return [sorted(catalogue.values_in(text)) for text in texts]
+
+    async def warm(self) -> None:
+        """Embed the built-in examples, so that the first request does not have to."""
+        await self.match(TenantSettings(), np.zeros(self._embedder.space.dimension, dtype=np.float32))
+
+
+def _key(settings: TenantSettings) -> bytes:
+    return orjson.dumps(settings.intents or {}, option=orjson.OPT_SORT_KEYS)

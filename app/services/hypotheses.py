@@ -1,0 +1,262 @@
+"""Hypotheses: what the user may mean, how likely each is, and whether to ask."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+from uuid import UUID, uuid4
+
+import structlog
+
+from app.domain.calibration import Calibration, fit
+from app.domain.embeddings import Vector
+from app.domain.errors import ModelUnavailable
+from app.domain.hypotheses import (
+    Decision,
+    Hypothesis,
+    HypothesisContext,
+    Reading,
+    Turn,
+    clarification_need,
+    decide,
+    shown_hypotheses,
+    specificity,
+)
+from app.domain.persona import DEFAULT_FACETS, Facet, moved_centroid
+from app.domain.ranking import Ranked, Weights, rank
+from app.domain.readings import MIN_CHOICE_SIMILARITY
+from app.ports import SLM, Clock
+from app.services.catalogues import CatalogueService, TenantSettings
+from app.services.ranking import ARM, RankingService
+from app.services.telemetry import telemetry_service
+from app.store.engine import Database
+from app.store.hypotheses import HypothesisStore
+from app.store.memories import MemoryStore, SearchFilter
+from app.store.users import UserStore
+
+log = structlog.get_logger(__name__)
+
+CONTEXT_MEMORIES = 40
+"""Memories an input is read with."""
+
+REFIT_EVERY = 5
+REFIT_SHARE = 0.1
+"""A calibration is fitted anew after REFIT_EVERY new outcomes, or REFIT_SHARE of those it was fitted on,
+whichever is more."""
+
+
+@dataclass(frozen=True)
+class HypothesisSet:
+    """The hypotheses shown for one input, with the decision."""
+
+    set_id: UUID
+    decision: Decision
+    clarification_need: float
+    hypotheses: Sequence[Hypothesis]
+    source: str
+    is_degraded: bool
+    calibration_version: int
+
+
+class HypothesisService:
+    """The use cases about hypothesis sets and the calibration behind their confidences."""
+
+    def __init__(
+        self,
+        database: Database,
+        ranking: RankingService,
+        catalogues: CatalogueService,
+        slm: SLM,
+        fallback: SLM,
+        clock: Clock,
+        memories: MemoryStore,
+        users: UserStore,
+        hypotheses: HypothesisStore,
+        *,
+        space: str,
+        auto_advance_confidence: float,
+        k_anonymity: int,
+    ) -> None:
+        self._database = database
+        self._ranking = ranking
+        self._catalogues = catalogues
+        self._slm = slm
+        self._fallback = fallback
+        self._clock = clock
+        self._memories = memories
+        self._users = users
+        self._hypotheses = hypotheses
+        self._space = space
+        self._auto_advance_confidence = auto_advance_confidence
+        self._k_anonymity = k_anonymity
+
+    async def hypothesize(
+        self, tenant_id: str, user_id: str, input_text: str, *, conversation: Sequence[Turn] = (), count: int = 3
+    ) -> HypothesisSet:
+        """Propose up to `count` readings of an input and decide whether to ask; creates the user at first
+        contact. The set is stored with its scores before it is returned."""
+        now = self._clock.now()
+        settings = await self._catalogues.settings(tenant_id)
+        vector = await self._ranking.embed_or_none(input_text)
+        context, calibration = await self.context(
+            tenant_id, user_id, input_text, vector, settings, now, conversation=conversation, count=count
+        )
+        readings, source, is_degraded = await self._read(context)
+        shown = shown_hypotheses(readings, calibration, count)
+        confidences = [one.confidence for one in shown]
+        said = context.catalogue.values_in(input_text)
+        need = clarification_need(confidences, specificity(input_text, said, context.intent))
+        threshold = settings.auto_advance_confidence or self._auto_advance_confidence
+        decision = decide(confidences, need, threshold)
+        made = HypothesisSet(uuid4(), decision, need, shown, source, is_degraded or vector is None, calibration.version)
+        await self._save(tenant_id, user_id, input_text, vector, context, made, now)
+        telemetry_service.count_decision(decision)
+        log.info(
+            "hypotheses_proposed",
+            hypothesis_set_id=str(made.set_id),
+            count=len(shown),
+            decision=decision,
+            intent=context.intent.intent.name if context.intent else None,
+            top_confidence=round(confidences[0], 4) if confidences else None,
+            source=source,
+            degraded=made.is_degraded,
+        )
+        return made
+
+    async def context(
+        self,
+        tenant_id: str,
+        user_id: str,
+        input_text: str,
+        vector: Vector | None,
+        settings: TenantSettings,
+        now: datetime,
+        *,
+        conversation: Sequence[Turn] = (),
+        count: int = 3,
+    ) -> tuple[HypothesisContext, Calibration]:
+        """All that is known when the input is read, and the tenant's calibration."""
+        catalogue = self._catalogues.catalogue(settings)
+        intent = await self._catalogues.match(settings, vector) if vector is not None else None
+        async with self._database.begin(tenant_id) as connection:
+            candidates = await self._memories.candidates(
+                connection,
+                tenant_id,
+                user_id,
+                vector=vector,
+                space=self._space,
+                words=input_text,
+                arm=ARM,
+                where=SearchFilter(now),
+                slots=intent.intent.slots if intent else (),
+            )
+            past = cohort = []
+            if vector is not None:
+                past = await self._hypotheses.past_choices(
+                    connection,
+                    tenant_id,
+                    user_id,
+                    vector=vector,
+                    space=self._space,
+                    nearest=MIN_CHOICE_SIMILARITY,
+                )
+                if intent:
+                    cohort = await self._hypotheses.cohort_choices(
+                        connection,
+                        tenant_id,
+                        user_id,
+                        vector=vector,
+                        space=self._space,
+                        intent=intent.intent.name,
+                        k=self._k_anonymity,
+                    )
+            calibration = await self._hypotheses.calibration(connection, tenant_id)
+            persona = await self._users.persona(connection, tenant_id, user_id)
+        facets = persona.facets if persona else {name: Facet(name) for name in DEFAULT_FACETS}
+        ranked: list[Ranked] = rank(candidates, settings.weights or Weights(), now, CONTEXT_MEMORIES)
+        made = HypothesisContext(
+            input_text, now, catalogue, intent, ranked, past, cohort, facets, tuple(conversation), count
+        )
+        return made, calibration
+
+    async def recalibrate(self, tenant_id: str) -> Calibration | None:
+        """Fit the tenant's calibration anew when enough has happened since the last fit, else None."""
+        now = self._clock.now()
+        async with self._database.begin(tenant_id) as connection:
+            held = await self._hypotheses.calibration(connection, tenant_id)
+            seen = await self._hypotheses.count_outcomes(connection, tenant_id)
+            if seen - held.outcomes < max(REFIT_EVERY, REFIT_SHARE * held.outcomes):
+                return None
+            outcomes = await self._hypotheses.outcomes(connection, tenant_id)
+        fitted = fit(outcomes, held.version + 1)
+        async with self._database.begin(tenant_id) as connection:
+            await self._hypotheses.save_calibration(connection, tenant_id, fitted, now)
+        log.info(
+            "calibration_fitted",
+            version=fitted.version,
+            outcomes=fitted.outcomes,
+            slope=round(fitted.slope, 4),
+            none_score=round(fitted.none_score, 4),
+        )
+        return fitted
+
+    async def _read(self, context: HypothesisContext) -> tuple[Sequence[Reading], str, bool]:
+        """(readings, which model made them, whether that was the fallback)."""
+        try:
+            return await self._slm.propose_readings(context), self._slm.name, False
+        except ModelUnavailable as error:
+            log.warning("hypotheses_degraded", reason=str(error))
+            return await self._fallback.propose_readings(context), self._fallback.name, True
+
+    async def _save(
+        self,
+        tenant_id: str,
+        user_id: str,
+        input_text: str,
+        vector: Vector | None,
+        context: HypothesisContext,
+        made: HypothesisSet,
+        now: datetime,
+    ) -> None:
+        row: dict[str, Any] = {
+            "tenant_id": tenant_id,
+            "set_id": made.set_id,
+            "user_id": user_id,
+            "input_text": input_text,
+            "space": self._space if vector is not None else None,
+            "input_vector": vector,
+            "intent": context.intent.intent.name if context.intent else None,
+            "decision": made.decision,
+            "clarification_need": made.clarification_need,
+            "hypotheses": [as_document(one) for one in made.hypotheses],
+            "source": made.source,
+            "is_degraded": made.is_degraded,
+            "calibration_version": made.calibration_version,
+            "created_at": now,
+        }
+        async with self._database.begin(tenant_id) as connection:
+            await self._users.ensure(connection, tenant_id, user_id, now)
+            await self._hypotheses.insert_set(connection, row)
+            if vector is None:
+                return
+            held, space, weight, moved_at = await self._users.centroid(connection, tenant_id, user_id)
+            centroid, total = moved_centroid(held if space == self._space else None, weight, moved_at, vector, now)
+            await self._users.save_centroid(
+                connection, tenant_id, user_id, vector=centroid, space=self._space, weight=total, now=now
+            )
+
+
+def as_document(hypothesis: Hypothesis) -> dict[str, Any]:
+    """A hypothesis as it is stored with its set."""
+    return {
+        "id": hypothesis.id,
+        "question": hypothesis.question,
+        "request": hypothesis.request,
+        "rationale": hypothesis.rationale,
+        "confidence": hypothesis.confidence,
+        "score": hypothesis.score,
+        "origin": hypothesis.origin,
+        "slots": dict(hypothesis.slots),
+        "evidence": [str(memory_id) for memory_id in hypothesis.evidence],
+        "propensity": hypothesis.propensity,
+    }

@@ -1,0 +1,97 @@
+"""API keys: made once, shown once, stored as hashes."""
+
+import hashlib
+import re
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import structlog
+
+from app.domain.errors import InvalidInput, NotFound
+from app.ports import Clock
+from app.store.engine import Database
+from app.store.tables import AnyRow
+from app.store.tenants import KeyHolder, KeyStore, TenantStore
+
+log = structlog.get_logger(__name__)
+
+DEFAULT_TENANT = "default"
+SCOPES = ("user", "admin")
+PREFIX = "es_"
+_TENANT = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
+
+
+@dataclass(frozen=True)
+class CreatedKey:
+    """A new key. `secret` is in no other place: who loses it makes another."""
+
+    key_id: str
+    secret: str
+    tenant_id: str
+    scopes: tuple[str, ...]
+
+
+def hash_key(secret: str) -> str:
+    """SHA-256 of a key, in hex. A key has 256 random bits, so no slow hash is needed to protect it."""
+    return hashlib.sha256(secret.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+class KeyService:
+    """The use cases about API keys."""
+
+    def __init__(self, database: Database, clock: Clock, tenants: TenantStore, keys: KeyStore) -> None:
+        self._database = database
+        self._clock = clock
+        self._tenants = tenants
+        self._keys = keys
+
+    async def create(self, tenant_id: str, name: str, scopes: Sequence[str]) -> CreatedKey:
+        """A new key for a tenant, which is created with its first key."""
+        if not _TENANT.fullmatch(tenant_id):
+            raise InvalidInput("a tenant is 1 to 63 lower-case letters, digits, - and _", "tenant")
+        if not scopes or set(scopes) - set(SCOPES):
+            raise InvalidInput(f"scopes are among {', '.join(SCOPES)}", "scopes")
+        key_id = secrets.token_hex(6)
+        secret = f"{PREFIX}{secrets.token_urlsafe(32)}"
+        async with self._database.begin(tenant_id) as connection:
+            await self._tenants.ensure(connection, tenant_id)
+            await self._keys.insert(
+                connection,
+                tenant_id=tenant_id,
+                key_id=key_id,
+                name=name,
+                key_hash=hash_key(secret),
+                scopes=scopes,
+                now=self._clock.now(),
+            )
+        log.info("key_created", key_id=key_id, scopes=list(scopes))
+        return CreatedKey(key_id, secret, tenant_id, tuple(scopes))
+
+    async def list(self, tenant_id: str) -> Sequence[AnyRow]:
+        """The tenant's keys without their secrets."""
+        async with self._database.begin(tenant_id) as connection:
+            return await self._keys.list(connection, tenant_id)
+
+    async def revoke(self, tenant_id: str, key_id: str) -> None:
+        """Make a key useless at once. Raises NotFound when the tenant has no such live key."""
+        async with self._database.begin(tenant_id) as connection:
+            is_revoked = await self._keys.revoke(connection, tenant_id, key_id, self._clock.now())
+        if not is_revoked:
+            raise NotFound(f"tenant {tenant_id} has no live key {key_id}")
+        log.info("key_revoked", key_id=key_id)
+
+    async def authenticate(self, secret: str) -> KeyHolder | None:
+        """Whom a key stands for, or None."""
+        async with self._database.begin_authentication() as connection:
+            return await self._keys.find(connection, hash_key(secret))
+
+    async def has_any(self) -> bool:
+        """Whether any key is live; without one the service serves only its own machine."""
+        async with self._database.begin_authentication() as connection:
+            return await self._keys.has_any(connection)
+
+    async def ensure_default_tenant(self) -> None:
+        """Create the tenant that keyless callers on this machine work in."""
+        async with self._database.begin(DEFAULT_TENANT) as connection:
+            await self._tenants.ensure(connection, DEFAULT_TENANT)

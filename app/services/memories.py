@@ -1,0 +1,294 @@
+"""Memories: add, get, update, delete; one decision per draft about what it does to what is known."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+from typing import Any
+from uuid import UUID, uuid4
+
+import numpy as np
+import structlog
+
+from app.domain.embeddings import Vector, Vectors
+from app.domain.errors import InvalidInput, NotFound
+from app.domain.memory import CONFLICT_COSINE, Draft, Memory, MemoryType, Neighbour, Resolution, merged_confidence
+from app.domain.memory import resolve as resolve_draft
+from app.ports import Clock, Embedder
+from app.services.catalogues import CatalogueService
+from app.store.engine import Database
+from app.store.memories import NEIGHBOURS, MemoryStore
+from app.store.users import UserStore
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True)
+class Added:
+    """What became of the drafts: one id each, in order (of the memory that holds it now)."""
+
+    ids: tuple[UUID, ...]
+    deduplicated: int
+    superseded: tuple[UUID, ...]
+
+
+@dataclass
+class _Plan:
+    """What a batch will write: new memories by id, changes to held ones, which replaces which."""
+
+    ids: list[UUID] = field(default_factory=list[UUID])
+    new: dict[UUID, tuple[Memory, Sequence[str], Vector]] = field(
+        default_factory=dict[UUID, tuple[Memory, Sequence[str], Vector]]
+    )
+    merged: dict[UUID, Memory] = field(default_factory=dict[UUID, Memory])
+    superseded: dict[UUID, tuple[UUID, datetime]] = field(default_factory=dict[UUID, tuple[UUID, datetime]])
+    deduplicated: int = 0
+
+
+class MemoryService:
+    """The use cases about single memories."""
+
+    def __init__(
+        self,
+        database: Database,
+        embedder: Embedder,
+        catalogues: CatalogueService,
+        clock: Clock,
+        memories: MemoryStore,
+        users: UserStore,
+    ) -> None:
+        self._database = database
+        self._embedder = embedder
+        self._catalogues = catalogues
+        self._clock = clock
+        self._memories = memories
+        self._users = users
+
+    async def add(self, tenant_id: str, user_id: str, drafts: Sequence[Draft]) -> Added:
+        """Remember `drafts` in one transaction: duplicates merge, contradictions supersede.
+
+        Creates the user at first contact. Raises ModelUnavailable when no vector can be had: nothing is
+        written then.
+        """
+        now = self._clock.now()
+        for draft in drafts:
+            check_period(draft.valid_from or now, draft.valid_to)
+        vectors = await self._embedder.embed([draft.content for draft in drafts])
+        slots = await self._catalogues.slots_in(tenant_id, [draft.content for draft in drafts])
+        space = self._embedder.space.id
+        async with self._database.begin(tenant_id) as connection:
+            await self._users.ensure(connection, tenant_id, user_id, now)
+            await self._users.lock(connection, tenant_id, user_id)
+            held = await self._memories.neighbours(
+                connection,
+                tenant_id,
+                user_id,
+                types=[draft.type.value for draft in drafts],
+                vectors=vectors,
+                space=space,
+                at=now,
+            )
+            plan, decisions = _plan(user_id, drafts, vectors, slots, held, now)
+            await self._memories.insert(connection, tenant_id, plan.new.values(), space)
+            for memory in plan.merged.values():
+                await self._memories.update(connection, tenant_id, memory.memory_id, _merge_values(memory))
+            for target, (by, at) in plan.superseded.items():
+                if target not in plan.new:
+                    await self._memories.supersede(connection, tenant_id, [target], by, at)
+        for memory_id, resolution in decisions:
+            if resolution.action in {"supersede", "outdated"}:
+                log.info(
+                    "memory_conflict_resolved",
+                    memory_id=str(memory_id),
+                    action=resolution.action,
+                    reason=resolution.reason,
+                    others=[str(target) for target in resolution.targets],
+                )
+        log.info("memories_added", added=len(plan.new), deduplicated=plan.deduplicated)
+        return Added(tuple(plan.ids), plan.deduplicated, tuple(plan.superseded))
+
+    async def get(self, tenant_id: str, memory_id: UUID) -> Memory:
+        """One memory. Raises NotFound."""
+        async with self._database.begin(tenant_id) as connection:
+            memory = await self._memories.get(connection, tenant_id, memory_id)
+        return _found(memory)
+
+    async def history(self, tenant_id: str, memory_id: UUID) -> list[Memory]:
+        """The earlier versions of a memory and what it superseded, oldest first, then itself."""
+        async with self._database.begin(tenant_id) as connection:
+            memory = _found(await self._memories.get(connection, tenant_id, memory_id))
+            earlier = await self._memories.history(connection, tenant_id, memory_id)
+        return [*earlier, memory]
+
+    async def update(self, tenant_id: str, memory_id: UUID, changes: Mapping[str, Any]) -> Memory:
+        """Change fields of a memory; what it said before stays readable as an earlier version."""
+        now = self._clock.now()
+        values = dict(changes)
+        if "content" in values:
+            vectors = await self._embedder.embed([values["content"]])
+            values["embedding"] = vectors[0]
+            values["space"] = self._embedder.space.id
+            values["slots"] = (await self._catalogues.slots_in(tenant_id, [values["content"]]))[0]
+        async with self._database.begin(tenant_id) as connection:
+            memory = _found(await self._memories.get(connection, tenant_id, memory_id, lock=True))
+            if memory.version_of is not None or memory.superseded_by is not None:
+                raise InvalidInput("this is an earlier version or a superseded memory: change the current one")
+            after_version = max(now, memory.valid_from + timedelta(microseconds=1))
+            if {"content", "type"} & set(values):
+                # The new wording holds from now; the old one held until now.
+                await self._memories.copy_as_version(connection, tenant_id, memory_id, uuid4(), after_version)
+                values.setdefault("valid_from", after_version)
+            elif values:
+                await self._memories.copy_as_version(connection, tenant_id, memory_id, uuid4(), memory.valid_from)
+            check_period(values.get("valid_from", memory.valid_from), values.get("valid_to", memory.valid_to))
+            await self._memories.update(connection, tenant_id, memory_id, {**values, "updated_at": now})
+            changed = _found(await self._memories.get(connection, tenant_id, memory_id))
+        log.info("memory_updated", memory_id=str(memory_id), fields=sorted(changes))
+        return changed
+
+    async def delete_one(self, tenant_id: str, memory_id: UUID) -> int:
+        """Delete a memory and its old versions; how many rows went. Raises NotFound."""
+        async with self._database.begin(tenant_id) as connection:
+            deleted = await self._memories.delete_one(connection, tenant_id, memory_id)
+        if deleted == 0:
+            raise NotFound("no such memory")
+        log.info("memories_deleted", deleted=deleted)
+        return deleted
+
+    async def delete(self, tenant_id: str, user_id: str, kind: MemoryType | None = None) -> int:
+        """Delete a user's memories, of one type or all; how many rows went. Raises NotFound for no such user."""
+        async with self._database.begin(tenant_id) as connection:
+            if not await self._users.exists(connection, tenant_id, user_id):
+                raise NotFound("no such user")
+            deleted = await self._memories.delete(connection, tenant_id, user_id, kind=kind)
+        log.info("memories_deleted", deleted=deleted)
+        return deleted
+
+
+def check_period(valid_from: datetime, valid_to: datetime | None) -> None:
+    """Raise InvalidInput unless the period has a length."""
+    if valid_to is not None and valid_to <= valid_from:
+        raise InvalidInput("valid_to has to be later than valid_from", "valid_to")
+
+
+def _found(memory: Memory | None) -> Memory:
+    if memory is None:
+        raise NotFound("no such memory")
+    return memory
+
+
+def _merge_values(memory: Memory) -> dict[str, Any]:
+    return {
+        "confidence": memory.confidence,
+        "tags": list(memory.tags),
+        "expires_at": memory.expires_at,
+        "valid_to": memory.valid_to,
+        "updated_at": memory.updated_at,
+    }
+
+
+def _plan(
+    user_id: str,
+    drafts: Sequence[Draft],
+    vectors: Vectors,
+    slots: Sequence[Sequence[str]],
+    held: Sequence[Sequence[Neighbour]],
+    now: datetime,
+) -> tuple[_Plan, list[tuple[UUID, Resolution]]]:
+    """Decide about each draft in order, each seeing what the ones before it did."""
+    plan = _Plan()
+    decisions: list[tuple[UUID, Resolution]] = []
+    within = vectors @ vectors.T if len(drafts) > 1 else np.zeros((1, 1), dtype=np.float32)
+    owners: list[UUID | None] = []
+    for index, draft in enumerate(drafts):
+        valid_from = draft.valid_from or now
+        near = _near_in_batch(plan, drafts, owners, within[index], index)
+        neighbours = sorted((*_current(plan, held[index]), *near), key=lambda item: -item.cosine)[:NEIGHBOURS]
+        resolution = resolve_draft(draft, valid_from, neighbours)
+        if resolution.action == "merge":
+            target = resolution.targets[0]
+            _merge(plan, next(n.memory for n in neighbours if n.memory.memory_id == target), draft, now)
+            plan.ids.append(target)
+            plan.deduplicated += 1
+            owners.append(None)
+            continue
+        memory = _memory_of(user_id, draft, valid_from, now)
+        by_id = {n.memory.memory_id: n.memory for n in neighbours}
+        if resolution.action == "outdated":
+            newer = by_id[resolution.targets[0]]
+            memory = replace(memory, superseded_by=newer.memory_id, valid_to=newer.valid_from)
+        for target in resolution.targets if resolution.action == "supersede" else ():
+            plan.superseded[target] = (memory.memory_id, valid_from)
+            if target in plan.new:
+                old, old_slots, old_vector = plan.new[target]
+                replaced = replace(old, superseded_by=memory.memory_id, valid_to=valid_from)
+                plan.new[target] = (replaced, old_slots, old_vector)
+        plan.new[memory.memory_id] = (memory, slots[index], vectors[index])
+        plan.ids.append(memory.memory_id)
+        owners.append(memory.memory_id)
+        decisions.append((memory.memory_id, resolution))
+    return plan, decisions
+
+
+def _near_in_batch(
+    plan: _Plan, drafts: Sequence[Draft], owners: Sequence[UUID | None], cosines: Vector, index: int
+) -> list[Neighbour]:
+    """Earlier drafts of the batch that became memories of the same type and are near, nearest first."""
+    near: list[Neighbour] = []
+    earlier = np.flatnonzero(cosines[:index] >= CONFLICT_COSINE)
+    for at in earlier[np.argsort(-cosines[earlier], kind="stable")]:
+        owner = owners[int(at)]
+        if owner is None or drafts[int(at)].type is not drafts[index].type:
+            continue
+        memory = plan.new[owner][0]
+        if memory.superseded_by is None:
+            near.append(Neighbour(plan.merged.get(owner, memory), float(cosines[at])))
+        if len(near) == NEIGHBOURS:
+            break
+    return near
+
+
+def _current(plan: _Plan, held: Sequence[Neighbour]) -> list[Neighbour]:
+    """Held neighbours as this batch has left them so far."""
+    return [
+        Neighbour(plan.merged.get(item.memory.memory_id, item.memory), item.cosine)
+        for item in held
+        if item.memory.memory_id not in plan.superseded
+    ]
+
+
+def _merge(plan: _Plan, held: Memory, draft: Draft, now: datetime) -> None:
+    merged = replace(
+        held,
+        confidence=merged_confidence(held.confidence, draft.confidence),
+        tags=tuple(dict.fromkeys((*held.tags, *draft.tags))),
+        expires_at=_later(held.expires_at, draft.expires_at),
+        valid_to=_later(held.valid_to, draft.valid_to),
+        updated_at=now,
+    )
+    if held.memory_id in plan.new:
+        _, slots, vector = plan.new[held.memory_id]
+        plan.new[held.memory_id] = (merged, slots, vector)
+    else:
+        plan.merged[held.memory_id] = merged
+
+
+def _later(a: datetime | None, b: datetime | None) -> datetime | None:
+    """The later of two ends; None means never."""
+    return None if a is None or b is None else max(a, b)
+
+
+def _memory_of(user_id: str, draft: Draft, valid_from: datetime, now: datetime) -> Memory:
+    return Memory(
+        memory_id=uuid4(),
+        user_id=user_id,
+        type=draft.type,
+        content=draft.content,
+        confidence=draft.confidence,
+        tags=tuple(dict.fromkeys(draft.tags)),
+        source=draft.source,
+        created_at=now,
+        updated_at=now,
+        valid_from=valid_from,
+        valid_to=draft.valid_to,
+        expires_at=draft.expires_at,
+    )

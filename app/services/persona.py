@@ -1,0 +1,149 @@
+"""Personas: what the signals of a user say about how they like to be answered."""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+from uuid import UUID
+
+import structlog
+
+from app.domain.errors import ModelUnavailable, NotFound, VersionConflict
+from app.domain.persona import Facet, FacetChange, Persona, Signal, apply_deltas
+from app.ports import SLM, Clock
+from app.services.training import TrainingDataCollector
+from app.store.engine import Database
+from app.store.tables import AnyRow
+from app.store.users import UserStore
+
+log = structlog.get_logger(__name__)
+
+CORRECTION_STRENGTH = 20.0
+"""What a user says of themselves outright is worth this many observations."""
+
+
+class PersonaService:
+    """The use cases about personas."""
+
+    def __init__(
+        self,
+        database: Database,
+        slm: SLM,
+        fallback: SLM,
+        collector: TrainingDataCollector,
+        clock: Clock,
+        users: UserStore,
+    ) -> None:
+        self._database = database
+        self._slm = slm
+        self._fallback = fallback
+        self._collector = collector
+        self._clock = clock
+        self._users = users
+
+    async def get(self, tenant_id: str, user_id: str) -> Persona:
+        """The user's persona. Raises NotFound for an unknown user."""
+        async with self._database.begin(tenant_id) as connection:
+            persona = await self._users.persona(connection, tenant_id, user_id)
+        return _found(persona)
+
+    async def history(self, tenant_id: str, user_id: str) -> Sequence[AnyRow]:
+        """Every change of every facet, oldest first. Raises NotFound for an unknown user."""
+        async with self._database.begin(tenant_id) as connection:
+            if not await self._users.exists(connection, tenant_id, user_id):
+                raise NotFound("no such user")
+            return await self._users.facet_history(connection, tenant_id, user_id)
+
+    async def learn(
+        self, tenant_id: str, user_id: str, signal: Signal, *, signal_id: UUID | None = None
+    ) -> list[FacetChange]:
+        """Move the facets by one signal; what moved. The user has to exist.
+
+        The model judges outside the transaction; its deltas are applied to the facets as they are then,
+        under a row lock, so that parallel signals all count.
+        """
+        source = self._slm.name
+        try:
+            deltas = await self._slm.compute_facet_updates(signal)
+        except ModelUnavailable as error:
+            log.warning("facet_updates_degraded", reason=str(error))
+            source = self._fallback.name
+            deltas = await self._fallback.compute_facet_updates(signal)
+        if not deltas:
+            return []
+        reason = _reason(signal)
+        now = self._clock.now()
+        async with self._database.begin(tenant_id) as connection:
+            persona = _found(await self._users.persona(connection, tenant_id, user_id, lock=True))
+            moved, changes = apply_deltas(persona, deltas, reason)
+            if changes:
+                await self._users.save_persona(connection, tenant_id, moved, changes, signal_id=signal_id, now=now)
+        log.info("persona_updated", facets=sorted(change.facet for change in changes), version=moved.version)
+        await asyncio.to_thread(
+            self._collector.log_persona_update,
+            user_id=user_id,
+            signal=_sample(signal),
+            facets_before=_values(persona),
+            updates=deltas,
+            facets_after=_values(moved),
+            source=source,
+            tenant_id=tenant_id,
+        )
+        return changes
+
+    async def correct(
+        self, tenant_id: str, user_id: str, values: Mapping[str, float], *, version: int | None = None
+    ) -> Persona:
+        """Set facets outright, as the user says. Raises VersionConflict when `version` is not the current one."""
+        now = self._clock.now()
+        async with self._database.begin(tenant_id) as connection:
+            persona = _found(await self._users.persona(connection, tenant_id, user_id, lock=True))
+            if version is not None and version != persona.version:
+                raise VersionConflict(f"the persona is at version {persona.version}, not {version}: load it again")
+            facets = dict(persona.facets)
+            changes: list[FacetChange] = []
+            for name, value in values.items():
+                before = facets.get(name, Facet(name))
+                after = Facet(name, value, max(before.strength, CORRECTION_STRENGTH))
+                facets[name] = after
+                changes.append(FacetChange(name, before.value, after.value, after.uncertainty, "correction"))
+            corrected = replace(persona, facets=facets, version=persona.version + 1, updated_at=now)
+            await self._users.save_persona(connection, tenant_id, corrected, changes, signal_id=None, now=now)
+        log.info("persona_corrected", facets=sorted(values), version=corrected.version)
+        return corrected
+
+
+def _reason(signal: Signal) -> str:
+    """Why a signal moves a facet, without the user's words."""
+    parts: list[str] = [signal.kind]
+    if signal.comment:
+        parts.append("comment")
+    if signal.rating is not None:
+        parts.append(f"rating {signal.rating:+.2f}")
+    if signal.is_success is not None:
+        parts.append("success" if signal.is_success else "failure")
+    if signal.rejected_texts:
+        parts.append(f"{len(signal.rejected_texts)} rejected")
+    return ", ".join(parts)
+
+
+def _sample(signal: Signal) -> dict[str, Any]:
+    """A signal as training data keeps it."""
+    return {
+        "kind": signal.kind,
+        "chosen": signal.chosen_text,
+        "rejected": list(signal.rejected_texts),
+        "feedback": signal.comment,
+        "rating": signal.rating,
+        "success": signal.is_success,
+    }
+
+
+def _values(persona: Persona) -> dict[str, float]:
+    return {name: facet.value for name, facet in persona.facets.items()}
+
+
+def _found(persona: Persona | None) -> Persona:
+    if persona is None:
+        raise NotFound("no such user")
+    return persona

@@ -1,0 +1,108 @@
+"""Ranking: the memories that matter for a text, best first."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+import structlog
+
+from app.domain.embeddings import Vector
+from app.domain.errors import ModelUnavailable, NotFound
+from app.domain.memory import MemoryType
+from app.domain.ranking import RERANK_TOP, Ranked, Weights, apply_rerank, rank
+from app.ports import Clock, Embedder, Reranker
+from app.services.catalogues import CatalogueService
+from app.store.engine import Database
+from app.store.memories import MemoryStore, SearchFilter
+from app.store.users import UserStore
+
+log = structlog.get_logger(__name__)
+
+ARM = 40
+"""Candidates from each arm (vector, words) of a search; never fewer than twice the limit."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """Ranked memories, the space their similarity was measured in, and whether a part was missing."""
+
+    ranked: Sequence[Ranked]
+    space: str
+    is_degraded: bool = False
+
+
+@dataclass(frozen=True)
+class SearchRequest:
+    """What to look for. `weights` None means the tenant's, else the default."""
+
+    query: str
+    limit: int = 10
+    types: Sequence[MemoryType] | None = None
+    tags: Sequence[str] | None = None
+    as_of: datetime | None = None
+    weights: Weights | None = None
+    is_reranked: bool = False
+
+
+class RankingService:
+    """Search: embed, one round trip for the candidates, rank, and rerank where asked."""
+
+    def __init__(
+        self,
+        database: Database,
+        embedder: Embedder,
+        reranker: Reranker,
+        catalogues: CatalogueService,
+        clock: Clock,
+        memories: MemoryStore,
+        users: UserStore,
+    ) -> None:
+        self._database = database
+        self._embedder = embedder
+        self._reranker = reranker
+        self._catalogues = catalogues
+        self._clock = clock
+        self._memories = memories
+        self._users = users
+
+    async def search(self, tenant_id: str, user_id: str, request: SearchRequest) -> Found:
+        """The user's memories most relevant to a query. Raises NotFound for an unknown user."""
+        now = self._clock.now()
+        at = request.as_of or now
+        vector = await self.embed_or_none(request.query)
+        async with self._database.begin(tenant_id) as connection:
+            candidates = await self._memories.candidates(
+                connection,
+                tenant_id,
+                user_id,
+                vector=vector,
+                space=self._embedder.space.id,
+                words=request.query,
+                arm=max(ARM, 2 * request.limit),
+                where=SearchFilter(at, request.types, request.tags),
+            )
+            if not candidates and not await self._users.exists(connection, tenant_id, user_id):
+                raise NotFound("no such user")
+        weights = request.weights or (await self._catalogues.settings(tenant_id)).weights or Weights()
+        ranked = rank(candidates, weights, at, max(request.limit, RERANK_TOP if request.is_reranked else 0))
+        if request.is_reranked:
+            ranked = await self._rerank(request.query, ranked)
+        return Found(ranked[: request.limit], self._embedder.space.id, is_degraded=vector is None)
+
+    async def embed_or_none(self, text: str) -> Vector | None:
+        """The vector of `text`, or None when the embedder is out of service: words still find memories."""
+        try:
+            return (await self._embedder.embed([text]))[0]
+        except ModelUnavailable as error:
+            log.warning("embedding_unavailable", reason=str(error))
+            return None
+
+    async def _rerank(self, query: str, ranked: Sequence[Ranked]) -> list[Ranked]:
+        head = ranked[:RERANK_TOP]
+        try:
+            relevances = await self._reranker.rerank(query, [item.memory.content for item in head])
+        except ModelUnavailable as error:
+            log.warning("reranking_unavailable", reason=str(error))
+            return list(ranked)
+        log.info("memories_reranked", count=len(head))
+        return apply_rerank(ranked, relevances)

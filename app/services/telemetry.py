@@ -1,0 +1,57 @@
+"""Telemetry: counters of this process, and rates over what a tenant was shown."""
+
+from collections import Counter as Tally
+from datetime import datetime
+from typing import ClassVar
+
+from prometheus_client import Counter, Gauge, Histogram
+
+from app.domain.calibration import Calibration
+from app.domain.hypotheses import Decision
+from app.domain.telemetry import Summary, summarise
+from app.store.engine import Database
+from app.store.hypotheses import HypothesisStore
+
+DECISIONS = Counter("embed_service_decisions_total", "Decisions about inputs.", ["decision"])
+REQUESTS = Counter("embed_service_http_requests_total", "Answered requests.", ["method", "route", "status"])
+LATENCY = Histogram(
+    "embed_service_http_request_seconds",
+    "Seconds from request to answer.",
+    ["method", "route"],
+    buckets=(0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0),
+)
+IN_FLIGHT = Gauge("embed_service_http_requests_in_flight", "Requests being answered now.")
+
+
+class TelemetryService:
+    """Decisions counted since this process started."""
+
+    _decisions: ClassVar[Tally[str]] = Tally()
+
+    def count_decision(self, decision: Decision) -> None:
+        """Count one decision."""
+        self._decisions[decision] += 1
+        DECISIONS.labels(decision).inc()
+
+    def get_auto_advance_rate(self) -> float:
+        """Share of this process's decisions that were `auto_advance`, 0..1; 0.0 before the first."""
+        total = self._decisions.total()
+        return self._decisions["auto_advance"] / total if total else 0.0
+
+
+telemetry_service = TelemetryService()
+"""The one of this process; it holds counters only and needs nothing to start."""
+
+
+class TelemetryReports:
+    """Rates over what was shown and chosen, from the database."""
+
+    def __init__(self, database: Database, hypotheses: HypothesisStore) -> None:
+        self._database = database
+        self._hypotheses = hypotheses
+
+    async def summary(self, tenant_id: str, since: datetime) -> tuple[Summary, Calibration]:
+        """The tenant's figures since a moment, and the calibration now in force."""
+        async with self._database.begin(tenant_id) as connection:
+            shown = await self._hypotheses.shown_since(connection, tenant_id, since)
+            return summarise(shown), await self._hypotheses.calibration(connection, tenant_id)

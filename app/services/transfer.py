@@ -1,0 +1,111 @@
+"""Everything held on a user: out as a stream, in again, or gone."""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterable, Mapping
+from typing import Any, cast
+
+import orjson
+import structlog
+from sqlalchemy.exc import DBAPIError
+
+from app.domain.errors import InvalidInput, NotFound
+from app.domain.memory import MemoryType
+from app.ports import Embedder
+from app.services.training import TrainingDataCollector
+from app.store.engine import Database
+from app.store.transfer import TABLES, export_rows, import_rows, parse_row
+from app.store.users import UserStore
+
+log = structlog.get_logger(__name__)
+
+EMBED_CHUNK = 256
+
+
+class TransferService:
+    """Export, import and erasure of one user."""
+
+    def __init__(
+        self, database: Database, embedder: Embedder, collector: TrainingDataCollector, users: UserStore
+    ) -> None:
+        self._database = database
+        self._embedder = embedder
+        self._collector = collector
+        self._users = users
+
+    async def check_user(self, tenant_id: str, user_id: str) -> None:
+        """Raise NotFound unless the tenant knows this user."""
+        async with self._database.begin(tenant_id) as connection:
+            if not await self._users.exists(connection, tenant_id, user_id):
+                raise NotFound("no such user")
+
+    async def export(self, tenant_id: str, user_id: str) -> AsyncIterator[bytes]:
+        """One JSON line per row held on the user, in a fixed order: equal data gives equal bytes."""
+        lines = 0
+        async with self._database.begin(tenant_id) as connection:
+            async for row in export_rows(connection, tenant_id, user_id):
+                lines += 1
+                yield orjson.dumps(row, option=orjson.OPT_SORT_KEYS | orjson.OPT_APPEND_NEWLINE)
+        log.info("user_exported", lines=lines)
+
+    async def import_(self, tenant_id: str, lines: Iterable[bytes]) -> Mapping[str, int]:
+        """Write an export in one transaction; rows that exist already are left alone.
+
+        Memories from another embedding space are embedded anew. Raises InvalidInput naming the first line
+        that cannot be read; nothing is written then.
+        """
+        rows = await asyncio.to_thread(parse_lines, lines)
+        await self._embed_foreign(rows.get("memories", []))
+        try:
+            async with self._database.begin(tenant_id) as connection:
+                written = await import_rows(connection, tenant_id, rows)
+        except DBAPIError as error:
+            if getattr(error.orig, "sqlstate", "").startswith(("22", "23")):
+                raise InvalidInput("the stream contradicts itself: a row refers to a user that is not in it") from None
+            raise
+        log.info("user_imported", rows=sum(written.values()))
+        return written
+
+    async def erase(self, tenant_id: str, user_id: str) -> Mapping[str, int]:
+        """Erase the user from every table and every training file; rows and lines removed, by place.
+
+        The files go first: if they cannot be rewritten nothing is erased, and the call can be repeated.
+        Raises NotFound for an unknown user.
+        """
+        await self.check_user(tenant_id, user_id)
+        removed = await asyncio.to_thread(self._collector.erase_user, tenant_id, user_id)
+        async with self._database.begin(tenant_id) as connection:
+            await self._users.lock(connection, tenant_id, user_id)
+            erased = await self._users.erase(connection, tenant_id, user_id)
+        log.info("user_erased", rows=sum(erased.values()), training_lines=sum(removed.values()))
+        return {**erased, **removed}
+
+    async def _embed_foreign(self, memories: list[dict[str, Any]]) -> None:
+        space = self._embedder.space
+        foreign = [row for row in memories if row["space"] != space.id or len(row["embedding"]) != space.dimension]
+        for start in range(0, len(foreign), EMBED_CHUNK):
+            chunk = foreign[start : start + EMBED_CHUNK]
+            vectors = await self._embedder.embed([row["content"] for row in chunk])
+            for row, vector in zip(chunk, vectors, strict=True):
+                row["embedding"] = vector
+                row["space"] = space.id
+
+
+def parse_lines(lines: Iterable[bytes]) -> dict[str, list[dict[str, Any]]]:
+    """Rows by kind. Raises InvalidInput naming the first bad line."""
+    rows: dict[str, list[dict[str, Any]]] = {kind: [] for kind in TABLES}
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            document = orjson.loads(line)
+            if not isinstance(document, dict):
+                raise InvalidInput("not a JSON object")
+            kind, row = parse_row(cast(dict[str, Any], document))
+            if kind == "memories" and row["type"] not in MemoryType.__members__:
+                raise InvalidInput(f"type has to be one of {', '.join(MemoryType)}")
+        except orjson.JSONDecodeError:
+            raise InvalidInput(f"line {number}: not JSON") from None
+        except InvalidInput as error:
+            raise InvalidInput(f"line {number}: {error}") from None
+        rows[kind].append(row)
+    return rows

@@ -1,0 +1,297 @@
+"""Queries about hypothesis sets, executions, signals and calibrations."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import func, insert, select, text, update
+from sqlalchemy.dialects.postgresql import insert as upsert
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from app.domain.calibration import PRIOR, Calibration, Outcome
+from app.domain.embeddings import Vector
+from app.domain.hypotheses import CohortChoice, PastChoice
+from app.domain.telemetry import Shown
+from app.store.memories import vector_literal
+from app.store.tables import AnyRow, calibrations, executions, hypothesis_sets, signals
+
+RECENT_ANSWERS = 200
+"""How many of a user's latest answered inputs are compared with a new one."""
+
+COHORT_WINDOW = 2000
+"""How many of a tenant's latest answers to one intent a cohort is drawn from."""
+
+COHORT_COSINE = 0.6
+"""How near another user's input has to be to count."""
+
+FIT_WINDOW = 2000
+"""How many of a tenant's latest outcomes a calibration is fitted on."""
+
+_CHOICES = text("""
+SELECT intent, chosen_id, chosen_slots, answer, input_text, rejected_ids, hypotheses, outcome,
+       1 - (input_vector <=> CAST(:vector AS vector)) AS similarity
+FROM (
+    SELECT * FROM hypothesis_sets
+    WHERE tenant_id = :tenant_id AND user_id = :user_id AND space = :space
+      AND (outcome IS NOT NULL OR rejected_ids <> '{}')
+    ORDER BY created_at DESC LIMIT :recent
+) AS answered
+WHERE input_vector <=> CAST(:vector AS vector) < :farthest
+ORDER BY similarity DESC
+LIMIT 20
+""")
+
+# Users are counted, not answers: one keen user is one voice.
+_COHORT = text("""
+WITH near AS (
+    SELECT user_id, chosen_slots
+    FROM (
+        SELECT user_id, chosen_slots, input_vector FROM hypothesis_sets
+        WHERE tenant_id = :tenant_id AND intent = :intent AND outcome = 'selected' AND space = :space
+          AND user_id <> :user_id AND chosen_slots <> '{}'::jsonb
+        ORDER BY answered_at DESC LIMIT :window
+    ) AS latest
+    WHERE 1 - (input_vector <=> CAST(:vector AS vector)) >= :cosine
+), everyone AS (
+    SELECT count(DISTINCT user_id) AS users FROM near
+)
+SELECT chosen_slots, count(DISTINCT user_id) AS users,
+       count(DISTINCT user_id)::float / greatest((SELECT users FROM everyone), 1) AS share
+FROM near
+GROUP BY chosen_slots
+HAVING count(DISTINCT user_id) >= :k
+ORDER BY users DESC, chosen_slots::text
+LIMIT 3
+""")
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What became of a hypothesis set: `selected` with an id, `custom` with the user's own words, `none`
+    when all were turned down, `assumed` when the service advanced by itself and nobody objected yet."""
+
+    outcome: str
+    chosen_id: str | None = None
+    chosen_slots: Mapping[str, str] | None = None
+    answer: str | None = None
+
+
+class HypothesisStore:
+    """What is asked and written about hypothesis sets and what follows from them."""
+
+    async def past_choices(
+        self, connection: AsyncConnection, tenant_id: str, user_id: str, *, vector: Vector, space: str, nearest: float
+    ) -> list[PastChoice]:
+        """What the user chose and turned down for inputs at least `nearest` (cosine) to this one."""
+        rows = await connection.execute(
+            _CHOICES,
+            {
+                "tenant_id": tenant_id,
+                "user_id": user_id,
+                "vector": vector_literal(vector),
+                "space": space,
+                "recent": RECENT_ANSWERS,
+                "farthest": 1.0 - nearest,
+            },
+        )
+        return [choice for row in rows for choice in _choices_of(row)]
+
+    async def cohort_choices(
+        self,
+        connection: AsyncConnection,
+        tenant_id: str,
+        user_id: str,
+        *,
+        vector: Vector,
+        space: str,
+        intent: str,
+        k: int,
+    ) -> list[CohortChoice]:
+        """Slot values that at least `k` other users of the tenant chose for near inputs."""
+        rows = await connection.execute(
+            _COHORT,
+            {
+                "tenant_id": tenant_id,
+                "user_id": user_id,
+                "vector": vector_literal(vector),
+                "space": space,
+                "intent": intent,
+                "k": k,
+                "window": COHORT_WINDOW,
+                "cosine": COHORT_COSINE,
+            },
+        )
+        return [CohortChoice(row.chosen_slots, row.users, row.share) for row in rows]
+
+    async def insert_set(self, connection: AsyncConnection, row: Mapping[str, Any]) -> None:
+        """Write a shown set."""
+        await connection.execute(insert(hypothesis_sets), [dict(row)])
+
+    async def get_set(
+        self, connection: AsyncConnection, tenant_id: str, user_id: str, set_id: UUID, *, lock: bool = False
+    ) -> AnyRow | None:
+        """The set, if it is this user's."""
+        query = select(hypothesis_sets).where(
+            hypothesis_sets.c.tenant_id == tenant_id,
+            hypothesis_sets.c.set_id == set_id,
+            hypothesis_sets.c.user_id == user_id,
+        )
+        return (await connection.execute(query.with_for_update() if lock else query)).one_or_none()
+
+    async def answer_set(
+        self, connection: AsyncConnection, tenant_id: str, set_id: UUID, answer: Answer, now: datetime
+    ) -> None:
+        """Record what became of a set; a later answer replaces an earlier one."""
+        await connection.execute(
+            update(hypothesis_sets)
+            .where(hypothesis_sets.c.tenant_id == tenant_id, hypothesis_sets.c.set_id == set_id)
+            .values(
+                outcome=answer.outcome,
+                chosen_id=answer.chosen_id,
+                chosen_slots=dict(answer.chosen_slots) if answer.chosen_slots is not None else None,
+                answer=answer.answer,
+                answered_at=now,
+            )
+        )
+
+    async def reject(
+        self, connection: AsyncConnection, tenant_id: str, set_id: UUID, rejected_ids: Sequence[str]
+    ) -> None:
+        """Record which hypotheses of a set were turned down."""
+        await connection.execute(
+            update(hypothesis_sets)
+            .where(hypothesis_sets.c.tenant_id == tenant_id, hypothesis_sets.c.set_id == set_id)
+            .values(rejected_ids=list(rejected_ids))
+        )
+
+    async def insert_execution(self, connection: AsyncConnection, row: Mapping[str, Any]) -> None:
+        """Write an execution."""
+        await connection.execute(insert(executions), [dict(row)])
+
+    async def get_execution(
+        self, connection: AsyncConnection, tenant_id: str, user_id: str, execution_id: UUID
+    ) -> AnyRow | None:
+        """The execution, if it is this user's."""
+        query = select(executions).where(
+            executions.c.tenant_id == tenant_id,
+            executions.c.execution_id == execution_id,
+            executions.c.user_id == user_id,
+        )
+        return (await connection.execute(query)).one_or_none()
+
+    async def judge_execution(
+        self,
+        connection: AsyncConnection,
+        tenant_id: str,
+        execution_id: UUID,
+        *,
+        is_success: bool | None,
+        rating: float | None,
+    ) -> None:
+        """Record how an execution was received; what is None stays as it was."""
+        await connection.execute(
+            update(executions)
+            .where(executions.c.tenant_id == tenant_id, executions.c.execution_id == execution_id)
+            .values(
+                is_success=func.coalesce(is_success, executions.c.is_success),
+                rating=func.coalesce(rating, executions.c.rating),
+            )
+        )
+
+    async def insert_signal(self, connection: AsyncConnection, row: Mapping[str, Any]) -> None:
+        """Write a signal."""
+        await connection.execute(insert(signals), [dict(row)])
+
+    async def calibration(self, connection: AsyncConnection, tenant_id: str) -> Calibration:
+        """The tenant's latest calibration, or the prior."""
+        query = (
+            select(calibrations)
+            .where(calibrations.c.tenant_id == tenant_id)
+            .order_by(calibrations.c.version.desc())
+            .limit(1)
+        )
+        row = (await connection.execute(query)).one_or_none()
+        return Calibration(row.slope, row.none_score, row.version, row.outcomes) if row else PRIOR
+
+    async def save_calibration(
+        self, connection: AsyncConnection, tenant_id: str, calibration: Calibration, now: datetime
+    ) -> None:
+        """Write a new version; of two fits of the same version the first stays."""
+        query = upsert(calibrations).values(
+            tenant_id=tenant_id,
+            version=calibration.version,
+            slope=calibration.slope,
+            none_score=calibration.none_score,
+            outcomes=calibration.outcomes,
+            fitted_at=now,
+        )
+        await connection.execute(query.on_conflict_do_nothing())
+
+    async def outcomes(self, connection: AsyncConnection, tenant_id: str) -> list[Outcome]:
+        """The tenant's latest outcomes that a user decided (what the service assumed is not one)."""
+        query = (
+            select(hypothesis_sets.c.hypotheses, hypothesis_sets.c.chosen_id)
+            .where(
+                hypothesis_sets.c.tenant_id == tenant_id,
+                hypothesis_sets.c.outcome.in_(("selected", "custom", "none")),
+            )
+            .order_by(hypothesis_sets.c.answered_at.desc())
+            .limit(FIT_WINDOW)
+        )
+        rows = await connection.execute(query)
+        return [
+            Outcome(tuple(h["score"] for h in row.hypotheses), _index_of(row.hypotheses, row.chosen_id))
+            for row in rows
+            if row.hypotheses
+        ]
+
+    async def count_outcomes(self, connection: AsyncConnection, tenant_id: str) -> int:
+        """How many outcomes a fit would see."""
+        query = select(func.count()).where(
+            hypothesis_sets.c.tenant_id == tenant_id,
+            hypothesis_sets.c.outcome.in_(("selected", "custom", "none")),
+        )
+        return min(FIT_WINDOW, (await connection.execute(query)).scalar_one())
+
+    async def shown_since(self, connection: AsyncConnection, tenant_id: str, since: datetime) -> list[Shown]:
+        """Every set shown since a moment, as telemetry sees it."""
+        query = select(
+            hypothesis_sets.c.hypotheses,
+            hypothesis_sets.c.decision,
+            hypothesis_sets.c.outcome,
+            hypothesis_sets.c.chosen_id,
+        ).where(hypothesis_sets.c.tenant_id == tenant_id, hypothesis_sets.c.created_at >= since)
+        return [
+            Shown(
+                confidences=tuple(h["confidence"] for h in row.hypotheses),
+                is_auto_advanced=row.decision == "auto_advance",
+                is_answered=row.outcome in {"selected", "custom", "none"},
+                chosen=_index_of(row.hypotheses, row.chosen_id),
+            )
+            for row in await connection.execute(query)
+        ]
+
+
+def _index_of(hypotheses: Sequence[Mapping[str, Any]], chosen_id: str | None) -> int | None:
+    return next((index for index, shown in enumerate(hypotheses) if shown["id"] == chosen_id), None)
+
+
+def _choices_of(row: AnyRow) -> list[PastChoice]:
+    """The chosen reading of an answered set, and each one that was turned down."""
+    choices: list[PastChoice] = []
+    by_id = {shown["id"]: shown for shown in row.hypotheses}
+    similarity = float(row.similarity)
+    if row.outcome in {"selected", "custom"}:
+        shown = by_id.get(row.chosen_id, {})
+        evidence = tuple(UUID(each) for each in shown.get("evidence", ()))
+        choices.append(
+            PastChoice(row.intent, row.chosen_slots or {}, row.answer or "", row.input_text, evidence, similarity, True)
+        )
+    for rejected in row.rejected_ids:
+        shown = by_id.get(rejected)
+        if shown is not None:
+            evidence = tuple(UUID(each) for each in shown["evidence"])
+            choices.append(PastChoice(row.intent, shown["slots"], "", row.input_text, evidence, similarity, False))
+    return choices

@@ -1,0 +1,321 @@
+"""Queries about memories. One method is one statement inside the caller's transaction."""
+
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+import numpy as np
+from sqlalchemy import delete, func, insert, select, text, update
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from app.domain.embeddings import Vector, Vectors
+from app.domain.memory import CONFLICT_COSINE, Memory, MemoryType, Neighbour
+from app.domain.ranking import Candidate
+from app.store.engine import fetch
+from app.store.tables import memories
+
+NEIGHBOURS = 8
+"""How many of the nearest memories of its type a draft is compared with."""
+
+_FIELDS = (
+    memories.c.memory_id,
+    memories.c.user_id,
+    memories.c.type,
+    memories.c.content,
+    memories.c.confidence,
+    memories.c.tags,
+    memories.c.source,
+    memories.c.created_at,
+    memories.c.updated_at,
+    memories.c.valid_from,
+    memories.c.valid_to,
+    memories.c.expires_at,
+    memories.c.superseded_by,
+    memories.c.version_of,
+)
+_FIELD_NAMES = ", ".join(f"m.{column.name}" for column in _FIELDS)
+
+# Written as text because it is the service's hottest question and reads best as what it is:
+# `mine` are the user's memories that hold at $6, once, with their distance and the query's words found in
+# them (OR); `weights` the words' inverse document frequencies among these memories (Robertson and Spärck
+# Jones 1976); `placed` each memory's place by vector, by words (share of the weight of all the query's
+# words) and, among those that name a value for one of $9, by age.
+_CANDIDATES = f"""
+WITH query AS MATERIALIZED (
+    SELECT $1::text::vector AS vector,
+           tsvector_to_array(to_tsvector('english'::regconfig, $2::text)) AS terms
+), mine AS MATERIALIZED (
+    SELECT m.memory_id, m.valid_from, m.embedding <=> query.vector AS distance,
+           m.slots && $9::text[] AND m.type <> 'HISTORY' AS is_slotted,
+           CASE WHEN m.terms && query.terms
+                THEN ARRAY(SELECT term FROM unnest(query.terms) AS term WHERE term = ANY(m.terms)) END AS hits
+    FROM memories m, query
+    WHERE m.tenant_id = $3::text AND m.user_id = $4::text AND m.space = $5::text
+      AND m.valid_from <= $6::timestamptz AND (m.valid_to IS NULL OR m.valid_to > $6::timestamptz)
+      AND (m.expires_at IS NULL OR m.expires_at > $6::timestamptz)
+      AND ($7::text[] IS NULL OR m.type = ANY($7::text[]))
+      AND (CAST($8::text[] AS text[]) IS NULL OR m.tags @> $8::text[])
+), weights AS MATERIALIZED (
+    SELECT term, ln(1 + ((SELECT count(*) FROM mine) - found + 0.5)::float8 / (found + 0.5)) AS weight
+    FROM query, unnest(query.terms) AS term,
+         LATERAL (SELECT count(*) AS found FROM mine WHERE term = ANY(mine.hits)) AS counted
+), scored AS (
+    SELECT memory_id, valid_from, distance, is_slotted,
+           CASE WHEN hits IS NOT NULL
+                THEN (SELECT sum(weight) FILTER (WHERE term = ANY(hits)) / sum(weight) FROM weights) END AS lexical
+    FROM mine
+), placed AS (
+    SELECT memory_id, distance, lexical, is_slotted,
+           row_number() OVER (ORDER BY distance, memory_id) AS by_vector,
+           row_number() OVER (ORDER BY lexical DESC NULLS LAST, memory_id) AS by_words,
+           row_number() OVER (ORDER BY is_slotted DESC, valid_from DESC, memory_id) AS by_slot
+    FROM scored
+)
+SELECT {_FIELD_NAMES}, coalesce(1 - placed.distance, 0) AS cosine, coalesce(placed.lexical, 0) AS lexical,
+       vector_send(m.embedding) AS vector
+FROM placed
+JOIN memories m ON m.tenant_id = $3::text AND m.memory_id = placed.memory_id
+WHERE (placed.distance IS NOT NULL AND placed.by_vector <= $10::int)
+   OR (placed.lexical IS NOT NULL AND placed.by_words <= $10::int)
+   OR (placed.is_slotted AND placed.by_slot <= $10::int)
+"""
+
+_NEIGHBOURS = text(f"""
+SELECT {_FIELD_NAMES}, near.cosine, draft.ordinal
+FROM unnest(CAST(:types AS text[]), CAST(:vectors AS text[])) WITH ORDINALITY AS draft(type, vector, ordinal)
+CROSS JOIN LATERAL (
+    SELECT n.memory_id, 1 - (n.embedding <=> CAST(draft.vector AS vector)) AS cosine
+    FROM memories n
+    WHERE n.tenant_id = :tenant_id AND n.user_id = :user_id AND n.type = draft.type AND n.space = :space
+      AND n.superseded_by IS NULL AND n.version_of IS NULL
+      AND (n.valid_to IS NULL OR n.valid_to > :at) AND (n.expires_at IS NULL OR n.expires_at > :at)
+    ORDER BY n.embedding <=> CAST(draft.vector AS vector)
+    LIMIT :count
+) near
+JOIN memories m ON m.tenant_id = :tenant_id AND m.memory_id = near.memory_id
+WHERE near.cosine >= :floor
+ORDER BY draft.ordinal, near.cosine DESC, m.memory_id
+""")
+
+
+@dataclass(frozen=True)
+class SearchFilter:
+    """Which memories may be found: those that held at `at`, of these types, with all these tags."""
+
+    at: datetime
+    types: Sequence[str] | None = None
+    tags: Sequence[str] | None = None
+
+
+def vector_literal(vector: Vector | None) -> str | None:
+    """`vector` as the text the database reads: nine digits keep every float32 exactly. None stays None."""
+    if vector is None:
+        return None
+    return "[" + ",".join([format(value, ".9g") for value in vector.tolist()]) + "]"
+
+
+def vector_from_bytes(data: bytes) -> Vector:
+    """The inverse of the database's vector_send: a two-byte dimension, two spare bytes, big-endian floats."""
+    return np.frombuffer(data, dtype=">f4", offset=4).astype(np.float32)
+
+
+def memory_of(row: Any) -> Memory:
+    """A row of either kind (SQLAlchemy's, the driver's) that begins with the memory's fields, in order."""
+    memory_id, user_id, kind, content, confidence, tags, source, *moments = row[:14]
+    return Memory(memory_id, user_id, MemoryType(kind), content, confidence, tuple(tags), source, *moments)
+
+
+class MemoryStore:
+    """What is asked and written about memories."""
+
+    async def candidates(
+        self,
+        connection: AsyncConnection,
+        tenant_id: str,
+        user_id: str,
+        *,
+        vector: Vector | None,
+        space: str,
+        words: str,
+        arm: int,
+        where: SearchFilter,
+        slots: Sequence[str] = (),
+    ) -> list[Candidate]:
+        """Up to `arm` nearest by vector (none without one), `arm` by words, and `arm` that name a
+        value for one of `slots`."""
+        rows = await fetch(
+            connection,
+            _CANDIDATES,
+            vector_literal(vector),
+            words,
+            tenant_id,
+            user_id,
+            space,
+            where.at,
+            list(where.types) if where.types else None,
+            list(where.tags) if where.tags else None,
+            list(slots),
+            arm,
+        )
+        return [
+            Candidate(memory_of(row), row["cosine"], row["lexical"], vector_from_bytes(row["vector"])) for row in rows
+        ]
+
+    async def neighbours(
+        self,
+        connection: AsyncConnection,
+        tenant_id: str,
+        user_id: str,
+        *,
+        types: Sequence[str],
+        vectors: Vectors,
+        space: str,
+        at: datetime,
+    ) -> list[list[Neighbour]]:
+        """For each draft (its type, its vector), the nearest live memories of its type, nearest first."""
+        found: list[list[Neighbour]] = [[] for _ in types]
+        rows = await connection.execute(
+            _NEIGHBOURS,
+            {
+                "tenant_id": tenant_id,
+                "user_id": user_id,
+                "types": list(types),
+                "vectors": [vector_literal(vector) for vector in vectors],
+                "space": space,
+                "at": at,
+                "count": NEIGHBOURS,
+                "floor": CONFLICT_COSINE,
+            },
+        )
+        for row in rows:
+            found[row.ordinal - 1].append(Neighbour(memory_of(row), row.cosine))
+        return found
+
+    async def insert(
+        self,
+        connection: AsyncConnection,
+        tenant_id: str,
+        items: Iterable[tuple[Memory, Sequence[str], Vector]],
+        space: str,
+    ) -> None:
+        """Write memories with the slots they name a value for and their vectors."""
+        rows = [_row(tenant_id, memory, slots, vector, space) for memory, slots, vector in items]
+        if rows:
+            await connection.execute(insert(memories), rows)
+
+    async def import_rows(self, connection: AsyncConnection, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Write rows as they are, vectors and all."""
+        if rows:
+            await connection.execute(insert(memories), list(rows))
+
+    async def get(
+        self, connection: AsyncConnection, tenant_id: str, memory_id: UUID, *, lock: bool = False
+    ) -> Memory | None:
+        """The memory with that id, or None; old versions have ids of their own and are found too."""
+        query = select(*_FIELDS).where(memories.c.tenant_id == tenant_id, memories.c.memory_id == memory_id)
+        row = (await connection.execute(query.with_for_update() if lock else query)).one_or_none()
+        return memory_of(row) if row else None
+
+    async def history(self, connection: AsyncConnection, tenant_id: str, memory_id: UUID) -> list[Memory]:
+        """Earlier versions of a memory and the memories it superseded, oldest first."""
+        query = (
+            select(*_FIELDS)
+            .where(
+                memories.c.tenant_id == tenant_id,
+                (memories.c.version_of == memory_id) | (memories.c.superseded_by == memory_id),
+            )
+            .order_by(memories.c.valid_from, memories.c.updated_at, memories.c.memory_id)
+        )
+        return [memory_of(row) for row in await connection.execute(query)]
+
+    async def copy_as_version(
+        self, connection: AsyncConnection, tenant_id: str, memory_id: UUID, version_id: UUID, at: datetime
+    ) -> None:
+        """Keep the memory as it is now under `version_id`, true until `at`."""
+        stored = [column for column in memories.c if column.name != "terms"]
+        changed: dict[str, Any] = {"memory_id": version_id, "version_of": memory_id, "valid_to": at}
+        source = select(
+            *(
+                # A value for a changed column, the column itself for the others.
+                text(f":{column.name}").bindparams(**{column.name: changed[column.name]})
+                if column.name in changed
+                else column
+                for column in stored
+            )
+        ).where(memories.c.tenant_id == tenant_id, memories.c.memory_id == memory_id)
+        await connection.execute(insert(memories).from_select([column.name for column in stored], source))
+
+    async def update(
+        self, connection: AsyncConnection, tenant_id: str, memory_id: UUID, values: Mapping[str, Any]
+    ) -> None:
+        """Set columns of one memory."""
+        await connection.execute(
+            update(memories)
+            .where(memories.c.tenant_id == tenant_id, memories.c.memory_id == memory_id)
+            .values(dict(values))
+        )
+
+    async def supersede(
+        self, connection: AsyncConnection, tenant_id: str, targets: Sequence[UUID], by: UUID, at: datetime
+    ) -> None:
+        """Mark `targets` as replaced by `by`, no longer true from `at`."""
+        await connection.execute(
+            update(memories)
+            .where(memories.c.tenant_id == tenant_id, memories.c.memory_id.in_(targets))
+            .values(superseded_by=by, valid_to=func.least(func.coalesce(memories.c.valid_to, at), at), updated_at=at)
+        )
+
+    async def delete(
+        self, connection: AsyncConnection, tenant_id: str, user_id: str, *, kind: str | None = None
+    ) -> int:
+        """Delete a user's memories, of one type or all; how many rows went, versions included."""
+        query = delete(memories).where(memories.c.tenant_id == tenant_id, memories.c.user_id == user_id)
+        if kind is not None:
+            query = query.where(memories.c.type == kind)
+        return (await connection.execute(query)).rowcount
+
+    async def delete_one(self, connection: AsyncConnection, tenant_id: str, memory_id: UUID) -> int:
+        """Delete a memory with its old versions; how many rows went."""
+        query = delete(memories).where(
+            memories.c.tenant_id == tenant_id,
+            (memories.c.memory_id == memory_id) | (memories.c.version_of == memory_id),
+        )
+        return (await connection.execute(query)).rowcount
+
+    async def stream(
+        self, connection: AsyncConnection, tenant_id: str, user_id: str
+    ) -> AsyncIterator[tuple[Memory, Sequence[str], Vector, str]]:
+        """All memories of a user with slots, vector and space, old versions first, in a fixed order."""
+        query = (
+            select(*_FIELDS, memories.c.slots, func.vector_send(memories.c.embedding).label("vector"), memories.c.space)
+            .where(memories.c.tenant_id == tenant_id, memories.c.user_id == user_id)
+            .order_by(memories.c.created_at, memories.c.memory_id)
+        )
+        async with connection.stream(query) as rows:
+            async for row in rows:
+                yield memory_of(row), tuple(row.slots), vector_from_bytes(row.vector), row.space
+
+
+def _row(tenant_id: str, memory: Memory, slots: Sequence[str], vector: Vector, space: str) -> dict[str, Any]:
+    return {
+        "tenant_id": tenant_id,
+        "memory_id": memory.memory_id,
+        "user_id": memory.user_id,
+        "type": memory.type.value,
+        "content": memory.content,
+        "confidence": memory.confidence,
+        "tags": list(memory.tags),
+        "source": memory.source,
+        "slots": list(slots),
+        "created_at": memory.created_at,
+        "updated_at": memory.updated_at,
+        "valid_from": memory.valid_from,
+        "valid_to": memory.valid_to,
+        "expires_at": memory.expires_at,
+        "superseded_by": memory.superseded_by,
+        "version_of": memory.version_of,
+        "space": space,
+        "embedding": vector,
+    }

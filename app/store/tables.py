@@ -1,0 +1,219 @@
+"""The tables. Every row carries its tenant; row-level security keeps tenants apart (see `migrations/`).
+
+Every primary key begins with the tenant, so that a tenant's rows can one day be moved as a whole.
+"""
+
+from typing import Any
+
+from pgvector.sqlalchemy import VECTOR  # pyright: ignore[reportMissingTypeStubs]
+from sqlalchemy import (
+    ARRAY,
+    Boolean,
+    CheckConstraint,
+    Column,
+    Computed,
+    DateTime,
+    Float,
+    ForeignKeyConstraint,
+    Index,
+    Integer,
+    MetaData,
+    Row,
+    Table,
+    Text,
+    Uuid,
+    text,
+)
+from sqlalchemy.dialects.postgresql import JSONB
+
+AnyRow = Row[*tuple[Any, ...]]
+"""A row whose columns are named where it is read."""
+
+metadata = MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "ck": "ck_%(table_name)s_%(constraint_name)s",
+        "fk": "fk_%(table_name)s_%(referred_table_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+Moment = DateTime(timezone=True)
+TERMS = "tsvector_to_array(to_tsvector('english'::regconfig, content))"
+"""The stemmed words of a memory, computed by the database from its content."""
+
+
+def _user_key() -> ForeignKeyConstraint:
+    return ForeignKeyConstraint(["tenant_id", "user_id"], ["users.tenant_id", "users.user_id"])
+
+
+tenants = Table(
+    "tenants",
+    metadata,
+    Column("tenant_id", Text, primary_key=True),
+    Column("settings", JSONB, nullable=False, server_default=text("'{}'::jsonb")),
+    Column("created_at", Moment, nullable=False, server_default=text("now()")),
+)
+
+api_keys = Table(
+    "api_keys",
+    metadata,
+    Column("tenant_id", Text, primary_key=True),
+    Column("key_id", Text, primary_key=True),
+    Column("name", Text, nullable=False),
+    Column("key_hash", Text, nullable=False),
+    Column("scopes", ARRAY(Text), nullable=False),
+    Column("created_at", Moment, nullable=False),
+    Column("revoked_at", Moment),
+    ForeignKeyConstraint(["tenant_id"], ["tenants.tenant_id"]),
+    Index("ix_api_keys_key_hash", "key_hash"),
+)
+
+users = Table(
+    "users",
+    metadata,
+    Column("tenant_id", Text, primary_key=True),
+    Column("user_id", Text, primary_key=True),
+    Column("facets", JSONB, nullable=False, server_default=text("'{}'::jsonb")),
+    Column("version", Integer, nullable=False, server_default=text("0")),
+    Column("vector", VECTOR),
+    Column("vector_space", Text),
+    Column("vector_weight", Float, nullable=False, server_default=text("0")),
+    Column("vector_at", Moment),
+    Column("created_at", Moment, nullable=False),
+    Column("updated_at", Moment, nullable=False),
+    ForeignKeyConstraint(["tenant_id"], ["tenants.tenant_id"]),
+)
+
+facet_changes = Table(
+    "facet_changes",
+    metadata,
+    Column("tenant_id", Text, primary_key=True),
+    Column("change_id", Uuid, primary_key=True),
+    Column("user_id", Text, nullable=False),
+    Column("facet", Text, nullable=False),
+    Column("before", Float, nullable=False),
+    Column("after", Float, nullable=False),
+    Column("uncertainty", Float, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("signal_id", Uuid),
+    Column("version", Integer, nullable=False),
+    Column("changed_at", Moment, nullable=False),
+    _user_key(),
+    Index("ix_facet_changes_user", "tenant_id", "user_id", "version"),
+)
+
+memories = Table(
+    "memories",
+    metadata,
+    Column("tenant_id", Text, primary_key=True),
+    Column("memory_id", Uuid, primary_key=True),
+    Column("user_id", Text, nullable=False),
+    Column("type", Text, nullable=False),
+    Column("content", Text, nullable=False),
+    Column("confidence", Float, nullable=False),
+    Column("tags", ARRAY(Text), nullable=False),
+    Column("source", Text, nullable=False),
+    Column("slots", ARRAY(Text), nullable=False),
+    Column("created_at", Moment, nullable=False),
+    Column("updated_at", Moment, nullable=False),
+    Column("valid_from", Moment, nullable=False),
+    Column("valid_to", Moment),
+    Column("expires_at", Moment),
+    Column("superseded_by", Uuid),
+    Column("version_of", Uuid),
+    Column("space", Text, nullable=False),
+    Column("embedding", VECTOR, nullable=False),
+    Column("terms", ARRAY(Text), Computed(TERMS, persisted=True)),
+    CheckConstraint("confidence >= 0 AND confidence <= 1", name="confidence"),
+    _user_key(),
+    Index("ix_memories_user", "tenant_id", "user_id", "type"),
+    Index("ix_memories_version", "tenant_id", "version_of", postgresql_where=text("version_of IS NOT NULL")),
+)
+
+hypothesis_sets = Table(
+    "hypothesis_sets",
+    metadata,
+    Column("tenant_id", Text, primary_key=True),
+    Column("set_id", Uuid, primary_key=True),
+    Column("user_id", Text, nullable=False),
+    Column("input_text", Text, nullable=False),
+    Column("space", Text),
+    Column("input_vector", VECTOR),
+    Column("intent", Text),
+    Column("decision", Text, nullable=False),
+    Column("clarification_need", Float, nullable=False),
+    Column("hypotheses", JSONB, nullable=False),
+    Column("source", Text, nullable=False),
+    Column("is_degraded", Boolean, nullable=False),
+    Column("calibration_version", Integer, nullable=False),
+    Column("created_at", Moment, nullable=False),
+    Column("outcome", Text),
+    Column("chosen_id", Text),
+    Column("chosen_slots", JSONB),
+    Column("answer", Text),
+    Column("rejected_ids", ARRAY(Text), nullable=False, server_default=text("'{}'::text[]")),
+    Column("answered_at", Moment),
+    _user_key(),
+    Index("ix_hypothesis_sets_user", "tenant_id", "user_id", "created_at"),
+    Index("ix_hypothesis_sets_created", "tenant_id", "created_at"),
+    Index(
+        "ix_hypothesis_sets_answered",
+        "tenant_id",
+        "intent",
+        "answered_at",
+        postgresql_where=text("outcome IS NOT NULL"),
+    ),
+)
+
+executions = Table(
+    "executions",
+    metadata,
+    Column("tenant_id", Text, primary_key=True),
+    Column("execution_id", Uuid, primary_key=True),
+    Column("user_id", Text, nullable=False),
+    Column("set_id", Uuid),
+    Column("hypothesis_id", Text),
+    Column("custom_answer", Text),
+    Column("input_text", Text, nullable=False),
+    Column("request", Text, nullable=False),
+    Column("prompt", Text, nullable=False),
+    Column("tokens", Integer, nullable=False),
+    Column("memories_used", JSONB, nullable=False),
+    Column("created_at", Moment, nullable=False),
+    Column("is_success", Boolean),
+    Column("rating", Float),
+    _user_key(),
+    Index("ix_executions_user", "tenant_id", "user_id", "created_at"),
+)
+
+signals = Table(
+    "signals",
+    metadata,
+    Column("tenant_id", Text, primary_key=True),
+    Column("signal_id", Uuid, primary_key=True),
+    Column("user_id", Text, nullable=False),
+    Column("kind", Text, nullable=False),
+    Column("set_id", Uuid),
+    Column("execution_id", Uuid),
+    Column("body", JSONB, nullable=False),
+    Column("created_at", Moment, nullable=False),
+    _user_key(),
+    Index("ix_signals_user", "tenant_id", "user_id", "created_at"),
+)
+
+calibrations = Table(
+    "calibrations",
+    metadata,
+    Column("tenant_id", Text, primary_key=True),
+    Column("version", Integer, primary_key=True),
+    Column("slope", Float, nullable=False),
+    Column("none_score", Float, nullable=False),
+    Column("outcomes", Integer, nullable=False),
+    Column("fitted_at", Moment, nullable=False),
+    ForeignKeyConstraint(["tenant_id"], ["tenants.tenant_id"]),
+)
+
+USER_TABLES = (facet_changes, signals, executions, hypothesis_sets, memories, users)
+"""Every table that holds rows of a user, in an order in which they can be deleted."""

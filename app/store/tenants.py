@@ -1,0 +1,98 @@
+"""Queries about tenants and their API keys."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import insert, select, update
+from sqlalchemy.dialects.postgresql import insert as upsert
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from app.store.tables import AnyRow, api_keys, tenants
+
+
+@dataclass(frozen=True)
+class KeyHolder:
+    """Whom an API key stands for."""
+
+    tenant_id: str
+    key_id: str
+    scopes: frozenset[str]
+
+
+class TenantStore:
+    """What is asked and written about tenants."""
+
+    async def ensure(self, connection: AsyncConnection, tenant_id: str) -> None:
+        """Create the tenant unless it exists."""
+        await connection.execute(upsert(tenants).values(tenant_id=tenant_id).on_conflict_do_nothing())
+
+    async def settings(self, connection: AsyncConnection, tenant_id: str) -> Mapping[str, Any]:
+        """The tenant's own settings; empty where it has none."""
+        query = select(tenants.c.settings).where(tenants.c.tenant_id == tenant_id)
+        return (await connection.execute(query)).scalar_one_or_none() or {}
+
+    async def save_settings(self, connection: AsyncConnection, tenant_id: str, settings: Mapping[str, Any]) -> None:
+        """Replace the tenant's own settings."""
+        await connection.execute(
+            update(tenants).where(tenants.c.tenant_id == tenant_id).values(settings=dict(settings))
+        )
+
+
+class KeyStore:
+    """What is asked and written about API keys. Only hashes are ever stored."""
+
+    async def insert(
+        self,
+        connection: AsyncConnection,
+        *,
+        tenant_id: str,
+        key_id: str,
+        name: str,
+        key_hash: str,
+        scopes: Sequence[str],
+        now: datetime,
+    ) -> None:
+        """Write a key's hash."""
+        await connection.execute(
+            insert(api_keys).values(
+                tenant_id=tenant_id,
+                key_id=key_id,
+                name=name,
+                key_hash=key_hash,
+                scopes=list(scopes),
+                created_at=now,
+            )
+        )
+
+    async def list(self, connection: AsyncConnection, tenant_id: str) -> Sequence[AnyRow]:
+        """The tenant's keys, oldest first, revoked ones included."""
+        query = (
+            select(api_keys.c.key_id, api_keys.c.name, api_keys.c.scopes, api_keys.c.created_at, api_keys.c.revoked_at)
+            .where(api_keys.c.tenant_id == tenant_id)
+            .order_by(api_keys.c.created_at, api_keys.c.key_id)
+        )
+        return (await connection.execute(query)).all()
+
+    async def revoke(self, connection: AsyncConnection, tenant_id: str, key_id: str, now: datetime) -> bool:
+        """Revoke a key; whether there was a live one."""
+        query = (
+            update(api_keys)
+            .where(api_keys.c.tenant_id == tenant_id, api_keys.c.key_id == key_id, api_keys.c.revoked_at.is_(None))
+            .values(revoked_at=now)
+        )
+        return (await connection.execute(query)).rowcount == 1
+
+    async def find(self, connection: AsyncConnection, key_hash: str) -> KeyHolder | None:
+        """Whom the live key with this hash stands for; inside an authentication transaction."""
+        query = select(api_keys.c.tenant_id, api_keys.c.key_id, api_keys.c.scopes).where(
+            api_keys.c.key_hash == key_hash, api_keys.c.revoked_at.is_(None)
+        )
+        row = (await connection.execute(query)).first()
+        return KeyHolder(row.tenant_id, row.key_id, frozenset(row.scopes)) if row else None
+
+    async def has_any(self, connection: AsyncConnection) -> bool:
+        """Whether any live key exists in any tenant; inside an authentication transaction."""
+        query = select(api_keys.c.key_id).where(api_keys.c.revoked_at.is_(None)).limit(1)
+        return (await connection.execute(query)).first() is not None
