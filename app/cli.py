@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from app.api.deps import Services
+from app.api.protocol import ProblemProtocol
 from app.domain.errors import DomainError
 from app.logs import configure_logs
 from app.services.keys import DEFAULT_TENANT
@@ -40,14 +41,10 @@ console = Console()
 def main() -> int:
     """Run the command line; a failure that was foreseen is one line on stderr and status 1."""
     try:
-        cli(standalone_mode=False)
-    except DomainError as error:
+        cli()
+    except (DomainError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    except typer.Exit as leaving:
-        return leaving.exit_code
-    except typer.Abort:
-        return 130
     return 0
 
 
@@ -79,7 +76,12 @@ def run() -> None:
     """Start the service on HOST and PORT, with its own database where DATABASE_URL is unset."""
     settings = load_settings_or_exit()
     config = uvicorn.Config(
-        "app.main:app", host=settings.host, port=settings.port, log_config=None, server_header=False
+        "app.main:app",
+        host=settings.host,
+        port=settings.port,
+        http=ProblemProtocol,
+        log_config=None,
+        server_header=False,
     )
     server = _AnnouncingServer(config, settings)
     server.run()

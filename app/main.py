@@ -6,10 +6,10 @@ from typing import Any
 
 import structlog
 from fastapi import FastAPI
-from fastapi.openapi.utils import get_openapi
 
 from app import VERSION
 from app.api import embeddings, errors, hypotheses, memories, operations, persona
+from app.api.document import build_document
 from app.api.middleware import RequestMiddleware
 from app.domain.errors import DomainError
 from app.logs import configure_logs
@@ -54,9 +54,12 @@ def create_app(load: Callable[[], Settings] = load_settings_or_exit) -> FastAPI:
         lifespan=lifespan,
         docs_url="/docs",
         redoc_url=None,
+        redirect_slashes=False,
+        generate_unique_id_function=lambda route: route.name,
     )
     for room in (hypotheses, memories, persona, embeddings, operations):
         app.include_router(room.router)
+    app.include_router(operations.probes)
     errors.install(app)
     app.add_middleware(
         RequestMiddleware,
@@ -68,16 +71,9 @@ def create_app(load: Callable[[], Settings] = load_settings_or_exit) -> FastAPI:
 
 
 def _openapi(app: FastAPI) -> dict[str, Any]:
-    """The OpenAPI document, with the problem answers instead of the framework's own errors."""
+    """The OpenAPI document, made once."""
     if app.openapi_schema is None:
-        document = get_openapi(title=app.title, version=app.version, summary=app.summary, routes=app.routes)
-        schemas = document["components"]["schemas"]
-        for name in ("HTTPValidationError", "ValidationError"):
-            schemas.pop(name, None)
-        problem = dict(errors.PROBLEM_SCHEMA)
-        schemas.update(problem.pop("$defs", {}))
-        schemas["Problem"] = problem
-        app.openapi_schema = document
+        app.openapi_schema = build_document(app)
     return app.openapi_schema
 
 

@@ -4,6 +4,8 @@ A wrong value stops the start with one line that names the variable, the value a
 """
 
 import json
+import math
+import re
 import sys
 from functools import cached_property
 from pathlib import Path
@@ -23,9 +25,10 @@ SECTIONS = (
 
 
 class Settings(BaseSettings):
-    """One field per variable, upper-cased: `token_budget` is `TOKEN_BUDGET`. `.env` is read too."""
+    """One field per variable, upper-cased: `token_budget` is `TOKEN_BUDGET`. `.env` is read too. An empty value
+    counts as unset."""
 
-    model_config = SettingsConfigDict(env_file=".env", extra="ignore", frozen=True)
+    model_config = SettingsConfigDict(env_file=".env", env_ignore_empty=True, extra="ignore", frozen=True)
 
     host: str = "127.0.0.1"
     port: Annotated[int, Field(ge=1, le=65535)] = 8080
@@ -66,7 +69,7 @@ class Settings(BaseSettings):
         weights = cast(dict[str, Any], parsed) if isinstance(parsed, dict) else {"": None}
         if set(weights) - set(SECTIONS):
             raise ValueError(f"a JSON object whose keys are among {', '.join(SECTIONS)}")
-        if any(not isinstance(weight, int | float) or weight < 0 for weight in weights.values()):
+        if not all(_is_weight(weight) for weight in weights.values()):
             raise ValueError("a JSON object of weights that are zero or more")
         return weights
 
@@ -90,6 +93,10 @@ class Settings(BaseSettings):
         return self.training_data_dir or self.data_dir / "training"
 
 
+def _is_weight(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < math.inf
+
+
 class SettingsError(ValueError):
     """The environment holds a value the service cannot run with; the message is one line per variable."""
 
@@ -100,10 +107,16 @@ def load_settings(**overrides: Any) -> Settings:
         return Settings(**overrides)
     except ValidationError as error:
         lines = [
-            f"{'.'.join(str(part) for part in item['loc']).upper()}={item['input']!r} is not usable: {item['msg']}"
+            f"{'.'.join(str(part) for part in item['loc']).upper()}={_shown(item['input'])} is not usable: "
+            f"{item['msg'].removeprefix('Value error, ')}"
             for item in error.errors()
         ]
         raise SettingsError("\n".join(lines)) from None
+
+
+def _shown(value: object) -> str:
+    """`value` on one line, without the password of an address."""
+    return re.sub(r"(?<=:)[^:@/]+(?=@)", "***", repr(value))
 
 
 def load_settings_or_exit(**overrides: Any) -> Settings:

@@ -1,5 +1,6 @@
 """Plugs everything together, once, in the open."""
 
+import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 
@@ -13,6 +14,7 @@ from app.clients.slm.local import LocalSLM
 from app.clients.tokenizer import SentencePieceTokenizer
 from app.ports import SLM, Embedder, SystemClock, Tokenizer
 from app.services.catalogues import CatalogueService
+from app.services.choices import ChoiceService
 from app.services.context import ContextService
 from app.services.feedback import FeedbackService
 from app.services.hypotheses import HypothesisService
@@ -44,7 +46,10 @@ async def open_services(settings: Settings) -> AsyncGenerator[Services]:
             services = build_services(settings, database, embedder)
             await services.keys.ensure_default_tenant()
             await services.catalogues.warm()
-            yield services
+            try:
+                yield services
+            finally:
+                await asyncio.to_thread(services.collector.close)
         finally:
             await embedder.aclose()
     finally:
@@ -98,14 +103,12 @@ def build_services(settings: Settings, database: Database, embedder: Embedder) -
         auto_advance_confidence=settings.auto_advance_confidence,
         k_anonymity=settings.k_anonymity,
     )
+    choices = ChoiceService(database, hypotheses, memories, personas, collector, user_store, hypothesis_store)
     context = ContextService(
         database,
         ranking,
-        hypotheses,
-        memories,
-        personas,
+        choices,
         catalogues,
-        collector,
         tokenizer,
         clock,
         memory_store,

@@ -56,7 +56,9 @@ class Caller:
     scopes: frozenset[str]
 
 
-bearer = HTTPBearer(auto_error=False, description="An API key made with `embed-service keys create`.")
+bearer = HTTPBearer(
+    auto_error=False, scheme_name="key", description="An API key made with `embed-service keys create`."
+)
 
 
 def get_services(request: Request) -> Services:
@@ -65,19 +67,26 @@ def get_services(request: Request) -> Services:
 
 
 async def get_caller(
-    request: Request,
-    services: Annotated[Services, Depends(get_services)],
-    credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(bearer)],
+    request: Request, credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(bearer)]
 ) -> Caller:
+    """Whom the request's key stands for, settled before its body was read. Raises Unauthenticated."""
+    settled: Caller | None = getattr(request.state, "caller", None)
+    return settled or await authenticate(request)
+
+
+async def authenticate(request: Request) -> Caller:
     """Whom the request's key stands for. Without any key in the database, callers on this machine stand for
     the default tenant. Raises Unauthenticated."""
-    if credentials is not None:
-        holder = await services.keys.authenticate(credentials.credentials)
+    services = get_services(request)
+    given = request.headers.get("authorization")
+    if given is not None:
+        scheme, _, secret = given.partition(" ")
+        if scheme.lower() != "bearer" or not secret.strip():
+            raise Unauthenticated("the Authorization header has to be `Bearer <key>`")
+        holder = await services.keys.authenticate(secret.strip())
         if holder is None:
             raise Unauthenticated("this API key is not known or was revoked")
         return Caller(holder.tenant_id, holder.scopes)
-    if request.headers.get("authorization") is not None:
-        raise Unauthenticated("the Authorization header has to be `Bearer <key>`")
     if not is_local(request):
         raise Unauthenticated(
             "an API key is needed: make one with `embed-service keys create`, send it as `Authorization: Bearer <key>`"
@@ -111,7 +120,7 @@ def _hostname(address: str) -> str:
 
 
 def _is_loopback(name: str) -> bool:
-    if name == "localhost":
+    if name.lower() == "localhost":
         return True
     try:
         return ipaddress.ip_address(name).is_loopback

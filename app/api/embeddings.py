@@ -1,17 +1,18 @@
 """Routes: embeddings, in OpenAI's shape and in the service's own."""
 
+import asyncio
 import base64
 
 import numpy as np
-from fastapi import APIRouter
 
 from app.api import schemas
 from app.api.deps import Services, ServicesDep, UserCaller
 from app.api.errors import responses
+from app.api.routing import make_router
 from app.domain.embeddings import Vectors
 from app.domain.errors import InvalidInput
 
-router = APIRouter(tags=["embeddings"])
+router = make_router("embeddings")
 
 
 @router.post("/v1/embeddings", responses=responses())
@@ -53,7 +54,7 @@ async def _create(body: schemas.EmbeddingsIn, services: Services) -> schemas.Emb
         raise InvalidInput(f"{space.model} has {space.dimension} dimensions and cannot be shortened", "dimensions")
     texts = [body.input] if isinstance(body.input, str) else body.input
     vectors = await services.embedder.embed(texts)
-    tokens = services.embedder.count_tokens(texts)
+    tokens = await asyncio.to_thread(services.embedder.count_tokens, texts)
     encoded = _base64(vectors) if body.encoding_format == "base64" else _floats(vectors)
     return schemas.EmbeddingsOut(
         data=[schemas.EmbeddingOut(index=index, embedding=item) for index, item in enumerate(encoded)],

@@ -1,14 +1,17 @@
 """Domain errors become RFC 9457 problem answers, in one table."""
 
+import re
+from collections.abc import Sequence
 from typing import Any
 
 import structlog
-from fastapi import FastAPI, Request
+from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
-from app.api.schemas import Problem
+from app.api.routing import allowed_methods
+from app.api.schemas import TAG_MARK, Problem
 from app.domain import errors as domain
 
 log = structlog.get_logger(__name__)
@@ -18,6 +21,7 @@ PROBLEM_JSON = "application/problem+json"
 _STATUS: tuple[tuple[type[domain.DomainError], int, str, str], ...] = (
     (domain.NotFound, 404, "not-found", "Not found"),
     (domain.InvalidInput, 422, "invalid-input", "Invalid input"),
+    (domain.UserErased, 409, "user-erased", "Erased meanwhile"),
     (domain.VersionConflict, 409, "version-conflict", "Changed by someone else"),
     (domain.Unauthenticated, 401, "unauthenticated", "No valid API key"),
     (domain.Forbidden, 403, "forbidden", "Not allowed"),
@@ -34,7 +38,20 @@ _HTTP_TITLES = {
     415: ("unsupported-media-type", "Unsupported media type"),
 }
 
-RETRY_AFTER_S = "2"
+RETRY_AFTER_S = 2.0
+MAX_ITEMS = 100
+"""How many parts of one request are named in an answer."""
+
+_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,39}")
+WHOLE = "request"
+"""Where no one part is to blame."""
+
+_MESSAGES = {
+    "uuid_parsing": "Input should be a valid UUID",
+    "model_attributes_type": "Input should be an object",
+    "extra_forbidden": "there is no such field",
+}
+"""Where the validator's own words quote the input, or say more about the code than about the request."""
 
 
 def problem(
@@ -70,11 +87,12 @@ def responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
         404: "There is no such thing, or it is someone else's.",
         409: "Someone else changed it first.",
         413: "The body is too large.",
+        415: "The body is of another media type.",
         422: "The request is not understood.",
         429: "Too much at once.",
         503: "A part of the service does not answer.",
     }
-    always = (400, 401, 403, 413, 422, 429, 503)
+    always = (400, 401, 403, 413, 415, 422, 429, 503)
     return {status: {"description": texts[status], "content": content} for status in sorted({*always, *statuses})}
 
 
@@ -97,11 +115,12 @@ async def _domain_error(request: Request, error: Exception) -> JSONResponse:
             if status == 401:
                 headers["WWW-Authenticate"] = "Bearer"
             if status in {429, 503}:
-                retry_after = error.retry_after_s if isinstance(error, domain.Overloaded) else float(RETRY_AFTER_S)
+                retry_after = error.retry_after_s if isinstance(error, domain.Overloaded) else RETRY_AFTER_S
                 headers["Retry-After"] = str(max(1, round(retry_after)))
-            field = error.field if isinstance(error, domain.InvalidInput) else None
-            items = [{"field": field, "message": str(error)}] if field else None
             detail = str(error)
+            items = None
+            if isinstance(error, domain.InvalidInput):
+                items = [{"field": error.field or WHOLE, "message": detail}]
             if isinstance(error, domain.StoreUnavailable):
                 log.warning("store_unavailable", reason=detail)
                 detail = "the database does not answer; try again"
@@ -111,22 +130,37 @@ async def _domain_error(request: Request, error: Exception) -> JSONResponse:
 
 async def _validation_error(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)
-    items: list[dict[str, str]] = []
-    for item in error.errors():
-        if item["type"] == "json_invalid":
-            detail = "the body is not valid JSON"
-            return problem(request_id_of(request), 400, "bad-request", "Bad request", detail)
-        location = [str(part) for part in item["loc"] if part != "body"]
-        items.append({"field": ".".join(location), "message": item["msg"]})
-    detail = f"{len(items)} part{'s' if len(items) > 1 else ''} of the request could not be understood"
+    found = error.errors()
+    items = [{"field": _field(item["loc"]), "message": _message(item)} for item in found[:MAX_ITEMS]]
+    detail = f"{len(found)} part{'s' if len(found) > 1 else ''} of the request could not be understood"
     return problem(request_id_of(request), 422, "invalid-input", "Invalid input", detail, errors=items)
 
 
-async def _http_error(request: Request, error: Exception) -> JSONResponse:
+def _field(location: Sequence[str | int]) -> str:
+    """The path to a part of a request. A name that is none stays out of it: it may be anything a user wrote."""
+    parts = [str(part) for part in location[1:] if not str(part).startswith(TAG_MARK)]
+    return ".".join(part if part.isdigit() or _NAME.fullmatch(part) else "?" for part in parts) or WHOLE
+
+
+def _message(item: dict[str, Any]) -> str:
+    """What is wrong, without what was given."""
+    return _MESSAGES.get(item["type"]) or item["msg"].removeprefix("Value error, ")
+
+
+async def _http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    kind, title = _HTTP_TITLES.get(error.status_code, ("http-error", "Error"))
-    headers = dict(error.headers) if error.headers else None
-    return problem(request_id_of(request), error.status_code, kind, title, str(error.detail), headers=headers)
+    status = error.status_code
+    kind, title = _HTTP_TITLES.get(status, ("http-error", "Error"))
+    headers = dict(error.headers or {})
+    detail = str(error.detail)
+    if status == 404:
+        detail = "there is nothing at this path"
+    if status == 405:
+        headers["Allow"] = ", ".join(allowed_methods(request.app, request.scope["path"]))
+        detail = f"this path answers {headers['Allow']}"
+        if request.method == "OPTIONS":
+            return Response(status_code=204, headers=headers)
+    return problem(request_id_of(request), status, kind, title, detail, headers=headers)
 
 
 PROBLEM_SCHEMA = Problem.model_json_schema(ref_template="#/components/schemas/{model}")

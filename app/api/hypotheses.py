@@ -1,15 +1,15 @@
 """Routes: from a vague input to an enriched prompt, and what was thought of it."""
 
-from fastapi import APIRouter
-
 from app.api import schemas
 from app.api.deps import ServicesDep, UserCaller
 from app.api.errors import responses
+from app.api.routing import make_router
 from app.domain.hypotheses import Hypothesis, Turn
-from app.services.context import ExecuteRequest, Execution
+from app.services.choices import ExecuteRequest
+from app.services.context import Execution
 from app.services.feedback import Feedback
 
-router = APIRouter(prefix="/v1", tags=["hypotheses"])
+router = make_router("hypotheses", "/v1")
 
 
 @router.post("/hypothesize", responses=responses())

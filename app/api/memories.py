@@ -4,27 +4,26 @@ import tempfile
 from collections.abc import Iterator
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Query, Request
+from fastapi import Query, Request
 from fastapi.responses import StreamingResponse
 
 from app.api import schemas
 from app.api.deps import ServicesDep, UserCaller
 from app.api.errors import responses
 from app.api.params import MemoryId, PathUserId, QueryUserId
+from app.api.routing import NDJSON, make_router
+from app.domain.errors import InvalidInput
 from app.domain.memory import Draft, Memory, MemoryType
 from app.domain.ranking import Ranked, Weights
 from app.services.ranking import SearchRequest
 
-router = APIRouter(prefix="/v1", tags=["memories"])
+router = make_router("memories", "/v1")
 
-NDJSON = "application/x-ndjson"
 SPOOL_BYTES = 8 * 1024 * 1024
 
 
 @router.post("/memories", responses=responses())
-async def add_memories(
-    body: schemas.ManyMemoriesIn | schemas.OneMemoryIn, services: ServicesDep, caller: UserCaller
-) -> schemas.AddedOut:
+async def add_memories(body: schemas.MemoriesIn, services: ServicesDep, caller: UserCaller) -> schemas.AddedOut:
     """Remember one memory, or up to 1,000 in one transaction."""
     drafts = [_draft(item) for item in (body.memories if isinstance(body, schemas.ManyMemoriesIn) else [body])]
     added = await services.memories.add(caller.tenant_id, body.user_id, drafts)
@@ -42,13 +41,13 @@ async def search_memories(body: schemas.SearchIn, services: ServicesDep, caller:
     )
 
 
-@router.get("/memories/{memory_id}", responses=responses(404))
+@router.get("/memories/{memory_id:uuid}", responses=responses(404))
 async def get_memory(memory_id: MemoryId, services: ServicesDep, caller: UserCaller) -> schemas.MemoryOut:
     """One memory."""
     return memory_out(await services.memories.get(caller.tenant_id, memory_id))
 
 
-@router.get("/memories/{memory_id}/history", responses=responses(404))
+@router.get("/memories/{memory_id:uuid}/history", responses=responses(404))
 async def get_memory_history(
     memory_id: MemoryId, services: ServicesDep, caller: UserCaller
 ) -> schemas.MemoryHistoryOut:
@@ -57,7 +56,7 @@ async def get_memory_history(
     return schemas.MemoryHistoryOut(versions=[memory_out(memory) for memory in versions])
 
 
-@router.patch("/memories/{memory_id}", responses=responses(404))
+@router.patch("/memories/{memory_id:uuid}", responses=responses(404))
 async def change_memory(
     memory_id: MemoryId, body: schemas.MemoryChangeIn, services: ServicesDep, caller: UserCaller
 ) -> schemas.MemoryOut:
@@ -68,7 +67,7 @@ async def change_memory(
     return memory_out(await services.memories.update(caller.tenant_id, memory_id, changes))
 
 
-@router.delete("/memories/{memory_id}", responses=responses(404))
+@router.delete("/memories/{memory_id:uuid}", responses=responses(404))
 async def delete_memory(memory_id: MemoryId, services: ServicesDep, caller: UserCaller) -> schemas.DeletedOut:
     """Delete a memory with its earlier versions."""
     return schemas.DeletedOut(deleted=await services.memories.delete_one(caller.tenant_id, memory_id))
@@ -102,13 +101,17 @@ async def export_user(user_id: QueryUserId, services: ServicesDep, caller: UserC
 @router.post(
     "/memory/import",
     responses=responses(),
-    openapi_extra={"requestBody": {"required": True, "content": {NDJSON: {"schema": {"type": "string"}}}}},
+    openapi_extra={
+        "requestBody": {"required": True, "content": {NDJSON: {"schema": {"type": "string"}}}},
+    },
 )
 async def import_user(request: Request, services: ServicesDep, caller: UserCaller) -> schemas.ImportedOut:
     """Take in an export, in one transaction."""
     with tempfile.SpooledTemporaryFile(max_size=SPOOL_BYTES) as spool:
         async for chunk in request.stream():
             spool.write(chunk)
+        if spool.tell() == 0:
+            raise InvalidInput("there is nothing in the body to import")
         spool.seek(0)
         imported = await services.transfer.import_(caller.tenant_id, _lines(spool))
     return schemas.ImportedOut(imported=dict(imported))

@@ -2,11 +2,15 @@
 
 import re
 import time
+import traceback
 from collections.abc import Callable, Mapping
+from urllib.parse import unquote_to_bytes
 from uuid import uuid4
 
 import structlog
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.api.errors import problem
@@ -17,12 +21,11 @@ log = structlog.get_logger(__name__)
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _QUIET = frozenset({"/healthz", "/v1/healthz", "/readyz", "/metrics"})
 
+_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+_FRAMES = 6
+
 SLASH = "\x1f"
-"""Stands for a slash inside a path segment while routes are matched; see `keep_slashes`."""
-
-
-class BodyTooLarge(Exception):
-    """A request's body exceeds the limit of its path."""
+"""Stands for a slash inside a path segment while routes are matched; see `readable_path`."""
 
 
 class RequestMiddleware:
@@ -43,8 +46,10 @@ class RequestMiddleware:
         headers = Headers(scope=scope)
         given = headers.get("x-request-id", "")
         request_id = given if _REQUEST_ID.fullmatch(given) else uuid4().hex
+        asked = scope["method"]
+        # A HEAD is a GET whose body stays here; the server keeps its own scope, which says HEAD.
+        scope = {**scope, "method": "GET" if asked == "HEAD" else asked}
         scope.setdefault("state", {})["request_id"] = request_id
-        limit = self._by_path.get(scope["path"]) or self._max_body_bytes()
         started = time.perf_counter()
         status = 500
         has_started = False
@@ -55,6 +60,8 @@ class RequestMiddleware:
                 has_started = True
                 status = message["status"]
                 MutableHeaders(scope=message)["X-Request-ID"] = request_id
+            elif asked == "HEAD":
+                message = {**message, "body": b""}
             await send(message)
 
         async def answer(status: int, kind: str, title: str, detail: str) -> None:
@@ -65,63 +72,77 @@ class RequestMiddleware:
         structlog.contextvars.bind_contextvars(request_id=request_id)
         IN_FLIGHT.inc()
         try:
-            keep_slashes(scope)
+            scope["path"] = readable_path(scope)
+            limit = self._by_path.get(scope["path"]) or self._max_body_bytes()
             await self._app(scope, limited(receive, headers, limit), send_with_id)
-        except BodyTooLarge:
-            await answer(413, "too-large", "Too large", f"the body may have at most {limit:,} bytes")
-        except Exception as error:
-            log.exception("request_failed", error=type(error).__name__)
+        except UnreadablePath:
+            await answer(400, "bad-request", "Bad request", "the path is not UTF-8")
+        except ClientDisconnect:
+            status = 499
+        except Exception as error:  # noqa: BLE001 - the last safety net
+            log.error("request_failed", **described(error))
             await answer(500, "internal-error", "Internal error", "the service failed; the log has the details")
         finally:
             IN_FLIGHT.dec()
-            self._record(scope, status, time.perf_counter() - started)
+            self._record(scope, asked, status, time.perf_counter() - started)
 
-    def _record(self, scope: Scope, status: int, seconds: float) -> None:
-        route = getattr(scope.get("route"), "path", "unmatched")
-        REQUESTS.labels(scope["method"], route, str(status)).inc()
-        LATENCY.labels(scope["method"], route).observe(seconds)
+    def _record(self, scope: Scope, method: str, status: int, seconds: float) -> None:
+        route = getattr(scope.get("route"), "path_format", "unmatched")
+        method = method if method in _METHODS else "OTHER"
+        REQUESTS.labels(method, route, str(status)).inc()
+        LATENCY.labels(method, route).observe(seconds)
         if route not in _QUIET:
-            log.info(
-                "request_answered",
-                method=scope["method"],
-                route=route,
-                status=status,
-                duration_s=round(seconds, 6),
-            )
+            log.info("request_answered", method=method, route=route, status=status, duration_s=round(seconds, 6))
 
 
 def limited(receive: Receive, headers: Headers, limit: int) -> Receive:
-    """`receive`, raising BodyTooLarge as soon as it is certain that the body exceeds `limit` bytes."""
+    """`receive`, raising HTTPException (413) as soon as it is certain that the body exceeds `limit` bytes."""
     declared = headers.get("content-length", "")
     seen = 0
 
     async def count() -> Message:
         nonlocal seen
         if declared.isdigit() and int(declared) > limit:
-            raise BodyTooLarge
+            raise HTTPException(413, f"the body may have at most {limit:,} bytes")
         message = await receive()
         seen += len(message.get("body", b""))
         if seen > limit:
-            raise BodyTooLarge
+            raise HTTPException(413, f"the body may have at most {limit:,} bytes")
         return message
 
     return count
 
 
-def keep_slashes(scope: Scope) -> None:
-    """Keep an escaped slash inside its path segment: a user may be called `a/b`.
+class UnreadablePath(ValueError):
+    """The path is not UTF-8."""
 
-    Servers hand over the path decoded, where `/v1/persona/a%2Fb` looks like two segments. Such a slash is
-    put as SLASH, a control character no user id may hold, and put back by `user_id_of`.
+
+def readable_path(scope: Scope) -> str:
+    """The path, decoded, with every escaped slash kept inside its segment: a user may be called `a/b`.
+
+    Servers hand over the path decoded, where `/v1/persona/a%2Fb` looks like two segments and broken UTF-8 like
+    a character. An escaped slash is put as SLASH, a control character no user id may hold, and put back where
+    a user id is read; a SLASH that was there before becomes another control character, and is refused as one.
     """
-    raw: bytes = scope.get("raw_path") or b""
-    lowered = raw.lower()
-    if b"%2f" not in lowered or b"%1f" in lowered:
-        return
-    path = raw.split(b"?", 1)[0]
-    scope["path"] = _decoded(re.sub(rb"%2[fF]", b"%1F", path))
+    raw: bytes = (scope.get("raw_path") or b"").split(b"?", 1)[0]
+    if b"%" not in raw:
+        return scope["path"]
+    raw = re.sub(rb"%2[fF]", b"%1F", re.sub(rb"%1[fF]", b"%1E", raw))
+    try:
+        return unquote_to_bytes(raw).decode()
+    except UnicodeDecodeError:
+        raise UnreadablePath from None
 
 
-def _decoded(path: bytes) -> str:
-    text = re.sub(rb"%([0-9a-fA-F]{2})", lambda match: bytes([int(match.group(1), 16)]), path)
-    return text.decode("utf-8", "replace")
+def described(error: BaseException) -> dict[str, object]:
+    """An error nobody foresaw, for the log: the kinds of errors and the places they passed, outermost first.
+    What they say stays out of it, for it may quote a user."""
+    kinds: list[str] = []
+    places: list[str] = []
+    cause: BaseException | None = error
+    while cause is not None and len(kinds) < _FRAMES:
+        kinds.append(f"{type(cause).__module__}.{type(cause).__qualname__}")
+        frames = traceback.extract_tb(cause.__traceback__)[-_FRAMES:]
+        places += [f"{frame.filename}:{frame.lineno} {frame.name}" for frame in frames]
+        cause = cause.__cause__ or cause.__context__
+    return {"error": kinds[0], "causes": kinds[1:], "places": places}

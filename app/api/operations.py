@@ -9,23 +9,26 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from app import VERSION
 from app.api import schemas
-from app.api.deps import AdminCaller, Services, ServicesDep, UserCaller
+from app.api.deps import AdminCaller, ServicesDep, UserCaller
 from app.api.errors import responses
-from app.domain.errors import DomainError, InvalidInput
+from app.api.routing import make_router
+from app.domain.errors import DomainError
 
-router = APIRouter(tags=["operations"])
+router = make_router("operations")
+probes = APIRouter(tags=["operations"], redirect_slashes=False)
+"""What machines ask: without a key, and whatever else they put into the address."""
 
 DEFAULT_WINDOW = timedelta(days=30)
 
 
-@router.get("/healthz")
-@router.get("/v1/healthz")
+@probes.get("/healthz")
+@probes.get("/v1/healthz", operation_id="healthz_v1")
 async def healthz() -> schemas.HealthOut:
     """Alive: the process answers."""
     return schemas.HealthOut()
 
 
-@router.get("/readyz", responses={503: {"model": schemas.ReadyOut, "description": "A part is missing."}})
+@probes.get("/readyz", responses={503: {"model": schemas.ReadyOut, "description": "A part is missing."}})
 async def readyz(services: ServicesDep, response: Response) -> schemas.ReadyOut:
     """Ready: the database and the embedding model answer. Without the model the service still answers,
     by words alone: `degraded`."""
@@ -51,13 +54,9 @@ async def _state(check: object) -> str:
     return "ok"
 
 
-@router.get("/info", responses=responses())
-async def info(services: ServicesDep, caller: UserCaller) -> schemas.InfoOut:
-    """What is running."""
-    return _info(services)
-
-
-def _info(services: Services) -> schemas.InfoOut:
+@probes.get("/info")
+async def info(services: ServicesDep) -> schemas.InfoOut:
+    """What is running: versions and models, nothing about tenants or the machine."""
     space = services.embedder.space
     return schemas.InfoOut(
         name="embed-service",
@@ -71,7 +70,7 @@ def _info(services: Services) -> schemas.InfoOut:
     )
 
 
-@router.get(
+@probes.get(
     "/metrics",
     response_class=Response,
     responses={200: {"description": "Prometheus text.", "content": {"text/plain": {"schema": {"type": "string"}}}}},
@@ -85,14 +84,10 @@ async def metrics() -> Response:
 async def telemetry(
     services: ServicesDep,
     caller: UserCaller,
-    since: Annotated[datetime | None, Query(description="With a time zone; 30 days ago where absent.")] = None,
+    since: Annotated[schemas.Moment | None, Query(description="With a time zone; 30 days ago where absent.")] = None,
 ) -> schemas.TelemetryOut:
     """Rates of decisions and choices since a moment."""
-    if since is not None and since.tzinfo is None:
-        raise InvalidInput("since needs a time zone, e.g. 2026-01-31T12:00:00Z", "since")
     start = since or datetime.now(UTC) - DEFAULT_WINDOW
-    if not 1 < start.year < 9999:
-        raise InvalidInput("since is outside the years 2 to 9998", "since")
     summary, calibration = await services.telemetry.summary(caller.tenant_id, start)
     return schemas.TelemetryOut(
         since=start,
@@ -108,19 +103,20 @@ async def telemetry(
 
 @router.get("/v1/training/stats", responses=responses())
 async def training_stats(services: ServicesDep, caller: AdminCaller) -> schemas.TrainingStatsOut:
-    """How many training samples were collected."""
-    stats = await asyncio.to_thread(services.collector.get_training_stats)
+    """How many training samples of the tenant were collected."""
+    stats = await asyncio.to_thread(services.collector.get_training_stats, caller.tenant_id)
     return schemas.TrainingStatsOut(**stats)
 
 
-@router.get("/v1/settings", responses=responses())
+@router.get("/v1/settings", responses=responses(), response_model_exclude_none=True)
 async def get_settings(services: ServicesDep, caller: AdminCaller) -> schemas.SettingsIn:
     """What the tenant set for itself."""
     return schemas.SettingsIn.model_validate(await services.catalogues.document(caller.tenant_id))
 
 
-@router.put("/v1/settings", responses=responses())
+@router.put("/v1/settings", responses=responses(), response_model_exclude_none=True)
 async def put_settings(body: schemas.SettingsIn, services: ServicesDep, caller: AdminCaller) -> schemas.SettingsIn:
     """Replace what the tenant set for itself: weights, budget, threshold, and intents of its own."""
-    await services.catalogues.save_document(caller.tenant_id, body.model_dump(exclude_none=True))
+    document = body.model_dump(exclude_unset=True, exclude_none=True)
+    await services.catalogues.save_document(caller.tenant_id, document)
     return body

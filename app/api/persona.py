@@ -1,14 +1,13 @@
 """Routes: how a user likes to be answered, and why the service thinks so."""
 
-from fastapi import APIRouter
-
 from app.api import schemas
 from app.api.deps import ServicesDep, UserCaller
 from app.api.errors import responses
 from app.api.params import PathUserId
+from app.api.routing import make_router
 from app.domain.persona import Persona
 
-router = APIRouter(prefix="/v1/persona", tags=["persona"])
+router = make_router("persona", "/v1/persona")
 
 
 @router.get("/{user_id}/history", responses=responses(404))

@@ -1,10 +1,24 @@
 """The shapes of requests and answers, as the contract states them. Input is parsed strictly and once, here."""
 
+import re
+from collections.abc import Mapping
 from datetime import datetime
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 from uuid import UUID
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    StringConstraints,
+    WithJsonSchema,
+    model_validator,
+)
+from pydantic import Tag as Alternative
+from pydantic.config import JsonDict
 
 from app.domain.memory import MemoryType
 
@@ -29,6 +43,14 @@ def _encodable(text: str) -> str:
 NO_NUL = r"^[^\x00]*$"
 NO_CONTROL = r"^[^\x00-\x1f\x7f-\x9f]+$"
 
+_CLOSED: JsonDict = {"additionalProperties": False}
+"""For maps whose keys have a pattern: in the OpenAPI document other keys would be free to mean anything."""
+
+TAG_MARK = "~"
+"""Begins the names of alternatives that the validator puts into the places of errors."""
+
+_ONE, _MANY = f"{TAG_MARK}one", f"{TAG_MARK}many"
+
 Text = Annotated[
     str, StringConstraints(min_length=1, max_length=MAX_CONTENT, pattern=NO_NUL), AfterValidator(_encodable)
 ]
@@ -39,32 +61,42 @@ InputText = Annotated[
 UserId = Annotated[str, StringConstraints(min_length=1, max_length=256, pattern=NO_CONTROL), AfterValidator(_encodable)]
 Tag = Annotated[str, StringConstraints(min_length=1, max_length=64, pattern=NO_CONTROL), AfterValidator(_encodable)]
 FacetName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,39}$")]
+Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z][A-Za-z0-9_-]{0,39}$")]
+Term = Annotated[str, StringConstraints(min_length=1, max_length=500, pattern=NO_CONTROL), AfterValidator(_encodable)]
+Terms = Annotated[list[Term], Field(max_length=1000)]
 Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 Weight = Annotated[float, Field(ge=0, le=1000, allow_inf_nan=False)]
 
 
+_UUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
+MOMENT = (
+    r"^(?!000[01]|9999)\d{4}-(0[1-9]|1[0-2])-(0[1-9]|[12]\d|3[01])"
+    r"[Tt]([01]\d|2[0-3]):[0-5]\d:[0-5]\d(\.\d+)?([Zz]|[+-]([01]\d|2[0-3]):[0-5]\d)$"
+)
+"""RFC 3339, without the first and last year, where a time zone could lead out of the calendar."""
+
+_MOMENT = re.compile(MOMENT, re.ASCII)
+
+
 def _parse_uuid(value: Any) -> Any:
     """JSON has no ids: a string of the usual form stands for one, other spellings do not."""
-    if isinstance(value, str) and len(value) == 36:
-        try:
-            return UUID(value)
-        except ValueError:
-            return value
-    return value
+    return UUID(value) if isinstance(value, str) and _UUID.fullmatch(value) else value
 
 
 def _parse_moment(value: Any) -> Any:
-    if isinstance(value, str):
+    if isinstance(value, datetime):
+        return value
+    if isinstance(value, str) and _MOMENT.fullmatch(value):
         try:
-            moment = datetime.fromisoformat(value)
+            return datetime.fromisoformat(value.upper())
         except ValueError:
-            return value
-        if moment.tzinfo is None:
-            raise ValueError("needs a time zone, e.g. 2026-01-31T12:00:00Z")
-        if not 1 < moment.year < 9999:
-            raise ValueError("is outside the years 2 to 9998")
-        return moment
-    return value
+            pass
+    raise ValueError("should be a moment of the years 2 to 9998 with a time zone, e.g. 2026-01-31T12:00:00Z")
+
+
+def _parse_whole(value: Any) -> Any:
+    """JSON has one kind of number: 3.0 is a whole one."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def _parse_type(value: Any) -> Any:
@@ -72,7 +104,12 @@ def _parse_type(value: Any) -> Any:
 
 
 Id = Annotated[UUID, BeforeValidator(_parse_uuid, json_schema_input_type=UUID)]
-Moment = Annotated[datetime, BeforeValidator(_parse_moment, json_schema_input_type=datetime)]
+Moment = Annotated[
+    datetime,
+    BeforeValidator(_parse_moment, json_schema_input_type=datetime),
+    WithJsonSchema({"type": "string", "format": "date-time", "pattern": MOMENT}),
+]
+_WHOLE = BeforeValidator(_parse_whole)
 Kind = Annotated[MemoryType, BeforeValidator(_parse_type, json_schema_input_type=MemoryType)]
 
 
@@ -122,7 +159,7 @@ class HypothesizeIn(Request):
     user_id: UserId
     input_text: InputText
     conversation: Annotated[list[TurnIn], Field(max_length=200)] = []
-    count: Annotated[int, Field(ge=1, le=5)] = 3
+    count: Annotated[int, Field(ge=1, le=5), _WHOLE] = 3
 
 
 class HypothesisOut(Response):
@@ -157,7 +194,7 @@ class ExecuteIn(Request):
     hypothesis_set_id: Id | None = None
     hypothesis_id: Annotated[str, StringConstraints(pattern=r"^h[1-9][0-9]?$")] | None = None
     custom_answer: Text | None = None
-    token_budget: Annotated[int, Field(ge=256, le=1_000_000)] | None = None
+    token_budget: Annotated[int, Field(ge=256, le=1_000_000), _WHOLE] | None = None
 
 
 class Message(Response):
@@ -241,7 +278,7 @@ class FollowupsIn(Request):
 
     user_id: UserId
     conversation_context: InputText
-    count: Annotated[int, Field(ge=1, le=10)] = 3
+    count: Annotated[int, Field(ge=1, le=10), _WHOLE] = 3
 
 
 class FollowupsOut(Response):
@@ -300,6 +337,17 @@ class ManyMemoriesIn(Request):
     memories: Annotated[list[MemoryIn], Field(min_length=1, max_length=MAX_BATCH)]
 
 
+def _one_or_many(body: Any) -> str:
+    return _MANY if isinstance(body, Mapping) and "memories" in body else _ONE
+
+
+MemoriesIn = Annotated[
+    Annotated[ManyMemoriesIn, Alternative(_MANY)] | Annotated[OneMemoryIn, Alternative(_ONE)],
+    Discriminator(_one_or_many),
+]
+"""One memory, or many: told apart by the field `memories`, so that errors speak of the one that was meant."""
+
+
 class AddedOut(Response):
     """The id that now holds each memory, in order; how many were known already; which ones were replaced."""
 
@@ -350,13 +398,19 @@ class WeightsIn(Request):
     recency: Weight = 0.25
     confidence: Weight = 0.15
 
+    @model_validator(mode="after")
+    def _check_sum(self) -> Self:
+        if self.similarity + self.recency + self.confidence <= 0:
+            raise ValueError("at least one weight has to be above zero")
+        return self
+
 
 class SearchIn(Request):
     """What to look for in a user's memories."""
 
     user_id: UserId
     query: InputText
-    limit: Annotated[int, Field(ge=1, le=100)] = 10
+    limit: Annotated[int, Field(ge=1, le=100), _WHOLE] = 10
     types: Annotated[list[Kind], Field(min_length=1, max_length=7)] | None = None
     tags: Annotated[list[Tag], Field(min_length=1, max_length=32)] | None = None
     as_of: Moment | None = None
@@ -432,8 +486,8 @@ class PersonaOut(Response):
 class PersonaChangeIn(Request):
     """Facets to set outright. With `version`, only if nobody changed the persona since that version."""
 
-    facets: Annotated[dict[FacetName, Share], Field(min_length=1, max_length=64)]
-    version: Annotated[int, Field(ge=0, le=2**31 - 1)] | None = None
+    facets: Annotated[dict[FacetName, Share], Field(min_length=1, max_length=64, json_schema_extra=_CLOSED)]
+    version: Annotated[int, Field(ge=0, le=2**31 - 1), _WHOLE] | None = None
 
 
 class FacetChangeOut(Response):
@@ -481,13 +535,59 @@ class TrainingStatsOut(Response):
     preferences_count: int
 
 
+class SlotIn(Request):
+    """Something a request may leave open; see the built-in catalogue."""
+
+    phrase: Term | None = None
+    question: Term | None = None
+    carried: bool | None = None
+
+
+class OptionIn(Request):
+    """A common reading of an intent."""
+
+    text: Term
+    slots: Annotated[dict[Name, Term], Field(max_length=32, json_schema_extra=_CLOSED)] = {}
+
+
+class IntentIn(Request):
+    """Something people ask for."""
+
+    examples: Annotated[list[Term], Field(max_length=200)] | None = None
+    slots: Annotated[list[Name], Field(max_length=32)] | None = None
+    required: Annotated[list[Name], Field(max_length=32)] | None = None
+    options: Annotated[list[OptionIn], Field(max_length=32)] | None = None
+
+
+class IntentsIn(Request):
+    """A tenant's own additions to the catalogue of intents: new entries are added, lists are joined with the
+    built-in ones, the rest replaces them."""
+
+    slots: Annotated[dict[Name, SlotIn], Field(max_length=200, json_schema_extra=_CLOSED)] | None = None
+    vocabulary: Annotated[dict[Name, Terms], Field(max_length=200, json_schema_extra=_CLOSED)] | None = None
+    case_sensitive: Terms | None = None
+    aliases: Annotated[dict[Term, Term], Field(max_length=1000, json_schema_extra=_CLOSED)] | None = None
+    intents: Annotated[dict[Name, IntentIn], Field(max_length=200, json_schema_extra=_CLOSED)] | None = None
+
+
 class SettingsIn(Request):
     """A tenant's own settings; what is absent falls back to the service's."""
 
     weights: WeightsIn | None = None
-    token_budget: Annotated[int, Field(ge=256, le=1_000_000)] | None = None
+    token_budget: Annotated[int, Field(ge=256, le=1_000_000), _WHOLE] | None = None
     auto_advance_confidence: Annotated[float, Field(ge=0.5, le=1, allow_inf_nan=False)] | None = None
-    intents: dict[str, Any] | None = None
+    intents: IntentsIn | None = None
+
+
+def _text_or_texts(value: Any) -> str:
+    return _MANY if isinstance(value, list) else _ONE
+
+
+OneOrManyTexts = Annotated[
+    Annotated[InputText, Alternative(_ONE)]
+    | Annotated[list[InputText], Field(min_length=1, max_length=2048), Alternative(_MANY)],
+    Discriminator(_text_or_texts),
+]
 
 
 class EmbeddingsIn(BaseModel):
@@ -495,11 +595,11 @@ class EmbeddingsIn(BaseModel):
 
     model_config = ConfigDict(strict=True, extra="ignore", frozen=True)
 
-    input: InputText | Annotated[list[InputText], Field(min_length=1, max_length=2048)]
+    input: OneOrManyTexts
     model: Annotated[str, StringConstraints(max_length=256)] | None = None
     encoding_format: Literal["float", "base64"] = "float"
-    dimensions: Annotated[int, Field(ge=1, le=16000)] | None = None
-    user: Annotated[str, StringConstraints(max_length=256)] | None = None
+    dimensions: Annotated[int, Field(ge=1, le=16000), _WHOLE] | None = None
+    user: Annotated[str, StringConstraints(max_length=256, pattern=NO_NUL)] | None = None
 
 
 class EmbeddingOut(Response):

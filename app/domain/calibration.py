@@ -45,11 +45,12 @@ class Outcome:
 
 
 def probabilities(scores: Sequence[float], calibration: Calibration = PRIOR) -> list[float]:
-    """The probability of each hypothesis, in order; they sum to less than 1, the rest is "none of these"."""
+    """The probability of each hypothesis, in order; they sum to less than 1, the rest is "none of these", which
+    is never ruled out entirely."""
     logits = [calibration.slope * score for score in scores]
     top = max([*logits, calibration.none_score])
     weights = [math.exp(logit - top) for logit in logits]
-    total = sum(weights) + math.exp(calibration.none_score - top)
+    total = sum(weights) + max(1e-9, math.exp(calibration.none_score - top))
     return [weight / total for weight in weights]
 
 

@@ -90,9 +90,11 @@ class Catalogue:
 
     @cached_property
     def _pattern(self) -> re.Pattern[str]:
-        spellings = sorted(self._forms, key=len, reverse=True)
-        joined = "|".join(re.escape(spelling) for spelling in spellings) or r"(?!)"
-        return re.compile(rf"(?<![\w]){'(?:' + joined + ')'}(?![\w])", re.IGNORECASE)
+        by_letter: dict[str, list[str]] = {}
+        for spelling in sorted(self._forms, key=len, reverse=True):
+            by_letter.setdefault(spelling[0], []).append(re.escape(spelling[1:]))
+        joined = "|".join(f"{re.escape(letter)}(?:{'|'.join(rest)})" for letter, rest in by_letter.items()) or "(?!)"
+        return re.compile(rf"(?<!\w)(?:{joined})(?!\w)", re.IGNORECASE)
 
     def intent(self, name: str) -> Intent | None:
         """The intent called `name`, if there is one."""
@@ -118,11 +120,27 @@ class Catalogue:
         """The vocabulary's values named in `text`, by slot."""
         found: dict[str, dict[str, None]] = {}
         for match in self._pattern.finditer(text):
-            value = self._forms[match.group().lower()]
+            value = self._forms.get(match.group().lower())
+            if value is None:  # letters that only the pattern takes for one another, such as a long s
+                continue
             if value in self.case_sensitive and not self._is_meant(match, value, text):
                 continue
             found.setdefault(self.vocabulary[value], {}).setdefault(value)
         return {slot: tuple(values) for slot, values in found.items()}
+
+    def spelled(self, text: str) -> str:
+        """`text` with the vocabulary's values as they are displayed: `build api` gives `build API`."""
+
+        def displayed(match: re.Match[str]) -> str:
+            value = self._forms.get(match.group().lower(), "")
+            is_value = value.lower() == match.group().lower() and value not in self.case_sensitive
+            return value if is_value else match.group()
+
+        return self._pattern.sub(displayed, text)
+
+    def is_known(self, slot: str, value: str) -> bool:
+        """Whether `value` is one of the vocabulary's for `slot`."""
+        return self.vocabulary.get(value) == slot
 
     def _is_meant(self, match: re.Match[str], value: str, text: str) -> bool:
         """Whether an everyday word is used as a name: in its own capitalisation, not as a sentence opener."""
@@ -155,14 +173,24 @@ def parse_catalogue(document: Mapping[str, Any]) -> Catalogue:
             for name, body in document["slots"].items()
         }
         intents = tuple(_parse_intent(str(name), body) for name, body in document["intents"].items())
-        vocabulary = {str(value): str(slot) for slot, values in document["vocabulary"].items() for value in values}
+        vocabulary = {
+            str(value): str(slot) for slot, values in document["vocabulary"].items() for value in _strings(values)
+        }
         aliases = {str(alias).lower(): str(value) for alias, value in document.get("aliases", {}).items()}
-        case_sensitive = frozenset(str(value) for value in document.get("case_sensitive", ()))
-    except (KeyError, TypeError, AttributeError) as error:
-        raise InvalidInput(f"the intents file lacks or misplaces {error}", "intents_file") from error
+        case_sensitive = frozenset(_strings(document.get("case_sensitive", ())))
+    except KeyError as error:
+        raise InvalidInput(f"the intents file lacks {error}", "intents_file") from error
+    except (TypeError, AttributeError) as error:
+        raise InvalidInput(f"something in the intents file has the wrong shape: {error}", "intents_file") from error
     _check_known("vocabulary", set(vocabulary.values()), slots)
+    for slot in slots.values():
+        if "{value}" not in slot.phrase:
+            raise InvalidInput(f"slot {slot.name}: its phrase has no {{value}}", "intents_file")
     for intent in intents:
-        _check_known(f"intent {intent.name}", {*intent.slots, *intent.required}, slots)
+        used = {slot for option in intent.options for slot in option.slots}
+        _check_known(f"intent {intent.name}", {*intent.slots, *intent.required, *used}, slots)
+    if "" in vocabulary or "" in aliases:
+        raise InvalidInput("the vocabulary and the aliases hold no empty words", "intents_file")
     _check_known("aliases", set(aliases.values()), vocabulary)
     return Catalogue(slots, intents, vocabulary, aliases, case_sensitive)
 
@@ -181,6 +209,8 @@ def _parse_intent(name: str, body: Mapping[str, Any]) -> Intent:
 
 
 def _strings(items: Iterable[object]) -> tuple[str, ...]:
+    if isinstance(items, str):
+        raise TypeError(f"a list was expected, not {items!r}")
     return tuple(str(item) for item in items)
 
 

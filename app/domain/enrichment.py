@@ -7,7 +7,7 @@ from app.domain import wording
 from app.domain.catalogue import phrase
 from app.domain.hypotheses import HypothesisContext
 from app.domain.memory import MemoryType
-from app.domain.readings import local_readings
+from app.domain.readings import MIN_VALUE_SIMILARITY, local_readings
 from app.domain.redaction import redact
 
 MAX_GOALS = 3
@@ -54,19 +54,16 @@ def followup_questions(text: str, context: HypothesisContext, count: int) -> lis
     catalogue = context.catalogue
     said = catalogue.values_in(text)
     wanted = context.intent.intent.slots if context.intent else ("goal", "form", "audience", "time")
+    affirmed = [
+        catalogue.values_in(wording.affirmed_and_denied(ranked.memory.content)[0])
+        for ranked in context.memories
+        if ranked.similarity >= MIN_VALUE_SIMILARITY
+    ]
     questions: list[str] = []
     for slot in wanted:
         if slot in said or slot not in catalogue.slots:
             continue
-        known = next(
-            (
-                values[slot]
-                for ranked in context.memories
-                if slot in (values := catalogue.values_in(ranked.memory.content))
-                and not wording.has_negation(ranked.memory.content)
-            ),
-            None,
-        )
+        known = next((values[slot] for values in affirmed if slot in values), None)
         question = catalogue.slots[slot].question
         if known and catalogue.slots[slot].is_carried:
             question = f"{question.rstrip('?')} — {phrase(catalogue, slot, known[:2])}, as before?"

@@ -21,6 +21,10 @@ class VersionConflict(DomainError):
     """Someone else changed it first: load it again, then retry."""
 
 
+class UserErased(DomainError):
+    """The user was erased while something about them was under way; what was under way is dropped."""
+
+
 class Unauthenticated(DomainError):
     """No valid key where one is needed."""
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from app.domain.memory import Draft, MemoryType
 
-_SENTENCE = re.compile(r"[^.!?\n;]+")
+_SENTENCE = re.compile(r"[^.!?\n;]+(?:[.!?](?=\w)[^.!?\n;]*)*")
 
 # Tried in order; the first that matches decides the type of the sentence.
 _STATEMENTS: Sequence[tuple[MemoryType, re.Pattern[str], float]] = tuple(
@@ -16,9 +16,9 @@ _STATEMENTS: Sequence[tuple[MemoryType, re.Pattern[str], float]] = tuple(
         (MemoryType.CONSTRAINT, r"^(?:never|only|always|no more than|at most|within)\b", 0.7),
         (MemoryType.CONSTRAINT, r"\b(?:allergic to|deadline is|budget is)\b", 0.8),
         (MemoryType.STYLE, r"\b(?:keep (?:it|answers|things)|be|answer me|reply)\b.{0,20}\b(?:short|brief|concise|formal|casual|simple|detailed|step by step)\b", 0.75),
-        (MemoryType.GOAL, r"\b(?:i|we)(?:'m| am|'re| are)? (?:want|need|plan|planning|hope|hoping|aim|aiming|trying|going) to\b", 0.7),
+        (MemoryType.GOAL, r"\b(?:i|we)(?:'m| am|'re| are)? (?:want|need|plan|planning|hope|hoping|aim|aiming|trying|going) to\b|\b(?:i|we)(?: would|'d) like to\b", 0.7),
         (MemoryType.GOAL, r"\b(?:my|our) (?:goal|aim|plan|dream) is\b", 0.8),
-        (MemoryType.PREFERENCE, r"\b(?:i|we) (?:really |mostly |usually |always |would )?(?:prefer|like|love|enjoy|use|favou?r|hate|dislike|avoid|don't like|write|deploy|work with|rather)\b", 0.75),
+        (MemoryType.PREFERENCE, r"\b(?:i|we) (?:(?:really|mostly|usually|always|would|don't|do not|never|no longer) )*(?:prefer|like|love|enjoy|use|eat|drink|favou?r|hate|dislike|avoid|don't like|write|deploy|work with|rather)\b", 0.75),
         (MemoryType.PREFERENCE, r"\bmy favou?rite\b", 0.8),
         (MemoryType.PROFILE, r"\b(?:i am|i'm) (?:a|an|the|from|based|\d+)\b", 0.75),
         (MemoryType.PROFILE, r"\b(?:my name is|i live|i work (?:at|for|as|in)|my (?:job|wife|husband|partner|son|daughter|team|company)\b)", 0.75),

@@ -34,7 +34,7 @@ class Turn:
 @dataclass(frozen=True)
 class PastChoice:
     """What this user chose (or turned down) for an earlier input; `similarity` is that input's cosine to
-    the present one."""
+    the present one. `request` is the reading's own wording, which tells readings without slots apart."""
 
     intent: str | None
     slots: Mapping[str, str]
@@ -43,6 +43,7 @@ class PastChoice:
     evidence: tuple[UUID, ...]
     similarity: float
     is_chosen: bool
+    request: str = ""
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ observations it is worth, so that a facet that was heard often moves slowly and 
 """
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -13,7 +14,7 @@ from typing import Literal
 import numpy as np
 
 from app.domain.embeddings import Vector
-from app.domain.wording import normalise
+from app.domain.wording import has_negation, normalise
 
 DEFAULT_FACETS = ("concise", "formal", "code_first", "step_by_step")
 NEUTRAL = 0.5
@@ -54,13 +55,15 @@ class Facet:
 
 @dataclass(frozen=True)
 class Persona:
-    """A user's facets by name, with the version that guards them against lost updates."""
+    """A user's facets by name, with the version that guards them against lost updates. `known_since` tells a
+    user from a later one of the same id: between the two lies an erasure."""
 
     user_id: str
     facets: Mapping[str, Facet]
     version: int = 0
     vector: Vector | None = None
     updated_at: datetime | None = None
+    known_since: datetime | None = None
 
 
 @dataclass(frozen=True)
@@ -186,8 +189,6 @@ _FORM_WORDS: Mapping[str, Sequence[str]] = {
     "formal": ("formal", "report", "official"),
 }
 
-_DENIALS = ("not ", "isn't ", "wasn't ", "never ")
-
 
 def heuristic_deltas(signal: Signal) -> dict[str, float]:
     """Facet deltas of one signal by plain rules: what the comment says, what form was chosen or rejected,
@@ -197,21 +198,19 @@ def heuristic_deltas(signal: Signal) -> dict[str, float]:
     def add(name: str, delta: float) -> None:
         deltas[name] = max(-1.0, min(1.0, deltas.get(name, 0.0) + delta))
 
-    comment = normalise(signal.comment)
+    comment = normalise(signal.comment).replace("’", "'")
     for name, phrases in _COMMENT_PHRASES.items():
         rest = comment
         for phrase, delta in sorted(phrases, key=lambda item: -len(item[0])):
-            at = rest.find(phrase)
-            if at < 0:
-                continue
-            is_denied = rest[:at].endswith(_DENIALS)
-            add(name, -0.5 * delta if is_denied else delta)
-            rest = rest[:at] + rest[at + len(phrase) :]
+            if found := _spot(phrase, rest):
+                add(name, -0.5 * delta if _is_denied(rest[: found.start()]) else delta)
+                rest = f"{rest[: found.start()]},{rest[found.end() :]}"
     chosen = normalise(signal.chosen_text)
+    rejected = [normalise(text) for text in signal.rejected_texts]
     for name, forms in _FORM_WORDS.items():
-        if any(form in chosen for form in forms):
+        if any(_spot(form, chosen) for form in forms):
             add(name, 0.05)
-        elif any(form in normalise(text) for text in signal.rejected_texts for form in forms):
+        elif any(_spot(form, text) for text in rejected for form in forms):
             add(name, -0.02)
     verdict = signal.rating if signal.rating is not None else _verdict(signal.is_success)
     if verdict and not comment:
@@ -219,6 +218,16 @@ def heuristic_deltas(signal: Signal) -> dict[str, float]:
             if facet.is_expressed:
                 add(name, 0.03 * verdict * math.copysign(1.0, facet.value - NEUTRAL))
     return {name: delta for name, delta in deltas.items() if delta}
+
+
+def _spot(phrase: str, text: str) -> re.Match[str] | None:
+    return re.search(rf"(?<!\w){re.escape(phrase)}(?!\w)", text)
+
+
+def _is_denied(before: str) -> bool:
+    """Whether the last words of the clause that `before` ends in deny what follows."""
+    clause = re.split(r"[,.;:!?]", before)[-1]
+    return has_negation(" ".join(clause.split()[-3:]))
 
 
 def _verdict(is_success: bool | None) -> float:

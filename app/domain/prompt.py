@@ -9,6 +9,8 @@ from app.domain.budget import DEFAULT_WEIGHTS, allocate
 from app.domain.memory import MemoryType
 from app.domain.ranking import Ranked
 from app.domain.redaction import redact
+from app.domain.summaries import sentences
+from app.domain.wording import snippet
 
 CountTokens = Callable[[str], int]
 Truncate = Callable[[str, int], str]
@@ -52,7 +54,7 @@ class Item:
 
 @dataclass(frozen=True)
 class Use:
-    """A memory that reached the prompt, whole or in a summary."""
+    """A memory that reached the prompt, whole or with a sentence in a summary."""
 
     memory_id: UUID
     score: float
@@ -96,9 +98,9 @@ def fence(ranked: Ranked, text: str) -> str:
 def compose(request: PromptRequest, count: CountTokens, truncate: Truncate, summarise: Summarise) -> EnrichedPrompt:
     """The enriched prompt of `request`, with `count(prompt) <= token_budget` always.
 
-    Everything is redacted first. Sections are filled in order of rank; what does not fit a section's
-    share is summarised into what is left of it. When even the fixed parts exceed the budget, the
-    sections go first, then the user's own text is cut.
+    Everything is redacted first; a memory that the request quotes is fenced there too. Sections are filled in
+    order of rank; what does not fit a section's share is summarised into what is left of it. When even the
+    fixed parts exceed the budget, the sections go first, then the user's own text is cut.
     """
     counts: dict[str, int] = {}
 
@@ -109,7 +111,10 @@ def compose(request: PromptRequest, count: CountTokens, truncate: Truncate, summ
         return redacted.text
 
     meaning, said = clean(request.request), clean(request.input_text)
-    sections = _items(request, clean)
+    facts = [(ranked, clean(ranked.memory.content)) for ranked in request.memories]
+    sections = _items(request.persona, facts)
+    if meaning != said:
+        meaning = _fence_quotations(meaning, facts)
     weights = {**DEFAULT_WEIGHTS, **(request.weights or {})}
     fixed = _assemble({}, meaning, said)
     scale = 1.0
@@ -126,16 +131,23 @@ def compose(request: PromptRequest, count: CountTokens, truncate: Truncate, summ
         scale = scale * 0.9 if available > 32 else 0.0
     breakdown = {name: count(filled[name]) if name in filled else 0 for name in SECTION_TITLES}
     breakdown["safety_system"] = count(SAFETY)
-    return EnrichedPrompt(text, _messages(text, filled, meaning, said), tokens, breakdown, tuple(uses), counts)
+    return EnrichedPrompt(text, _messages(filled, meaning, said), tokens, breakdown, tuple(uses), counts)
 
 
-def _items(request: PromptRequest, clean: Callable[[str], str]) -> dict[str, list[Item]]:
+def _items(persona: Sequence[str], facts: Sequence[tuple[Ranked, str]]) -> dict[str, list[Item]]:
     sections: dict[str, list[Item]] = {name: [] for name in SECTION_TITLES}
-    sections["preferences_style"] = [Item(line) for line in request.persona]
-    for ranked in request.memories:
-        text = fence(ranked, clean(ranked.memory.content))
-        sections[SECTION_OF[ranked.memory.type]].append(Item(text, ranked.memory.memory_id, ranked.score))
+    sections["preferences_style"] = [Item(line) for line in persona]
+    for ranked, text in facts:
+        item = Item(fence(ranked, text), ranked.memory.memory_id, ranked.score)
+        sections[SECTION_OF[ranked.memory.type]].append(item)
     return sections
+
+
+def _fence_quotations(meaning: str, facts: Sequence[tuple[Ranked, str]]) -> str:
+    for ranked, text in facts:
+        quotation = snippet(text)
+        meaning = meaning.replace(f"“{quotation}”", fence(ranked, quotation))
+    return meaning
 
 
 def _fill(
@@ -165,6 +177,8 @@ def _fill(
         gist = summarise([item.text for item in overflow], left - 2) if overflow and left > 24 else ""
         if gist:
             lines.append(gist)
+            told = set(sentences(gist))
+            uses.extend(use for item in overflow if told & set(sentences(item.text)) for use in _use(item, name))
         if lines:
             filled[name] = "\n".join(lines)
     return filled, uses
@@ -193,8 +207,7 @@ def _assemble(filled: Mapping[str, str], meaning: str, said: str) -> str:
     return f"{_context(filled)}\n\n## Request\n{_ask(meaning, said)}"
 
 
-def _messages(text: str, filled: Mapping[str, str], meaning: str, said: str) -> tuple[dict[str, str], ...]:
-    del text
+def _messages(filled: Mapping[str, str], meaning: str, said: str) -> tuple[dict[str, str], ...]:
     return (
         {"role": "system", "content": _context(filled)},
         {"role": "user", "content": _ask(meaning, said)},
@@ -213,4 +226,4 @@ def _cut(
     if count(text) > budget:
         text = truncate(text, budget)
     breakdown = {**dict.fromkeys(SECTION_TITLES, 0), "safety_system": count(SAFETY)}
-    return EnrichedPrompt(text, _messages(text, {}, ask, ask), count(text), breakdown, (), dict(redactions))
+    return EnrichedPrompt(text, _messages({}, ask, ask), count(text), breakdown, (), dict(redactions))

@@ -1,5 +1,6 @@
 """Ranking: candidates -> score -> rank -> rerank. Pure arithmetic over values the store found."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -17,7 +18,7 @@ RERANK_TOP = 10
 RERANK_WEIGHT = 0.5
 """Share of a reranker's relevance in the final order of those."""
 
-LEXICAL_WEIGHT = 0.5
+LEXICAL_WEIGHT = 0.7
 """How much of the distance to certainty a full lexical match closes; see `fused_similarity`."""
 
 
@@ -30,10 +31,10 @@ class Weights:
     confidence: float = 0.15
 
     def scaled(self) -> "Weights":
-        """The same proportions, summing to 1. Raises InvalidInput when all are zero."""
+        """The same proportions, summing to 1. Raises InvalidInput when all are zero or one is below."""
         total = self.similarity + self.recency + self.confidence
-        if total <= 0:
-            raise InvalidInput("at least one weight has to be above zero", "weights")
+        if not (min(self.similarity, self.recency, self.confidence) >= 0 and 0 < total < math.inf):
+            raise InvalidInput("weights have to be zero or more, and at least one above zero", "weights")
         return Weights(self.similarity / total, self.recency / total, self.confidence / total)
 
 

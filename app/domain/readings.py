@@ -6,8 +6,10 @@ by hand on invented dialogues; the calibration fitted on a tenant's own outcomes
 """
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from datetime import datetime
 from uuid import UUID
 
 from app.domain import wording
@@ -20,20 +22,34 @@ from app.domain.redaction import redact
 MIN_MEMORY_SIMILARITY = 0.25
 """A memory further from the input than this is no reading of it by itself."""
 
+MIN_VALUE_SIMILARITY = 0.05
+"""A value is not carried over from a memory further from the input than this: what someone deploys with says
+nothing about their dinner."""
+
 MIN_CHOICE_SIMILARITY = 0.55
 """An earlier choice counts when its input was at least this near (cosine)."""
+
+CHOSEN = "selection"
+"""Source of the memories that earlier choices left; the choices themselves are read, with more care."""
 
 MAX_VALUES = 3
 """Values of one slot named in one question."""
 
+VALUE_SEPARATOR = ", "
+"""Between several values of one slot of a reading."""
+
+MAX_SLOTS = 4
+"""Slots filled in one question: more make a sentence that nobody reads."""
+
+# In the user's own voice; a quotation of the memory follows.
 _FRAMES: Mapping[MemoryType, tuple[str, float]] = {
-    MemoryType.GOAL: ("towards your goal “{}”", 0.3),
-    MemoryType.ARTIFACT: ("building on “{}”", 0.2),
-    MemoryType.PREFERENCE: ("the way you like it: “{}”", 0.1),
-    MemoryType.CONSTRAINT: ("keeping to “{}”", 0.1),
-    MemoryType.STYLE: ("in your style: “{}”", -0.2),
-    MemoryType.HISTORY: ("following on from “{}”", 0.0),
-    MemoryType.PROFILE: ("for someone who said “{}”", -0.2),
+    MemoryType.GOAL: ("towards my goal", 0.3),
+    MemoryType.ARTIFACT: ("building on", 0.2),
+    MemoryType.PREFERENCE: ("the way I like it:", 0.1),
+    MemoryType.CONSTRAINT: ("keeping to", 0.1),
+    MemoryType.STYLE: ("in my style:", -0.2),
+    MemoryType.HISTORY: ("following on from", 0.0),
+    MemoryType.PROFILE: ("keeping in mind", -0.2),
 }
 
 
@@ -47,25 +63,34 @@ class _Known:
     ranked: Ranked
 
 
+@dataclass(frozen=True)
+class _Stances:
+    """What the user's memories say about values: `known` ones, weightiest first, and the `denied`."""
+
+    known: Sequence[_Known]
+    denied: frozenset[str]
+
+
 def local_readings(context: HypothesisContext) -> list[Reading]:
-    """All readings the evidence supports, best first, no two with the same question."""
+    """All readings the evidence supports, best first, no two with the same meaning. Where they are fewer than
+    `count`, five general ones join them."""
     said = context.catalogue.values_in(context.input_text)
-    known = _known_values(context, said)
+    stances = _stances(context, said)
     readings = [
-        *_from_known_values(context, known),
-        *_from_choices(context, said),
-        *_from_memories(context, {item.ranked.memory.memory_id for item in known}),
-        *_from_cohort(context, said),
-        *_from_options(context, said, known),
+        *_from_known_values(context, stances.known),
+        *_from_choices(context, said, stances.denied),
+        *_from_memories(context, {item.ranked.memory.memory_id for item in stances.known}),
+        *_from_cohort(context, said, stances.denied),
+        *_from_options(context, said, stances),
     ]
+    if len({wording.normalise(reading.question) for reading in readings}) < context.count:
+        readings += _general_readings(context)
     judged = [_with_history(reading, context.past_choices) for reading in readings]
     judged.sort(key=lambda reading: -reading.score)
-    unique: dict[str, Reading] = {}
+    unique: dict[object, Reading] = {}
     for reading in judged:
-        unique.setdefault(wording.normalise(reading.question), reading)
-    if len(unique) < context.count:
-        for reading in _open_questions(context):
-            unique.setdefault(wording.normalise(reading.question), reading)
+        # Two wordings of one filling are one meaning, and would share its probability between them.
+        unique.setdefault(frozenset(reading.slots.items()) or wording.normalise(reading.question), reading)
     return list(unique.values())
 
 
@@ -73,32 +98,39 @@ def _relevant_slots(context: HypothesisContext) -> Sequence[str]:
     return context.intent.intent.slots if context.intent else tuple(context.catalogue.slots)
 
 
-def _known_values(context: HypothesisContext, said: SlotValues) -> list[_Known]:
-    """What the user's memories say about slots the input leaves open, weightiest first.
-
-    A memory with a negation blocks its values instead of offering them.
-    """
+def _stances(context: HypothesisContext, said: SlotValues) -> _Stances:
+    """What the memories say about slots the input leaves open. What was denied last is not offered."""
     slots = context.catalogue.slots
     relevant = [slot for slot in _relevant_slots(context) if slot not in said and slots[slot].is_carried]
-    blocked: set[str] = set()
+    nearest = MIN_VALUE_SIMILARITY if context.intent else MIN_MEMORY_SIMILARITY
+    affirmed_at: dict[str, datetime] = {}
+    denied_at: dict[str, datetime] = {}
     found: dict[str, _Known] = {}
     for ranked in context.memories:
         memory = ranked.memory
-        if not context.intent and ranked.similarity < MIN_MEMORY_SIMILARITY:
-            continue
-        values = context.catalogue.values_in(memory.content)
-        if wording.has_negation(memory.content):
-            blocked.update(value for each in values.values() for value in each)
+        affirmed, denied = wording.affirmed_and_denied(memory.content)
+        for value in _all_values(context.catalogue.values_in(denied)):
+            denied_at[value] = max(memory.valid_from, denied_at.get(value, memory.valid_from))
+        values = context.catalogue.values_in(affirmed)
+        for value in _all_values(values):
+            affirmed_at[value] = max(memory.valid_from, affirmed_at.get(value, memory.valid_from))
+        if ranked.similarity < nearest:
             continue
         weight = memory.confidence * (0.4 + 0.3 * ranked.similarity + 0.3 * ranked.recency)
         for slot in relevant:
             for value in values.get(slot, ()):
                 if value not in found or found[value].weight < weight:
                     found[value] = _Known(slot, value, weight, ranked)
-    return sorted(
-        (known for known in found.values() if known.value not in blocked),
-        key=lambda known: (-known.weight, -known.ranked.memory.valid_from.timestamp(), known.value),
+    gone = frozenset(value for value, at in denied_at.items() if at >= affirmed_at.get(value, at))
+    known = sorted(
+        (item for item in found.values() if item.value not in gone),
+        key=lambda item: (-item.weight, -item.ranked.memory.valid_from.timestamp(), item.value),
     )
+    return _Stances(known, gone)
+
+
+def _all_values(values: SlotValues) -> list[str]:
+    return [value for each in values.values() for value in each]
 
 
 def _from_known_values(context: HypothesisContext, known: Sequence[_Known]) -> list[Reading]:
@@ -126,21 +158,20 @@ def _from_known_values(context: HypothesisContext, known: Sequence[_Known]) -> l
 
 
 def _filled(context: HypothesisContext, filling: Mapping[str, Sequence[_Known]], handicap: float) -> Reading:
-    order = [slot for slot in _relevant_slots(context) if slot in filling]
+    order = [slot for slot in _relevant_slots(context) if slot in filling][:MAX_SLOTS]
     items = [item for slot in order for item in filling[slot]]
     memories = {item.ranked.memory.memory_id: item.ranked.memory for item in items}
-    slots = {slot: ", ".join(item.value for item in filling[slot]) for slot in order}
     fillers = _fillers(context.catalogue, {slot: [item.value for item in filling[slot]] for slot in order})
-    said = "; ".join(f"“{_quoted(memory.content)}”" for memory in list(memories.values())[:2])
+    said = " and ".join(f"“{_quoted(memory.content)}”" for memory in list(memories.values())[:2])
     support = sum(item.weight for item in items) / len(items)
     nearness = 0.8 * (context.intent.similarity - 0.4) if context.intent else -0.3
     return Reading(
-        question=f"{wording.as_request(context.input_text)} {fillers}?",
-        request=f"{_own_voice(context.input_text)} {fillers}",
+        question=f"{_echo(context)} {wording.addressed(fillers)}?",
+        request=f"{_own_voice(context)} {fillers}",
         rationale=f"You said {said}.",
         score=-0.6 + 0.5 * min(3, len(order)) + support + nearness + handicap,
         origin="memory",
-        slots=slots,
+        slots={slot: VALUE_SEPARATOR.join(item.value for item in filling[slot]) for slot in order},
         evidence=tuple(memories),
     )
 
@@ -149,15 +180,15 @@ def _from_memories(context: HypothesisContext, named: set[UUID]) -> list[Reading
     """A reading per near memory, quoting it. What is `named` already says less when it is said again."""
     readings: list[Reading] = []
     for ranked in context.memories:
-        if ranked.similarity < MIN_MEMORY_SIMILARITY:
+        if ranked.similarity < MIN_MEMORY_SIMILARITY or ranked.memory.source == CHOSEN:
             continue
         frame, bonus = _FRAMES[ranked.memory.type]
         is_named = ranked.memory.memory_id in named
-        clause = frame.format(_quoted(ranked.memory.content))
+        quoted = f"“{_quoted(ranked.memory.content)}”"
         readings.append(
             Reading(
-                question=f"{wording.as_request(context.input_text)}, {clause}?",
-                request=f"{_own_voice(context.input_text)}, {clause}",
+                question=f"{_echo(context)}, {wording.addressed(frame)} {quoted}?",
+                request=f"{_own_voice(context)}, {frame} {quoted}",
                 rationale=f"Near what you told me ({ranked.memory.type.lower()}, relevance {ranked.similarity:.2f}).",
                 score=-1.1 + 2.0 * ranked.similarity + 0.3 * ranked.recency + bonus - 0.8 * is_named,
                 origin="memory",
@@ -167,24 +198,24 @@ def _from_memories(context: HypothesisContext, named: set[UUID]) -> list[Reading
     return readings[: 2 * context.count]
 
 
-def _from_choices(context: HypothesisContext, said: SlotValues) -> list[Reading]:
+def _from_choices(context: HypothesisContext, said: SlotValues, denied: frozenset[str]) -> list[Reading]:
     """What the user chose for near inputs, worded for this one."""
     readings: list[Reading] = []
     for choice in context.past_choices:
         if not choice.is_chosen or choice.similarity < MIN_CHOICE_SIMILARITY:
             continue
         before = _quoted(choice.input_text, 8)
-        open_slots = {slot: [value] for slot, value in choice.slots.items() if slot not in said}
-        if open_slots:
-            middle = f" {_fillers(context.catalogue, open_slots)}"
-        elif choice.answer:
-            middle = f": “{_quoted(choice.answer)}”"
+        fillers = _open_fillers(context, choice.slots, said, denied)
+        if fillers:
+            clause, asked = f" {fillers}", f" {wording.addressed(fillers)}"
+        elif choice.answer and not choice.slots:
+            clause = asked = f": “{_quoted(choice.answer)}”"
         else:
             continue
         readings.append(
             Reading(
-                question=f"{wording.as_request(context.input_text)}{middle}, as you chose for “{before}”?",
-                request=f"{_own_voice(context.input_text)}{middle}",
+                question=f"{_echo(context)}{asked}, as you chose for “{before}”?",
+                request=f"{_own_voice(context)}{clause}",
                 rationale=f"You chose this for “{before}” (similarity {choice.similarity:.2f}).",
                 score=-0.8 + 1.2 * choice.similarity,
                 origin="choice",
@@ -195,18 +226,18 @@ def _from_choices(context: HypothesisContext, said: SlotValues) -> list[Reading]
     return readings
 
 
-def _from_cohort(context: HypothesisContext, said: SlotValues) -> list[Reading]:
+def _from_cohort(context: HypothesisContext, said: SlotValues, denied: frozenset[str]) -> list[Reading]:
     """What at least k other users chose for near inputs; only vocabulary, never their words."""
     readings: list[Reading] = []
     for choice in context.cohort_choices:
-        open_slots = {slot: [value] for slot, value in choice.slots.items() if slot not in said}
-        if not open_slots:
+        values = [(slot, value) for slot, joined in choice.slots.items() for value in joined.split(VALUE_SEPARATOR)]
+        fillers = _open_fillers(context, choice.slots, said, denied)
+        if not fillers or not all(context.catalogue.is_known(slot, value) for slot, value in values):
             continue
-        fillers = _fillers(context.catalogue, open_slots)
         readings.append(
             Reading(
-                question=f"{wording.as_request(context.input_text)} {fillers}?",
-                request=f"{_own_voice(context.input_text)} {fillers}",
+                question=f"{_echo(context)} {wording.addressed(fillers)}?",
+                request=f"{_own_voice(context)} {fillers}",
                 rationale=f"{choice.users} others chose this for similar requests.",
                 score=-0.6 + 1.5 * choice.share,
                 origin="cohort",
@@ -216,19 +247,31 @@ def _from_cohort(context: HypothesisContext, said: SlotValues) -> list[Reading]:
     return readings
 
 
-def _from_options(context: HypothesisContext, said: SlotValues, known: Sequence[_Known]) -> list[Reading]:
-    """The common readings of the intent; without an intent, the questions for the open slots."""
+def _open_fillers(
+    context: HypothesisContext, slots: Mapping[str, str], said: SlotValues, denied: frozenset[str]
+) -> str:
+    """`slots` worded, but for those the input fills itself; empty when nothing is left or a value was denied."""
+    values = {slot: joined.split(VALUE_SEPARATOR) for slot, joined in slots.items() if slot in context.catalogue.slots}
+    if any(value in denied for each in values.values() for value in each):
+        return ""
+    return _fillers(context.catalogue, {slot: each for slot, each in values.items() if slot not in said})
+
+
+def _from_options(context: HypothesisContext, said: SlotValues, stances: _Stances) -> list[Reading]:
+    """The common readings of the intent; without an intent, the general ones."""
     if context.intent is None:
-        return _open_questions(context)
-    held = {item.slot for item in known}
+        return _general_readings(context)
+    held = {item.slot for item in stances.known}
     readings: list[Reading] = []
     for index, option in enumerate(context.intent.intent.options):
+        if stances.denied & set(option.slots.values()):
+            continue
         if any(slot in said and value not in said[slot] for slot, value in option.slots.items()):
             continue
         is_contested = any(slot in held for slot in option.slots)
         readings.append(
             Reading(
-                question=f"{option.text}?",
+                question=f"{wording.addressed(option.text)}?",
                 request=option.text,
                 rationale="A common reading of such a request; nothing you told me speaks for or against it.",
                 score=-0.5 - 0.3 * index + 0.8 * (context.intent.similarity - 0.4) - 0.8 * is_contested,
@@ -239,24 +282,25 @@ def _from_options(context: HypothesisContext, said: SlotValues, known: Sequence[
     return readings
 
 
-_GENERAL_READINGS = (
-    ("explain it and the options there are", "Understanding comes first in most open requests."),
-    ("do it: a result you can use as it is", "Many open requests want the finished thing."),
-    ("plan it: the steps, in order", "Many open requests want a way to start."),
+_GENERAL = (
+    ("an explanation, with the options there are", "Understanding comes first in most open requests."),
+    ("a finished result to use as it is", "Many open requests want the finished thing."),
+    ("a plan, step by step", "Many open requests want a way to start."),
+    ("a few short ideas to choose from", "Many open requests want something to react to."),
+    ("questions first, to find out what matters", "Nothing is known that would narrow this down."),
 )
 
 
-def _open_questions(context: HypothesisContext) -> list[Reading]:
-    echo = wording.as_request(context.input_text)
+def _general_readings(context: HypothesisContext) -> list[Reading]:
     return [
         Reading(
-            question=f"{echo} — {text}?",
-            request=f"{_own_voice(context.input_text)}: {text}",
+            question=f"{_echo(context)}: {text}?",
+            request=f"{_own_voice(context)}: {text}",
             rationale=why,
             score=-1.0 - 0.2 * index,
             origin="option",
         )
-        for index, (text, why) in enumerate(_GENERAL_READINGS)
+        for index, (text, why) in enumerate(_GENERAL)
     ]
 
 
@@ -264,7 +308,7 @@ def _with_history(reading: Reading, choices: Sequence[PastChoice]) -> Reading:
     """`reading` with the weight of what the user chose and turned down for near inputs."""
     chosen = sum(c.similarity**2 for c in choices if c.is_chosen and _is_same(reading, c))
     refused = sum(c.similarity**2 for c in choices if not c.is_chosen and _is_same(reading, c))
-    gain = 1.3 * math.log1p(chosen) - 0.8 * math.log1p(refused)
+    gain = 0.6 * math.log1p(chosen) - 0.8 * math.log1p(refused)
     return reading if gain == 0 else replace(reading, score=reading.score + gain)
 
 
@@ -273,15 +317,34 @@ def _is_same(reading: Reading, choice: PastChoice) -> bool:
         return False
     if reading.slots or choice.slots:
         return dict(reading.slots) == dict(choice.slots)
-    return bool(reading.evidence) and set(reading.evidence) == set(choice.evidence)
+    if reading.evidence or choice.evidence:
+        return set(reading.evidence) == set(choice.evidence)
+    return bool(choice.request) and wording.normalise(reading.request) == wording.normalise(choice.request)
 
 
 def _fillers(catalogue: Catalogue, slots: Mapping[str, Sequence[str]]) -> str:
     return " ".join(phrase(catalogue, slot, values) for slot, values in slots.items())
 
 
-def _own_voice(text: str) -> str:
-    return wording.snippet(text, 40).rstrip("?")
+_BARE_OBJECT = re.compile(r"(?:Build|Create|Make|Write|Design|Develop|Draft|Plan) (?=(\w))")
+
+
+def _echo(context: HypothesisContext) -> str:
+    """The input as a request, with an article where a thing is named without one: `Build an API`."""
+    line = context.catalogue.spelled(wording.as_request(context.input_text))
+    opening = _BARE_OBJECT.match(line)
+    if opening is None:
+        return line
+    rest = line[opening.end() :]
+    things = [value for slot in ("object", "form") for value in context.catalogue.values_in(rest).get(slot, ())]
+    thing = next((value for value in things if rest.startswith(value)), None)
+    if thing is None or thing.endswith(("s", "data")) or rest[len(thing) :].startswith("s"):
+        return line
+    return f"{opening.group()}{'an' if thing[0] in 'AEIOUaeiou' and not thing.startswith('one') else 'a'} {rest}"
+
+
+def _own_voice(context: HypothesisContext) -> str:
+    return wording.snippet(context.input_text, 40).rstrip("?") or context.input_text.strip()
 
 
 def _quoted(text: str, max_words: int = 16) -> str:

@@ -191,8 +191,13 @@ def preference_sample(
 
 
 def is_of_user(sample: Sample, tenant_id: str, user_id: str) -> bool:
-    """Whether a sample is of this user of this tenant; one without a tenant is of `default`."""
-    return sample.get("user_id") == user_id and sample.get("tenant_id", "default") == tenant_id
+    """Whether a sample is of this user of this tenant."""
+    return sample.get("user_id") == user_id and is_of_tenant(sample, tenant_id)
+
+
+def is_of_tenant(sample: Sample, tenant_id: str) -> bool:
+    """Whether a sample is of this tenant; one without a tenant is of `default`."""
+    return sample.get("tenant_id", "default") == tenant_id
 
 
 def _shown(hypothesis: Proposed | Mapping[str, Any]) -> Sample:

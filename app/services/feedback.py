@@ -69,7 +69,7 @@ class FeedbackService:
         now = self._clock.now()
         signal_id = uuid4()
         async with self._database.begin(tenant_id) as connection:
-            persona = await self._users.persona(connection, tenant_id, user_id)
+            persona = await self._users.persona(connection, tenant_id, user_id, lock=True)
             if persona is None:
                 raise NotFound("no such user")
             execution, shown = await self._load(connection, tenant_id, user_id, feedback)
@@ -100,6 +100,17 @@ class FeedbackService:
                     "created_at": now,
                 },
             )
+            await asyncio.to_thread(
+                self._collector.log_feedback,
+                user_id=user_id,
+                execution_id=feedback.execution_id,
+                hypothesis_set_id=shown.set_id if shown is not None else None,
+                is_success=feedback.is_success,
+                rating=feedback.rating,
+                comment=feedback.comment or None,
+                rejected_ids=feedback.rejected_ids,
+                tenant_id=tenant_id,
+            )
         signal = Signal(
             "feedback",
             persona.facets,
@@ -111,19 +122,8 @@ class FeedbackService:
         changes = await self._personas.learn(tenant_id, user_id, signal, signal_id=signal_id)
         drafts = [draft for draft in statements_in(feedback.comment, "feedback") if draft.type in _LASTING]
         if drafts:
-            await self._memories.add(tenant_id, user_id, drafts)
+            await self._memories.add(tenant_id, user_id, drafts, known_since=persona.known_since)
         deltas = {change.facet: change.after - change.before for change in changes}
-        await asyncio.to_thread(
-            self._collector.log_feedback,
-            user_id=user_id,
-            execution_id=feedback.execution_id,
-            hypothesis_set_id=shown.set_id if shown is not None else None,
-            is_success=feedback.is_success,
-            rating=feedback.rating,
-            comment=feedback.comment or None,
-            rejected_ids=feedback.rejected_ids,
-            tenant_id=tenant_id,
-        )
         await self._hypotheses.recalibrate(tenant_id)
         log.info("feedback_recorded", facets=sorted(deltas), rejected=len(feedback.rejected_ids))
         return deltas
@@ -141,7 +141,7 @@ class FeedbackService:
         """Record which of two wordings a user prefers. Raises NotFound for an unknown user."""
         now = self._clock.now()
         async with self._database.begin(tenant_id) as connection:
-            if not await self._users.exists(connection, tenant_id, user_id):
+            if not await self._users.hold(connection, tenant_id, user_id):
                 raise NotFound("no such user")
             await self._hypothesis_store.insert_signal(
                 connection,
@@ -159,15 +159,15 @@ class FeedbackService:
                     "created_at": now,
                 },
             )
-        await asyncio.to_thread(
-            self._collector.log_preference_comparison,
-            user_id=user_id,
-            hypothesis_a=hypothesis_a,
-            hypothesis_b=hypothesis_b,
-            preferred=preferred,
-            reward=reward,
-            tenant_id=tenant_id,
-        )
+            await asyncio.to_thread(
+                self._collector.log_preference_comparison,
+                user_id=user_id,
+                hypothesis_a=hypothesis_a,
+                hypothesis_b=hypothesis_b,
+                preferred=preferred,
+                reward=reward,
+                tenant_id=tenant_id,
+            )
         log.info("preference_recorded", preferred=preferred)
 
     async def _load(

@@ -22,7 +22,7 @@ from app.domain.hypotheses import (
     shown_hypotheses,
     specificity,
 )
-from app.domain.persona import DEFAULT_FACETS, Facet, moved_centroid
+from app.domain.persona import moved_centroid
 from app.domain.ranking import Ranked, Weights, rank
 from app.domain.readings import MIN_CHOICE_SIMILARITY
 from app.ports import SLM, Clock
@@ -30,9 +30,9 @@ from app.services.catalogues import CatalogueService, TenantSettings
 from app.services.ranking import ARM, RankingService
 from app.services.telemetry import telemetry_service
 from app.store.engine import Database
-from app.store.hypotheses import HypothesisStore
+from app.store.hypotheses import Background, HypothesisStore
 from app.store.memories import MemoryStore, SearchFilter
-from app.store.users import UserStore
+from app.store.users import Centroid, UserStore
 
 log = structlog.get_logger(__name__)
 
@@ -98,18 +98,20 @@ class HypothesisService:
         now = self._clock.now()
         settings = await self._catalogues.settings(tenant_id)
         vector = await self._ranking.embed_or_none(input_text)
-        context, calibration = await self.context(
+        context, background = await self.context(
             tenant_id, user_id, input_text, vector, settings, now, conversation=conversation, count=count
         )
         readings, source, is_degraded = await self._read(context)
-        shown = shown_hypotheses(readings, calibration, count)
+        shown = shown_hypotheses(readings, background.calibration, count)
         confidences = [one.confidence for one in shown]
         said = context.catalogue.values_in(input_text)
         need = clarification_need(confidences, specificity(input_text, said, context.intent))
         threshold = settings.auto_advance_confidence or self._auto_advance_confidence
         decision = decide(confidences, need, threshold)
-        made = HypothesisSet(uuid4(), decision, need, shown, source, is_degraded or vector is None, calibration.version)
-        await self._save(tenant_id, user_id, input_text, vector, context, made, now)
+        made = HypothesisSet(
+            uuid4(), decision, need, shown, source, is_degraded or vector is None, background.calibration.version
+        )
+        await self._save(tenant_id, user_id, input_text, vector, context, made, background.centroid, now)
         telemetry_service.count_decision(decision)
         log.info(
             "hypotheses_proposed",
@@ -134,13 +136,13 @@ class HypothesisService:
         *,
         conversation: Sequence[Turn] = (),
         count: int = 3,
-    ) -> tuple[HypothesisContext, Calibration]:
-        """All that is known when the input is read, and the tenant's calibration."""
+    ) -> tuple[HypothesisContext, Background]:
+        """All that is known when the input is read, with the tenant's calibration and the user's centroid."""
         catalogue = self._catalogues.catalogue(settings)
         intent = await self._catalogues.match(settings, vector) if vector is not None else None
-        async with self._database.begin(tenant_id) as connection:
+        async with self._database.transact(tenant_id) as statements:
             candidates = await self._memories.candidates(
-                connection,
+                statements,
                 tenant_id,
                 user_id,
                 vector=vector,
@@ -153,39 +155,32 @@ class HypothesisService:
             past = cohort = []
             if vector is not None:
                 past = await self._hypotheses.past_choices(
-                    connection,
+                    statements, tenant_id, user_id, vector=vector, space=self._space, nearest=MIN_CHOICE_SIMILARITY
+                )
+            if vector is not None and intent is not None:
+                cohort = await self._hypotheses.cohort_choices(
+                    statements,
                     tenant_id,
                     user_id,
                     vector=vector,
                     space=self._space,
-                    nearest=MIN_CHOICE_SIMILARITY,
+                    intent=intent.intent.name,
+                    k=self._k_anonymity,
                 )
-                if intent:
-                    cohort = await self._hypotheses.cohort_choices(
-                        connection,
-                        tenant_id,
-                        user_id,
-                        vector=vector,
-                        space=self._space,
-                        intent=intent.intent.name,
-                        k=self._k_anonymity,
-                    )
-            calibration = await self._hypotheses.calibration(connection, tenant_id)
-            persona = await self._users.persona(connection, tenant_id, user_id)
-        facets = persona.facets if persona else {name: Facet(name) for name in DEFAULT_FACETS}
+            background = await self._hypotheses.background(statements, tenant_id, user_id)
         ranked: list[Ranked] = rank(candidates, settings.weights or Weights(), now, CONTEXT_MEMORIES)
         made = HypothesisContext(
-            input_text, now, catalogue, intent, ranked, past, cohort, facets, tuple(conversation), count
+            input_text, now, catalogue, intent, ranked, past, cohort, background.facets, tuple(conversation), count
         )
-        return made, calibration
+        return made, background
 
     async def recalibrate(self, tenant_id: str) -> Calibration | None:
         """Fit the tenant's calibration anew when enough has happened since the last fit, else None."""
         now = self._clock.now()
         async with self._database.begin(tenant_id) as connection:
             held = await self._hypotheses.calibration(connection, tenant_id)
-            seen = await self._hypotheses.count_outcomes(connection, tenant_id)
-            if seen - held.outcomes < max(REFIT_EVERY, REFIT_SHARE * held.outcomes):
+            new = await self._hypotheses.count_new_outcomes(connection, tenant_id)
+            if new < max(REFIT_EVERY, REFIT_SHARE * held.outcomes):
                 return None
             outcomes = await self._hypotheses.outcomes(connection, tenant_id)
         fitted = fit(outcomes, held.version + 1)
@@ -216,6 +211,7 @@ class HypothesisService:
         vector: Vector | None,
         context: HypothesisContext,
         made: HypothesisSet,
+        centroid: Centroid,
         now: datetime,
     ) -> None:
         row: dict[str, Any] = {
@@ -234,16 +230,22 @@ class HypothesisService:
             "calibration_version": made.calibration_version,
             "created_at": now,
         }
-        async with self._database.begin(tenant_id) as connection:
-            await self._users.ensure(connection, tenant_id, user_id, now)
-            await self._hypotheses.insert_set(connection, row)
-            if vector is None:
-                return
-            held, space, weight, moved_at = await self._users.centroid(connection, tenant_id, user_id)
-            centroid, total = moved_centroid(held if space == self._space else None, weight, moved_at, vector, now)
-            await self._users.save_centroid(
-                connection, tenant_id, user_id, vector=centroid, space=self._space, weight=total, now=now
-            )
+        async with self._database.transact(tenant_id) as statements:
+            said = self._said(centroid, vector, now)
+            while not await self._users.remember_said(
+                statements, tenant_id, user_id, seen=centroid, said=said, now=now
+            ):
+                centroid = await self._users.centroid(statements, tenant_id, user_id, centroid)
+                said = self._said(centroid, vector, now)
+            await self._hypotheses.insert_set(statements, row)
+
+    def _said(self, seen: Centroid, vector: Vector | None, now: datetime) -> Centroid:
+        """Where the centroid `seen` moves when `vector` is said; nowhere without a vector."""
+        if vector is None:
+            return seen
+        held = seen.vector if seen.space == self._space else None
+        moved, weight = moved_centroid(held, seen.weight, seen.moved_at, vector, now)
+        return Centroid(moved, self._space, weight, now, seen.known_since)
 
 
 def as_document(hypothesis: Hypothesis) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """Memories: add, get, update, delete; one decision per draft about what it does to what is known."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any
@@ -8,10 +8,21 @@ from uuid import UUID, uuid4
 
 import numpy as np
 import structlog
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.domain.embeddings import Vector, Vectors
 from app.domain.errors import InvalidInput, NotFound
-from app.domain.memory import CONFLICT_COSINE, Draft, Memory, MemoryType, Neighbour, Resolution, merged_confidence
+from app.domain.memory import (
+    CONFLICT_COSINE,
+    STATES,
+    Draft,
+    Memory,
+    MemoryType,
+    Neighbour,
+    Resolution,
+    contradiction,
+    merged_confidence,
+)
 from app.domain.memory import resolve as resolve_draft
 from app.ports import Clock, Embedder
 from app.services.catalogues import CatalogueService
@@ -33,14 +44,14 @@ class Added:
 
 @dataclass
 class _Plan:
-    """What a batch will write: new memories by id, changes to held ones, which replaces which."""
+    """What a batch will write: new memories by id, and held ones as they are after a merge or a replacement."""
 
     ids: list[UUID] = field(default_factory=list[UUID])
     new: dict[UUID, tuple[Memory, Sequence[str], Vector]] = field(
         default_factory=dict[UUID, tuple[Memory, Sequence[str], Vector]]
     )
     merged: dict[UUID, Memory] = field(default_factory=dict[UUID, Memory])
-    superseded: dict[UUID, tuple[UUID, datetime]] = field(default_factory=dict[UUID, tuple[UUID, datetime]])
+    replaced: dict[UUID, Memory] = field(default_factory=dict[UUID, Memory])
     deduplicated: int = 0
 
 
@@ -63,10 +74,13 @@ class MemoryService:
         self._memories = memories
         self._users = users
 
-    async def add(self, tenant_id: str, user_id: str, drafts: Sequence[Draft]) -> Added:
+    async def add(
+        self, tenant_id: str, user_id: str, drafts: Sequence[Draft], *, known_since: datetime | None = None
+    ) -> Added:
         """Remember `drafts` in one transaction: duplicates merge, contradictions supersede.
 
-        Creates the user at first contact. Raises ModelUnavailable when no vector can be had: nothing is
+        Creates the user at first contact; what is learned about a user `known_since` a moment is not kept for
+        another of the same id (UserErased). Raises ModelUnavailable when no vector can be had: nothing is
         written then.
         """
         now = self._clock.now()
@@ -76,7 +90,7 @@ class MemoryService:
         slots = await self._catalogues.slots_in(tenant_id, [draft.content for draft in drafts])
         space = self._embedder.space.id
         async with self._database.begin(tenant_id) as connection:
-            await self._users.ensure(connection, tenant_id, user_id, now)
+            await self._users.ensure(connection, tenant_id, user_id, now, known_since=known_since)
             await self._users.lock(connection, tenant_id, user_id)
             held = await self._memories.neighbours(
                 connection,
@@ -87,13 +101,14 @@ class MemoryService:
                 space=space,
                 at=now,
             )
-            plan, decisions = _plan(user_id, drafts, vectors, slots, held, now)
+            replaced = await self._replaced_near(connection, tenant_id, user_id, drafts, vectors, now)
+            plan, decisions = _plan(user_id, drafts, vectors, slots, held, replaced, now)
             await self._memories.insert(connection, tenant_id, plan.new.values(), space)
             for memory in plan.merged.values():
                 await self._memories.update(connection, tenant_id, memory.memory_id, _merge_values(memory))
-            for target, (by, at) in plan.superseded.items():
-                if target not in plan.new:
-                    await self._memories.supersede(connection, tenant_id, [target], by, at)
+            for memory in plan.replaced.values():
+                if memory.memory_id not in plan.new:
+                    await self._memories.update(connection, tenant_id, memory.memory_id, _end_values(memory, now))
         for memory_id, resolution in decisions:
             if resolution.action in {"supersede", "outdated"}:
                 log.info(
@@ -104,7 +119,36 @@ class MemoryService:
                     others=[str(target) for target in resolution.targets],
                 )
         log.info("memories_added", added=len(plan.new), deduplicated=plan.deduplicated)
-        return Added(tuple(plan.ids), plan.deduplicated, tuple(plan.superseded))
+        return Added(tuple(plan.ids), plan.deduplicated, tuple(plan.replaced))
+
+    async def _replaced_near(
+        self,
+        connection: AsyncConnection,
+        tenant_id: str,
+        user_id: str,
+        drafts: Sequence[Draft],
+        vectors: Vectors,
+        now: datetime,
+    ) -> Mapping[int, Sequence[Neighbour]]:
+        """For each draft (by index) that tells of the past, the nearest memories that were replaced since."""
+        of_the_past = [
+            index
+            for index, draft in enumerate(drafts)
+            if draft.type in STATES and draft.valid_from is not None and draft.valid_from < now
+        ]
+        if not of_the_past:
+            return {}
+        near = await self._memories.neighbours(
+            connection,
+            tenant_id,
+            user_id,
+            types=[drafts[index].type.value for index in of_the_past],
+            vectors=vectors[of_the_past],
+            space=self._embedder.space.id,
+            at=now,
+            is_replaced=True,
+        )
+        return dict(zip(of_the_past, near, strict=True))
 
     async def get(self, tenant_id: str, memory_id: UUID) -> Memory:
         """One memory. Raises NotFound."""
@@ -129,16 +173,18 @@ class MemoryService:
             values["space"] = self._embedder.space.id
             values["slots"] = (await self._catalogues.slots_in(tenant_id, [values["content"]]))[0]
         async with self._database.begin(tenant_id) as connection:
+            owner = _found(await self._memories.get(connection, tenant_id, memory_id)).user_id
+            await self._users.hold(connection, tenant_id, owner)
             memory = _found(await self._memories.get(connection, tenant_id, memory_id, lock=True))
             if memory.version_of is not None or memory.superseded_by is not None:
                 raise InvalidInput("this is an earlier version or a superseded memory: change the current one")
-            after_version = max(now, memory.valid_from + timedelta(microseconds=1))
+            until = memory.valid_from
             if {"content", "type"} & set(values):
-                # The new wording holds from now; the old one held until now.
-                await self._memories.copy_as_version(connection, tenant_id, memory_id, uuid4(), after_version)
-                values.setdefault("valid_from", after_version)
-            elif values:
-                await self._memories.copy_as_version(connection, tenant_id, memory_id, uuid4(), memory.valid_from)
+                # The new wording holds from now or as told; the old one held until then.
+                values.setdefault("valid_from", max(now, memory.valid_from + timedelta(microseconds=1)))
+                until = _earlier(memory.valid_to, max(until, values["valid_from"]))
+            if values:
+                await self._memories.copy_as_version(connection, tenant_id, memory_id, uuid4(), until)
             check_period(values.get("valid_from", memory.valid_from), values.get("valid_to", memory.valid_to))
             await self._memories.update(connection, tenant_id, memory_id, {**values, "updated_at": now})
             changed = _found(await self._memories.get(connection, tenant_id, memory_id))
@@ -186,12 +232,17 @@ def _merge_values(memory: Memory) -> dict[str, Any]:
     }
 
 
+def _end_values(memory: Memory, now: datetime) -> dict[str, Any]:
+    return {"superseded_by": memory.superseded_by, "valid_to": memory.valid_to, "updated_at": now}
+
+
 def _plan(
     user_id: str,
     drafts: Sequence[Draft],
     vectors: Vectors,
     slots: Sequence[Sequence[str]],
     held: Sequence[Sequence[Neighbour]],
+    replaced: Mapping[int, Sequence[Neighbour]],
     now: datetime,
 ) -> tuple[_Plan, list[tuple[UUID, Resolution]]]:
     """Decide about each draft in order, each seeing what the ones before it did."""
@@ -201,7 +252,7 @@ def _plan(
     owners: list[UUID | None] = []
     for index, draft in enumerate(drafts):
         valid_from = draft.valid_from or now
-        near = _near_in_batch(plan, drafts, owners, within[index], index)
+        near = _near_in_batch(plan, drafts, owners, within[index], index, lambda memory: _is_live(memory, now))
         neighbours = sorted((*_current(plan, held[index]), *near), key=lambda item: -item.cosine)[:NEIGHBOURS]
         resolution = resolve_draft(draft, valid_from, neighbours)
         if resolution.action == "merge":
@@ -212,16 +263,13 @@ def _plan(
             owners.append(None)
             continue
         memory = _memory_of(user_id, draft, valid_from, now)
-        by_id = {n.memory.memory_id: n.memory for n in neighbours}
         if resolution.action == "outdated":
-            newer = by_id[resolution.targets[0]]
-            memory = replace(memory, superseded_by=newer.memory_id, valid_to=newer.valid_from)
-        for target in resolution.targets if resolution.action == "supersede" else ():
-            plan.superseded[target] = (memory.memory_id, valid_from)
-            if target in plan.new:
-                old, old_slots, old_vector = plan.new[target]
-                replaced = replace(old, superseded_by=memory.memory_id, valid_to=valid_from)
-                plan.new[target] = (replaced, old_slots, old_vector)
+            near = _near_in_batch(plan, drafts, owners, within[index], index, lambda memory: not _is_live(memory, now))
+            ended = [*_ended(plan, held[index]), *_ended(plan, replaced.get(index, ())), *near]
+            memory = _place_in_past(plan, memory, neighbours, ended)
+        for item in neighbours if resolution.action == "supersede" else ():
+            if item.memory.memory_id in resolution.targets:
+                _end(plan, item.memory, memory)
         plan.new[memory.memory_id] = (memory, slots[index], vectors[index])
         plan.ids.append(memory.memory_id)
         owners.append(memory.memory_id)
@@ -229,8 +277,50 @@ def _plan(
     return plan, decisions
 
 
+def _place_in_past(plan: _Plan, memory: Memory, live: Sequence[Neighbour], ended: Sequence[Neighbour]) -> Memory:
+    """`memory`, true until the next one that contradicts it began; the one it replaced ends where it begins."""
+    rivals = [
+        item.memory
+        for item in (*live, *ended)
+        if contradiction(memory.content, item.memory.content, item.cosine) is not None
+    ]
+    successor = min(
+        (rival for rival in rivals if rival.valid_from > memory.valid_from), key=lambda rival: rival.valid_from
+    )
+    placed = replace(
+        memory, superseded_by=successor.memory_id, valid_to=_earlier(memory.valid_to, successor.valid_from)
+    )
+    for rival in rivals:
+        if rival.superseded_by is not None and rival.is_valid_at(memory.valid_from):
+            _end(plan, rival, placed)
+    return placed
+
+
+def _end(plan: _Plan, old: Memory, by: Memory) -> None:
+    """Let `by` replace `old` from the moment it is true."""
+    ended = replace(old, superseded_by=by.memory_id, valid_to=_earlier(old.valid_to, by.valid_from))
+    plan.replaced[old.memory_id] = ended
+    if old.memory_id in plan.new:
+        _, slots, vector = plan.new[old.memory_id]
+        plan.new[old.memory_id] = (ended, slots, vector)
+
+
+def _is_live(memory: Memory, now: datetime) -> bool:
+    """Whether a memory is not replaced and not over: what the store gives as a neighbour."""
+    return (
+        memory.superseded_by is None
+        and (memory.valid_to is None or memory.valid_to > now)
+        and (memory.expires_at is None or memory.expires_at > now)
+    )
+
+
 def _near_in_batch(
-    plan: _Plan, drafts: Sequence[Draft], owners: Sequence[UUID | None], cosines: Vector, index: int
+    plan: _Plan,
+    drafts: Sequence[Draft],
+    owners: Sequence[UUID | None],
+    cosines: Vector,
+    index: int,
+    is_wanted: Callable[[Memory], bool],
 ) -> list[Neighbour]:
     """Earlier drafts of the batch that became memories of the same type and are near, nearest first."""
     near: list[Neighbour] = []
@@ -240,8 +330,8 @@ def _near_in_batch(
         if owner is None or drafts[int(at)].type is not drafts[index].type:
             continue
         memory = plan.new[owner][0]
-        if memory.superseded_by is None:
-            near.append(Neighbour(plan.merged.get(owner, memory), float(cosines[at])))
+        if is_wanted(memory):
+            near.append(Neighbour(memory, float(cosines[at])))
         if len(near) == NEIGHBOURS:
             break
     return near
@@ -252,8 +342,14 @@ def _current(plan: _Plan, held: Sequence[Neighbour]) -> list[Neighbour]:
     return [
         Neighbour(plan.merged.get(item.memory.memory_id, item.memory), item.cosine)
         for item in held
-        if item.memory.memory_id not in plan.superseded
+        if item.memory.memory_id not in plan.replaced
     ]
+
+
+def _ended(plan: _Plan, held: Sequence[Neighbour]) -> list[Neighbour]:
+    """Held neighbours that are replaced, by this batch or before it, as this batch has left them so far."""
+    as_left = [Neighbour(plan.replaced.get(item.memory.memory_id, item.memory), item.cosine) for item in held]
+    return [item for item in as_left if item.memory.superseded_by is not None]
 
 
 def _merge(plan: _Plan, held: Memory, draft: Draft, now: datetime) -> None:
@@ -275,6 +371,11 @@ def _merge(plan: _Plan, held: Memory, draft: Draft, now: datetime) -> None:
 def _later(a: datetime | None, b: datetime | None) -> datetime | None:
     """The later of two ends; None means never."""
     return None if a is None or b is None else max(a, b)
+
+
+def _earlier(a: datetime | None, b: datetime) -> datetime:
+    """The earlier of two ends; None means never."""
+    return b if a is None else min(a, b)
 
 
 def _memory_of(user_id: str, draft: Draft, valid_from: datetime, now: datetime) -> Memory:

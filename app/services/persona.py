@@ -78,17 +78,17 @@ class PersonaService:
             moved, changes = apply_deltas(persona, deltas, reason)
             if changes:
                 await self._users.save_persona(connection, tenant_id, moved, changes, signal_id=signal_id, now=now)
+            await asyncio.to_thread(
+                self._collector.log_persona_update,
+                user_id=user_id,
+                signal=_sample(signal),
+                facets_before=_values(persona),
+                updates=deltas,
+                facets_after=_values(moved),
+                source=source,
+                tenant_id=tenant_id,
+            )
         log.info("persona_updated", facets=sorted(change.facet for change in changes), version=moved.version)
-        await asyncio.to_thread(
-            self._collector.log_persona_update,
-            user_id=user_id,
-            signal=_sample(signal),
-            facets_before=_values(persona),
-            updates=deltas,
-            facets_after=_values(moved),
-            source=source,
-            tenant_id=tenant_id,
-        )
         return changes
 
     async def correct(

@@ -70,9 +70,9 @@ class RankingService:
         now = self._clock.now()
         at = request.as_of or now
         vector = await self.embed_or_none(request.query)
-        async with self._database.begin(tenant_id) as connection:
+        async with self._database.transact(tenant_id) as statements:
             candidates = await self._memories.candidates(
-                connection,
+                statements,
                 tenant_id,
                 user_id,
                 vector=vector,
@@ -81,8 +81,10 @@ class RankingService:
                 arm=max(ARM, 2 * request.limit),
                 where=SearchFilter(at, request.types, request.tags),
             )
-            if not candidates and not await self._users.exists(connection, tenant_id, user_id):
-                raise NotFound("no such user")
+        if not candidates:
+            async with self._database.begin(tenant_id) as connection:
+                if not await self._users.exists(connection, tenant_id, user_id):
+                    raise NotFound("no such user")
         weights = request.weights or (await self._catalogues.settings(tenant_id)).weights or Weights()
         ranked = rank(candidates, weights, at, max(request.limit, RERANK_TOP if request.is_reranked else 0))
         if request.is_reranked:

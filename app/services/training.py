@@ -181,8 +181,9 @@ class TrainingDataCollector:
             ),
         )
 
-    def get_training_stats(self) -> dict[str, int]:
-        """How many samples there are of each kind, rotated files included; damaged lines do not count."""
+    def get_training_stats(self, tenant_id: str | None = None) -> dict[str, int]:
+        """How many samples there are of each kind, of one tenant or of all, rotated files included; damaged
+        lines do not count."""
         names = {
             "hypotheses_count": samples.HYPOTHESES_FILE,
             "persona_updates_count": samples.PERSONA_FILE,
@@ -190,7 +191,10 @@ class TrainingDataCollector:
             "feedback_count": samples.FEEDBACK_FILE,
             "preferences_count": samples.PREFERENCES_FILE,
         }
-        return {count: sum(1 for _ in self.read(file)) for count, file in names.items()}
+        return {
+            count: sum(tenant_id is None or samples.is_of_tenant(one, tenant_id) for one in self.read(file))
+            for count, file in names.items()
+        }
 
     def get_preference_data(self) -> Iterator[Sample]:
         """The preference comparisons, oldest first, one at a time."""

@@ -1,6 +1,7 @@
 """Everything held on a user: out as a stream, in again, or gone."""
 
 import asyncio
+import re
 from collections.abc import AsyncIterator, Iterable, Mapping
 from typing import Any, cast
 
@@ -19,6 +20,8 @@ from app.store.users import UserStore
 log = structlog.get_logger(__name__)
 
 EMBED_CHUNK = 256
+_USER_ID = re.compile(r"[^\x00-\x1f\x7f-\x9f]{1,256}")
+_NO_SUCH_USER = "23503"  # the SQLSTATE of a foreign key violation
 
 
 class TransferService:
@@ -54,13 +57,17 @@ class TransferService:
         that cannot be read; nothing is written then.
         """
         rows = await asyncio.to_thread(parse_lines, lines)
-        await self._embed_foreign(rows.get("memories", []))
+        self._check_dimensions(rows["hypothesis_sets"])
+        await self._embed_foreign(rows["memories"])
         try:
             async with self._database.begin(tenant_id) as connection:
                 written = await import_rows(connection, tenant_id, rows)
         except DBAPIError as error:
-            if getattr(error.orig, "sqlstate", "").startswith(("22", "23")):
+            state = getattr(error.orig, "sqlstate", "")
+            if state == _NO_SUCH_USER:
                 raise InvalidInput("the stream contradicts itself: a row refers to a user that is not in it") from None
+            if state.startswith(("22", "23", "54")):
+                raise InvalidInput("the stream holds a value out of its range") from None
             raise
         log.info("user_imported", rows=sum(written.values()))
         return written
@@ -68,16 +75,26 @@ class TransferService:
     async def erase(self, tenant_id: str, user_id: str) -> Mapping[str, int]:
         """Erase the user from every table and every training file; rows and lines removed, by place.
 
-        The files go first: if they cannot be rewritten nothing is erased, and the call can be repeated.
-        Raises NotFound for an unknown user.
+        Whoever writes about the user holds them, and so comes before or finds them gone. If the files cannot
+        be rewritten nothing is erased from the tables, and the call can be repeated. Raises NotFound for an
+        unknown user.
         """
-        await self.check_user(tenant_id, user_id)
-        removed = await asyncio.to_thread(self._collector.erase_user, tenant_id, user_id)
         async with self._database.begin(tenant_id) as connection:
-            await self._users.lock(connection, tenant_id, user_id)
+            if not await self._users.hold_alone(connection, tenant_id, user_id):
+                raise NotFound("no such user")
+            removed = await asyncio.to_thread(self._collector.erase_user, tenant_id, user_id)
             erased = await self._users.erase(connection, tenant_id, user_id)
         log.info("user_erased", rows=sum(erased.values()), training_lines=sum(removed.values()))
         return {**erased, **removed}
+
+    def _check_dimensions(self, sets: list[dict[str, Any]]) -> None:
+        """Raise InvalidInput for an input vector that could not be compared with others of its space."""
+        space = self._embedder.space
+        for row in sets:
+            if row["space"] == space.id and (
+                row["input_vector"] is None or len(row["input_vector"]) != space.dimension
+            ):
+                raise InvalidInput(f"input_vector has to have the {space.dimension} dimensions of its space")
 
     async def _embed_foreign(self, memories: list[dict[str, Any]]) -> None:
         space = self._embedder.space
@@ -101,6 +118,8 @@ def parse_lines(lines: Iterable[bytes]) -> dict[str, list[dict[str, Any]]]:
             if not isinstance(document, dict):
                 raise InvalidInput("not a JSON object")
             kind, row = parse_row(cast(dict[str, Any], document))
+            if not _USER_ID.fullmatch(row["user_id"]):
+                raise InvalidInput("user_id has 1 to 256 characters and no control characters")
             if kind == "memories" and row["type"] not in MemoryType.__members__:
                 raise InvalidInput(f"type has to be one of {', '.join(MemoryType)}")
         except orjson.JSONDecodeError:

@@ -6,6 +6,7 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
+import orjson
 from sqlalchemy import func, insert, select, text, update
 from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -13,9 +14,12 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from app.domain.calibration import PRIOR, Calibration, Outcome
 from app.domain.embeddings import Vector
 from app.domain.hypotheses import CohortChoice, PastChoice
+from app.domain.persona import Facet
 from app.domain.telemetry import Shown
+from app.store.engine import Statements
 from app.store.memories import vector_literal
 from app.store.tables import AnyRow, calibrations, executions, hypothesis_sets, signals
+from app.store.users import Centroid, centroid_of, facets_of
 
 RECENT_ANSWERS = 200
 """How many of a user's latest answered inputs are compared with a new one."""
@@ -29,42 +33,82 @@ COHORT_COSINE = 0.6
 FIT_WINDOW = 2000
 """How many of a tenant's latest outcomes a calibration is fitted on."""
 
-_CHOICES = text("""
+_CHOICES = """
 SELECT intent, chosen_id, chosen_slots, answer, input_text, rejected_ids, hypotheses, outcome,
-       1 - (input_vector <=> CAST(:vector AS vector)) AS similarity
+       1 - (input_vector <=> $1::text::vector) AS similarity
 FROM (
     SELECT * FROM hypothesis_sets
-    WHERE tenant_id = :tenant_id AND user_id = :user_id AND space = :space
+    WHERE tenant_id = $2::text AND user_id = $3::text AND space = $4::text
       AND (outcome IS NOT NULL OR rejected_ids <> '{}')
-    ORDER BY created_at DESC LIMIT :recent
+    ORDER BY created_at DESC LIMIT $5::int
 ) AS answered
-WHERE input_vector <=> CAST(:vector AS vector) < :farthest
+WHERE 1 - (input_vector <=> $1::text::vector) >= $6::float8
 ORDER BY similarity DESC
 LIMIT 20
-""")
+"""
 
 # Users are counted, not answers: one keen user is one voice.
-_COHORT = text("""
+_COHORT = """
 WITH near AS (
     SELECT user_id, chosen_slots
     FROM (
         SELECT user_id, chosen_slots, input_vector FROM hypothesis_sets
-        WHERE tenant_id = :tenant_id AND intent = :intent AND outcome = 'selected' AND space = :space
-          AND user_id <> :user_id AND chosen_slots <> '{}'::jsonb
-        ORDER BY answered_at DESC LIMIT :window
+        WHERE tenant_id = $2::text AND intent = $5::text AND outcome = 'selected' AND space = $4::text
+          AND user_id <> $3::text AND chosen_slots <> '{}'::jsonb
+        ORDER BY answered_at DESC LIMIT $6::int
     ) AS latest
-    WHERE 1 - (input_vector <=> CAST(:vector AS vector)) >= :cosine
+    WHERE 1 - (input_vector <=> $1::text::vector) >= $7::float8
 ), everyone AS (
     SELECT count(DISTINCT user_id) AS users FROM near
 )
 SELECT chosen_slots, count(DISTINCT user_id) AS users,
-       count(DISTINCT user_id)::float / greatest((SELECT users FROM everyone), 1) AS share
+       count(DISTINCT user_id)::float8 / greatest((SELECT users FROM everyone), 1) AS share
 FROM near
 GROUP BY chosen_slots
-HAVING count(DISTINCT user_id) >= :k
+HAVING count(DISTINCT user_id) >= $8::int
 ORDER BY users DESC, chosen_slots::text
 LIMIT 3
-""")
+"""
+
+# What an input is read with that is one row each: the tenant's calibration and the user's persona.
+_BACKGROUND = """
+SELECT c.slope, c.none_score, c.version AS calibration_version, c.outcomes,
+       u.facets, u.created_at, vector_send(u.vector) AS vector, u.vector_space, u.vector_weight, u.vector_at
+FROM (SELECT 1) AS one
+LEFT JOIN (
+    SELECT * FROM calibrations WHERE tenant_id = $1::text ORDER BY version DESC LIMIT 1
+) AS c ON true
+LEFT JOIN users u ON u.tenant_id = $1::text AND u.user_id = $2::text
+"""
+
+
+_SET_COLUMNS = (
+    "tenant_id",
+    "set_id",
+    "user_id",
+    "input_text",
+    "space",
+    "intent",
+    "decision",
+    "clarification_need",
+    "source",
+    "is_degraded",
+    "calibration_version",
+    "created_at",
+)
+_INSERT_SET = f"""
+INSERT INTO hypothesis_sets ({", ".join(_SET_COLUMNS)}, input_vector, hypotheses)
+VALUES ({", ".join(f"${place}" for place in range(1, 13))}, $13::text::vector, $14::text::jsonb)
+"""
+
+
+@dataclass(frozen=True)
+class Background:
+    """What an input is read with besides memories and choices."""
+
+    calibration: Calibration
+    facets: Mapping[str, Facet]
+    centroid: Centroid
 
 
 @dataclass(frozen=True)
@@ -82,25 +126,17 @@ class HypothesisStore:
     """What is asked and written about hypothesis sets and what follows from them."""
 
     async def past_choices(
-        self, connection: AsyncConnection, tenant_id: str, user_id: str, *, vector: Vector, space: str, nearest: float
+        self, statements: Statements, tenant_id: str, user_id: str, *, vector: Vector, space: str, nearest: float
     ) -> list[PastChoice]:
         """What the user chose and turned down for inputs at least `nearest` (cosine) to this one."""
-        rows = await connection.execute(
-            _CHOICES,
-            {
-                "tenant_id": tenant_id,
-                "user_id": user_id,
-                "vector": vector_literal(vector),
-                "space": space,
-                "recent": RECENT_ANSWERS,
-                "farthest": 1.0 - nearest,
-            },
+        rows = await statements.fetch(
+            _CHOICES, vector_literal(vector), tenant_id, user_id, space, RECENT_ANSWERS, nearest
         )
         return [choice for row in rows for choice in _choices_of(row)]
 
     async def cohort_choices(
         self,
-        connection: AsyncConnection,
+        statements: Statements,
         tenant_id: str,
         user_id: str,
         *,
@@ -110,24 +146,28 @@ class HypothesisStore:
         k: int,
     ) -> list[CohortChoice]:
         """Slot values that at least `k` other users of the tenant chose for near inputs."""
-        rows = await connection.execute(
-            _COHORT,
-            {
-                "tenant_id": tenant_id,
-                "user_id": user_id,
-                "vector": vector_literal(vector),
-                "space": space,
-                "intent": intent,
-                "k": k,
-                "window": COHORT_WINDOW,
-                "cosine": COHORT_COSINE,
-            },
+        rows = await statements.fetch(
+            _COHORT, vector_literal(vector), tenant_id, user_id, space, intent, COHORT_WINDOW, COHORT_COSINE, k
         )
-        return [CohortChoice(row.chosen_slots, row.users, row.share) for row in rows]
+        return [CohortChoice(row["chosen_slots"], row["users"], row["share"]) for row in rows]
 
-    async def insert_set(self, connection: AsyncConnection, row: Mapping[str, Any]) -> None:
-        """Write a shown set."""
-        await connection.execute(insert(hypothesis_sets), [dict(row)])
+    async def background(self, statements: Statements, tenant_id: str, user_id: str) -> Background:
+        """The tenant's calibration and the user's persona, each as its default where there is none."""
+        row = (await statements.fetch(_BACKGROUND, tenant_id, user_id))[0]
+        calibration = PRIOR
+        if row["calibration_version"] is not None:
+            calibration = Calibration(row["slope"], row["none_score"], row["calibration_version"], row["outcomes"])
+        facets = facets_of(row["facets"] or {})
+        return Background(calibration, facets, centroid_of(row))
+
+    async def insert_set(self, statements: Statements, row: Mapping[str, Any]) -> None:
+        """Write a shown set. The user has to exist."""
+        await statements.fetch(
+            _INSERT_SET,
+            *(row[name] for name in _SET_COLUMNS),
+            vector_literal(row["input_vector"]),
+            orjson.dumps(row["hypotheses"]).decode(),
+        )
 
     async def get_set(
         self, connection: AsyncConnection, tenant_id: str, user_id: str, set_id: UUID, *, lock: bool = False
@@ -247,13 +287,15 @@ class HypothesisStore:
             if row.hypotheses
         ]
 
-    async def count_outcomes(self, connection: AsyncConnection, tenant_id: str) -> int:
-        """How many outcomes a fit would see."""
+    async def count_new_outcomes(self, connection: AsyncConnection, tenant_id: str) -> int:
+        """How many outcomes there were since the last fit."""
+        fitted_at = select(func.max(calibrations.c.fitted_at)).where(calibrations.c.tenant_id == tenant_id)
         query = select(func.count()).where(
             hypothesis_sets.c.tenant_id == tenant_id,
             hypothesis_sets.c.outcome.in_(("selected", "custom", "none")),
+            hypothesis_sets.c.answered_at > func.coalesce(fitted_at.scalar_subquery(), text("'-infinity'")),
         )
-        return min(FIT_WINDOW, (await connection.execute(query)).scalar_one())
+        return (await connection.execute(query)).scalar_one()
 
     async def shown_since(self, connection: AsyncConnection, tenant_id: str, since: datetime) -> list[Shown]:
         """Every set shown since a moment, as telemetry sees it."""
@@ -278,20 +320,30 @@ def _index_of(hypotheses: Sequence[Mapping[str, Any]], chosen_id: str | None) ->
     return next((index for index, shown in enumerate(hypotheses) if shown["id"] == chosen_id), None)
 
 
-def _choices_of(row: AnyRow) -> list[PastChoice]:
+def _choices_of(row: Any) -> list[PastChoice]:
     """The chosen reading of an answered set, and each one that was turned down."""
+    by_id: dict[str, dict[str, Any]] = {shown["id"]: shown for shown in row["hypotheses"]}
     choices: list[PastChoice] = []
-    by_id = {shown["id"]: shown for shown in row.hypotheses}
-    similarity = float(row.similarity)
-    if row.outcome in {"selected", "custom"}:
-        shown = by_id.get(row.chosen_id, {})
-        evidence = tuple(UUID(each) for each in shown.get("evidence", ()))
-        choices.append(
-            PastChoice(row.intent, row.chosen_slots or {}, row.answer or "", row.input_text, evidence, similarity, True)
-        )
-    for rejected in row.rejected_ids:
-        shown = by_id.get(rejected)
+    if row["outcome"] in {"selected", "custom"}:
+        shown = by_id.get(row["chosen_id"], {})
+        choices.append(_choice(row, shown, row["chosen_slots"] or {}, row["answer"] or "", is_chosen=True))
+    for rejected_id in row["rejected_ids"]:
+        shown = by_id.get(rejected_id)
         if shown is not None:
-            evidence = tuple(UUID(each) for each in shown["evidence"])
-            choices.append(PastChoice(row.intent, shown["slots"], "", row.input_text, evidence, similarity, False))
+            choices.append(_choice(row, shown, shown["slots"], "", is_chosen=False))
     return choices
+
+
+def _choice(
+    row: Any, shown: Mapping[str, Any], slots: Mapping[str, str], answer: str, *, is_chosen: bool
+) -> PastChoice:
+    return PastChoice(
+        intent=row["intent"],
+        slots=slots,
+        answer=answer,
+        input_text=row["input_text"],
+        evidence=tuple(UUID(each) for each in shown.get("evidence", ())),
+        similarity=float(row["similarity"]),
+        is_chosen=is_chosen,
+        request=shown.get("request", ""),
+    )

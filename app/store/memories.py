@@ -1,19 +1,19 @@
 """Queries about memories. One method is one statement inside the caller's transaction."""
 
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 from uuid import UUID
 
 import numpy as np
-from sqlalchemy import delete, func, insert, select, text, update
+from sqlalchemy import TextClause, delete, insert, select, text, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.domain.embeddings import Vector, Vectors
 from app.domain.memory import CONFLICT_COSINE, Memory, MemoryType, Neighbour
 from app.domain.ranking import Candidate
-from app.store.engine import fetch
+from app.store.engine import Statements
 from app.store.tables import memories
 
 NEIGHBOURS = 8
@@ -82,15 +82,17 @@ WHERE (placed.distance IS NOT NULL AND placed.by_vector <= $10::int)
    OR (placed.is_slotted AND placed.by_slot <= $10::int)
 """
 
-_NEIGHBOURS = text(f"""
+
+def _nearest(condition: str) -> TextClause:
+    """For each draft the nearest memories of its type that meet the condition."""
+    return text(f"""
 SELECT {_FIELD_NAMES}, near.cosine, draft.ordinal
 FROM unnest(CAST(:types AS text[]), CAST(:vectors AS text[])) WITH ORDINALITY AS draft(type, vector, ordinal)
 CROSS JOIN LATERAL (
     SELECT n.memory_id, 1 - (n.embedding <=> CAST(draft.vector AS vector)) AS cosine
     FROM memories n
     WHERE n.tenant_id = :tenant_id AND n.user_id = :user_id AND n.type = draft.type AND n.space = :space
-      AND n.superseded_by IS NULL AND n.version_of IS NULL
-      AND (n.valid_to IS NULL OR n.valid_to > :at) AND (n.expires_at IS NULL OR n.expires_at > :at)
+      AND n.version_of IS NULL AND {condition}
     ORDER BY n.embedding <=> CAST(draft.vector AS vector)
     LIMIT :count
 ) near
@@ -98,6 +100,13 @@ JOIN memories m ON m.tenant_id = :tenant_id AND m.memory_id = near.memory_id
 WHERE near.cosine >= :floor
 ORDER BY draft.ordinal, near.cosine DESC, m.memory_id
 """)
+
+
+_NEIGHBOURS = _nearest(
+    "n.superseded_by IS NULL AND (n.valid_to IS NULL OR n.valid_to > :at) "
+    "AND (n.expires_at IS NULL OR n.expires_at > :at)"
+)
+_REPLACED_NEIGHBOURS = _nearest("n.superseded_by IS NOT NULL AND (n.expires_at IS NULL OR n.expires_at > :at)")
 
 
 @dataclass(frozen=True)
@@ -132,7 +141,7 @@ class MemoryStore:
 
     async def candidates(
         self,
-        connection: AsyncConnection,
+        statements: Statements,
         tenant_id: str,
         user_id: str,
         *,
@@ -145,8 +154,7 @@ class MemoryStore:
     ) -> list[Candidate]:
         """Up to `arm` nearest by vector (none without one), `arm` by words, and `arm` that name a
         value for one of `slots`."""
-        rows = await fetch(
-            connection,
+        rows = await statements.fetch(
             _CANDIDATES,
             vector_literal(vector),
             words,
@@ -173,11 +181,13 @@ class MemoryStore:
         vectors: Vectors,
         space: str,
         at: datetime,
+        is_replaced: bool = False,
     ) -> list[list[Neighbour]]:
-        """For each draft (its type, its vector), the nearest live memories of its type, nearest first."""
+        """For each draft (its type, its vector), the nearest live (or replaced) memories of its type, nearest
+        first."""
         found: list[list[Neighbour]] = [[] for _ in types]
         rows = await connection.execute(
-            _NEIGHBOURS,
+            _REPLACED_NEIGHBOURS if is_replaced else _NEIGHBOURS,
             {
                 "tenant_id": tenant_id,
                 "user_id": user_id,
@@ -204,11 +214,6 @@ class MemoryStore:
         rows = [_row(tenant_id, memory, slots, vector, space) for memory, slots, vector in items]
         if rows:
             await connection.execute(insert(memories), rows)
-
-    async def import_rows(self, connection: AsyncConnection, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Write rows as they are, vectors and all."""
-        if rows:
-            await connection.execute(insert(memories), list(rows))
 
     async def get(
         self, connection: AsyncConnection, tenant_id: str, memory_id: UUID, *, lock: bool = False
@@ -257,16 +262,6 @@ class MemoryStore:
             .values(dict(values))
         )
 
-    async def supersede(
-        self, connection: AsyncConnection, tenant_id: str, targets: Sequence[UUID], by: UUID, at: datetime
-    ) -> None:
-        """Mark `targets` as replaced by `by`, no longer true from `at`."""
-        await connection.execute(
-            update(memories)
-            .where(memories.c.tenant_id == tenant_id, memories.c.memory_id.in_(targets))
-            .values(superseded_by=by, valid_to=func.least(func.coalesce(memories.c.valid_to, at), at), updated_at=at)
-        )
-
     async def delete(
         self, connection: AsyncConnection, tenant_id: str, user_id: str, *, kind: str | None = None
     ) -> int:
@@ -283,19 +278,6 @@ class MemoryStore:
             (memories.c.memory_id == memory_id) | (memories.c.version_of == memory_id),
         )
         return (await connection.execute(query)).rowcount
-
-    async def stream(
-        self, connection: AsyncConnection, tenant_id: str, user_id: str
-    ) -> AsyncIterator[tuple[Memory, Sequence[str], Vector, str]]:
-        """All memories of a user with slots, vector and space, old versions first, in a fixed order."""
-        query = (
-            select(*_FIELDS, memories.c.slots, func.vector_send(memories.c.embedding).label("vector"), memories.c.space)
-            .where(memories.c.tenant_id == tenant_id, memories.c.user_id == user_id)
-            .order_by(memories.c.created_at, memories.c.memory_id)
-        )
-        async with connection.stream(query) as rows:
-            async for row in rows:
-                yield memory_of(row), tuple(row.slots), vector_from_bytes(row.vector), row.space
 
 
 def _row(tenant_id: str, memory: Memory, slots: Sequence[str], vector: Vector, space: str) -> dict[str, Any]:

@@ -27,6 +27,8 @@ TABLES: Mapping[str, Table] = {table.name: table for table in reversed(USER_TABL
 """Tables by name, users first."""
 
 MAX_VALUE_CHARS = 2_000_000
+MAX_DEPTH = 32
+"""Levels of a stored document; the service's own have four."""
 
 
 def _columns(table: Table) -> list[Column[Any]]:
@@ -99,7 +101,7 @@ def _decoder(column: Column[Any]) -> Callable[[Any], Any]:
         (Boolean, _boolean),
         (Float, _number),
         (Integer, _integer),
-        (JSONB, _document),
+        (JSONB, _DOCUMENTS.get(column.name, _document)),
     ):
         if isinstance(column.type, kind):
             return decoder
@@ -107,7 +109,7 @@ def _decoder(column: Column[Any]) -> Callable[[Any], Any]:
 
 
 def _type_name(column: Column[Any]) -> str:
-    return _decoder(column).__name__.strip("_")
+    return _decoder(column).__name__.strip("_").replace("_", " ")
 
 
 def _vector(value: Any) -> Any:
@@ -160,23 +162,70 @@ def _integer(value: Any) -> int:
 
 
 def _document(value: Any) -> Any:
-    """A JSON object or array without NUL characters anywhere."""
+    """A JSON object or array without NUL characters anywhere, nested no deeper than MAX_DEPTH."""
     if not isinstance(value, dict | list):
         raise TypeError
-    _check_document(cast(Any, value))
+    _check_document(cast(Any, value), MAX_DEPTH)
     return cast(Any, value)
 
 
-def _check_document(value: Any) -> None:
+def _check_document(value: Any, depth: int) -> None:
+    if depth == 0:
+        raise ValueError
     if isinstance(value, str):
         _text(value)
     elif isinstance(value, dict):
         for key, item in cast(dict[Any, Any], value).items():
             _text(key)
-            _check_document(item)
+            _check_document(item, depth - 1)
     elif isinstance(value, list):
         for item in cast(list[Any], value):
-            _check_document(item)
+            _check_document(item, depth - 1)
+
+
+def _record_of_facets(value: Any) -> Any:
+    """Facet name -> value and strength."""
+    for facet in _record(value).values():
+        belief = _record(facet)
+        if not 0.0 <= _number(belief.get("value")) <= 1.0 or _number(belief.get("strength")) <= 0.0:
+            raise ValueError
+    return value
+
+
+def _list_of_hypotheses(value: Any) -> Any:
+    """Hypotheses as `app.services.hypotheses.as_document` makes them."""
+    if not isinstance(value, list):
+        raise TypeError
+    for item in cast(list[Any], _document(value)):
+        shown = _record(item)
+        for name in ("id", "question", "request", "rationale"):
+            _text(shown.get(name))
+        for name in ("confidence", "score"):
+            _number(shown.get(name))
+        _record_of_slots(shown.get("slots"))
+        for memory_id in _texts(shown.get("evidence")):
+            _uuid(memory_id)
+    return cast(Any, value)
+
+
+def _record_of_slots(value: Any) -> Any:
+    """Slot name -> value."""
+    _texts(list(_record(value).values()))
+    return value
+
+
+def _record(value: Any) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise TypeError
+    return cast(dict[str, Any], _document(value))
+
+
+_DOCUMENTS: Mapping[str, Callable[[Any], Any]] = {
+    "facets": _record_of_facets,
+    "hypotheses": _list_of_hypotheses,
+    "chosen_slots": _record_of_slots,
+}
+"""What is read back as more than a document has to have its shape."""
 
 
 async def import_rows(

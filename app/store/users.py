@@ -1,6 +1,7 @@
 """Queries about users and their personas."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 from uuid import UUID, uuid4
@@ -10,11 +11,53 @@ from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.domain.embeddings import Vector
+from app.domain.errors import UserErased
 from app.domain.persona import DEFAULT_FACETS, Facet, FacetChange, Persona
-from app.store.memories import vector_from_bytes
+from app.store.engine import Statements
+from app.store.memories import vector_from_bytes, vector_literal
 from app.store.tables import USER_TABLES, AnyRow, facet_changes, users
 
 _LOCK_USER = text("SELECT pg_advisory_xact_lock(hashtextextended(:tenant_id || chr(31) || :user_id, 0))")
+
+
+_FIRST_SAID = """
+INSERT INTO users (
+    tenant_id, user_id, created_at, updated_at, vector, vector_space, vector_weight, vector_at
+) VALUES ($1::text, $2::text, $3::timestamptz, $3, $4::text::vector, $5::text, $6::float8, $7::timestamptz)
+ON CONFLICT DO NOTHING
+RETURNING true
+"""
+
+_REMEMBER_SAID = """
+UPDATE users SET vector = $3::text::vector, vector_space = $4::text, vector_weight = $5::float8,
+                 vector_at = $6::timestamptz
+WHERE tenant_id = $1::text AND user_id = $2::text
+  AND created_at = $7::timestamptz AND vector_at IS NOT DISTINCT FROM $8::timestamptz
+RETURNING true
+"""
+
+_CENTROID = """
+SELECT created_at, vector_send(vector) AS vector, vector_space, vector_weight, vector_at FROM users
+WHERE tenant_id = $1::text AND user_id = $2::text
+"""
+
+
+@dataclass(frozen=True)
+class Centroid:
+    """The recency-weighted mean of what a user said, its space and weight, when it last moved, and since
+    when the user is known (None before the first contact)."""
+
+    vector: Vector | None
+    space: str | None
+    weight: float
+    moved_at: datetime | None
+    known_since: datetime | None
+
+
+def centroid_of(row: Any) -> Centroid:
+    """A driver's row with the user's columns as a value; of an unknown user, an empty one."""
+    vector = vector_from_bytes(row["vector"]) if row["vector"] is not None else None
+    return Centroid(vector, row["vector_space"], row["vector_weight"] or 0.0, row["vector_at"], row["created_at"])
 
 
 def facets_document(facets: Mapping[str, Facet]) -> dict[str, Any]:
@@ -31,10 +74,36 @@ def facets_of(document: Mapping[str, Any]) -> dict[str, Facet]:
 class UserStore:
     """What is asked and written about users."""
 
-    async def ensure(self, connection: AsyncConnection, tenant_id: str, user_id: str, now: datetime) -> bool:
-        """Create the user unless they exist; whether they are new."""
+    async def ensure(
+        self,
+        connection: AsyncConnection,
+        tenant_id: str,
+        user_id: str,
+        now: datetime,
+        *,
+        known_since: datetime | None = None,
+    ) -> None:
+        """Create the user unless they exist, and hold them. Raises UserErased when the one who was
+        `known_since` a moment is no more."""
+        if known_since is not None:
+            if not await self.hold(connection, tenant_id, user_id, known_since=known_since):
+                raise UserErased("the user was erased meanwhile")
+            return
         query = upsert(users).values(tenant_id=tenant_id, user_id=user_id, created_at=now, updated_at=now)
-        return (await connection.execute(query.on_conflict_do_nothing())).rowcount == 1
+        while not await self.hold(connection, tenant_id, user_id):
+            await connection.execute(query.on_conflict_do_nothing())
+
+    async def hold(
+        self, connection: AsyncConnection, tenant_id: str, user_id: str, *, known_since: datetime | None = None
+    ) -> bool:
+        """Whether the tenant knows this user, who then cannot be erased until the transaction ends.
+
+        Comes before the locks on any other row of the user, as in `erase`, or the two wait for each other.
+        """
+        query = select(users.c.user_id).where(users.c.tenant_id == tenant_id, users.c.user_id == user_id)
+        if known_since is not None:
+            query = query.where(users.c.created_at == known_since)
+        return (await connection.execute(query.with_for_update(read=True, key_share=True))).first() is not None
 
     async def exists(self, connection: AsyncConnection, tenant_id: str, user_id: str) -> bool:
         """Whether the tenant knows this user."""
@@ -50,13 +119,17 @@ class UserStore:
     ) -> Persona | None:
         """The user's persona, or None for an unknown user; `lock` holds the row until the transaction ends."""
         query = select(
-            users.c.facets, users.c.version, users.c.updated_at, func.vector_send(users.c.vector).label("vector")
+            users.c.facets,
+            users.c.version,
+            users.c.updated_at,
+            users.c.created_at,
+            func.vector_send(users.c.vector).label("vector"),
         ).where(users.c.tenant_id == tenant_id, users.c.user_id == user_id)
-        row = (await connection.execute(query.with_for_update() if lock else query)).one_or_none()
+        row = (await connection.execute(query.with_for_update(key_share=True) if lock else query)).one_or_none()
         if row is None:
             return None
         vector = vector_from_bytes(row.vector) if row.vector is not None else None
-        return Persona(user_id, facets_of(row.facets), row.version, vector, row.updated_at)
+        return Persona(user_id, facets_of(row.facets), row.version, vector, row.updated_at, row.created_at)
 
     async def save_persona(
         self,
@@ -102,44 +175,32 @@ class UserStore:
         )
         return (await connection.execute(query)).all()
 
-    async def centroid(
-        self, connection: AsyncConnection, tenant_id: str, user_id: str
-    ) -> tuple[Vector | None, str | None, float, datetime | None]:
-        """(vector, its space, weight, moved at) of what the user said; holds the row until the end."""
-        query = (
-            select(
-                func.vector_send(users.c.vector).label("vector"),
-                users.c.vector_space,
-                users.c.vector_weight,
-                users.c.vector_at,
-            )
-            .where(users.c.tenant_id == tenant_id, users.c.user_id == user_id)
-            .with_for_update()
-        )
-        row = (await connection.execute(query)).one()
-        vector = vector_from_bytes(row.vector) if row.vector is not None else None
-        return vector, row.vector_space, row.vector_weight, row.vector_at
+    async def remember_said(
+        self, statements: Statements, tenant_id: str, user_id: str, *, seen: Centroid, said: Centroid, now: datetime
+    ) -> bool:
+        """Move the user's centroid from `seen` to `said`, creating the user at first contact; False, and
+        nothing changed, when another input has moved it since it was seen. Holds the user."""
+        after = (vector_literal(said.vector), said.space, said.weight, said.moved_at)
+        if seen.known_since is None:
+            rows = await statements.fetch(_FIRST_SAID, tenant_id, user_id, now, *after)
+        else:
+            rows = await statements.fetch(_REMEMBER_SAID, tenant_id, user_id, *after, seen.known_since, seen.moved_at)
+        return bool(rows)
 
-    async def save_centroid(
-        self,
-        connection: AsyncConnection,
-        tenant_id: str,
-        user_id: str,
-        *,
-        vector: Vector,
-        space: str,
-        weight: float,
-        now: datetime,
-    ) -> None:
-        """Write the persona vector."""
-        await connection.execute(
-            update(users)
-            .where(users.c.tenant_id == tenant_id, users.c.user_id == user_id)
-            .values(vector=vector, vector_space=space, vector_weight=weight, vector_at=now)
-        )
+    async def centroid(self, statements: Statements, tenant_id: str, user_id: str, seen: Centroid) -> Centroid:
+        """Where the user's centroid is now. Raises UserErased when the user of `seen` is no more."""
+        rows = await statements.fetch(_CENTROID, tenant_id, user_id)
+        if not rows or seen.known_since not in {None, rows[0]["created_at"]}:
+            raise UserErased("the user was erased meanwhile")
+        return centroid_of(rows[0])
+
+    async def hold_alone(self, connection: AsyncConnection, tenant_id: str, user_id: str) -> bool:
+        """Whether the tenant knows this user, whom nobody else holds from then on until the transaction ends."""
+        query = select(users.c.user_id).where(users.c.tenant_id == tenant_id, users.c.user_id == user_id)
+        return (await connection.execute(query.with_for_update())).first() is not None
 
     async def erase(self, connection: AsyncConnection, tenant_id: str, user_id: str) -> dict[str, int]:
-        """Delete every row of the user; the rows deleted, by table."""
+        """Delete every row of a user who is held alone; the rows deleted, by table."""
         erased: dict[str, int] = {}
         for table in USER_TABLES:
             query = delete(table).where(table.c.tenant_id == tenant_id, table.c.user_id == user_id)

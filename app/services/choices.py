@@ -1,0 +1,240 @@
+"""Choices: what a user settled on, what becomes of the set it came from, and what is learned from it."""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+from uuid import UUID, uuid4
+
+import structlog
+
+from app.domain.errors import NotFound, UserErased
+from app.domain.extraction import statements_in
+from app.domain.memory import Draft, MemoryType
+from app.domain.persona import Facet, Signal
+from app.domain.prompt import EnrichedPrompt
+from app.domain.ranking import Ranked
+from app.services.hypotheses import HypothesisService
+from app.services.memories import MemoryService
+from app.services.persona import PersonaService
+from app.services.training import TrainingDataCollector
+from app.store.engine import Database
+from app.store.hypotheses import Answer, HypothesisStore
+from app.store.tables import AnyRow
+from app.store.users import UserStore
+
+log = structlog.get_logger(__name__)
+
+GOAL_CONFIDENCE = 0.7
+TASTE_CONFIDENCE = 0.6
+"""How sure a chosen reading makes the service of what was wanted, and of a taste the user had not stated."""
+
+
+@dataclass(frozen=True)
+class ExecuteRequest:
+    """What the user settled on: a shown hypothesis, their own answer, or just the input."""
+
+    input_text: str
+    set_id: UUID | None = None
+    hypothesis_id: str | None = None
+    custom_answer: str | None = None
+    token_budget: int | None = None
+
+
+@dataclass(frozen=True)
+class Choice:
+    """An execute request with the set and hypothesis it names, as they were stored."""
+
+    tenant_id: str
+    user_id: str
+    request: ExecuteRequest
+    shown: AnyRow | None
+    chosen: Mapping[str, Any] | None
+    made_at: datetime
+
+    @property
+    def meaning(self) -> str:
+        """What the user means, in one sentence: the chosen reading, refined by their own words."""
+        base = self.chosen["request"] if self.chosen else self.request.input_text
+        return f"{base}. {self.request.custom_answer}" if self.request.custom_answer else base
+
+    @property
+    def evidence(self) -> frozenset[UUID]:
+        """The memories the chosen reading rests on."""
+        return frozenset(UUID(each) for each in self.chosen["evidence"]) if self.chosen else frozenset()
+
+    @property
+    def answer(self) -> Answer | None:
+        """What becomes of the set. Taking the first reading of a set that advanced by itself is no choice of
+        the user's: it counts only once they are content with the result."""
+        if self.shown is None:
+            return None
+        own_words = self.request.custom_answer
+        if self.chosen is None:
+            return Answer("custom", answer=own_words) if own_words else None
+        is_first = self.chosen["id"] == self.shown.hypotheses[0]["id"]
+        is_assumed = self.shown.decision == "auto_advance" and is_first and not own_words
+        return Answer("assumed" if is_assumed else "selected", self.chosen["id"], self.chosen["slots"], own_words)
+
+    @property
+    def is_deliberate(self) -> bool:
+        """Whether the user chose or said something, rather than went along."""
+        is_selected = self.answer is not None and self.answer.outcome != "assumed"
+        return is_selected or self.request.custom_answer is not None
+
+
+@dataclass(frozen=True)
+class Background:
+    """What a prompt was made from: the facets of the moment, the ranked memories, and since when the user
+    is known (None: not before)."""
+
+    facets: Mapping[str, Facet]
+    ranked: Sequence[Ranked]
+    known_since: datetime | None
+
+
+class ChoiceService:
+    """Records choices and learns from them."""
+
+    def __init__(
+        self,
+        database: Database,
+        hypotheses: HypothesisService,
+        memories: MemoryService,
+        personas: PersonaService,
+        collector: TrainingDataCollector,
+        users: UserStore,
+        hypothesis_store: HypothesisStore,
+    ) -> None:
+        self._database = database
+        self._hypotheses = hypotheses
+        self._memories = memories
+        self._personas = personas
+        self._collector = collector
+        self._users = users
+        self._hypothesis_store = hypothesis_store
+
+    async def record(
+        self, choice: Choice, background: Background, execution_id: UUID, prompt: EnrichedPrompt
+    ) -> UUID | None:
+        """Write the execution, what became of the set, and the signal, and keep the training samples; the
+        signal's id when the user chose. Raises UserErased."""
+        signal_id = uuid4() if choice.is_deliberate else None
+        async with self._database.begin(choice.tenant_id) as connection:
+            await self._users.ensure(
+                connection, choice.tenant_id, choice.user_id, choice.made_at, known_since=background.known_since
+            )
+            await self._hypothesis_store.insert_execution(connection, _execution_row(choice, execution_id, prompt))
+            if choice.shown is not None and choice.answer is not None:
+                await self._hypothesis_store.answer_set(
+                    connection, choice.tenant_id, choice.shown.set_id, choice.answer, choice.made_at
+                )
+            if signal_id is not None:
+                await self._hypothesis_store.insert_signal(connection, _signal_row(choice, execution_id, signal_id))
+            if self._collector.is_enabled:
+                # While the user is held, so that an erasure comes before these lines or finds them.
+                await asyncio.to_thread(self._collect, choice, background, prompt)
+        return signal_id
+
+    async def learn(self, choice: Choice, background: Background, signal_id: UUID) -> None:
+        """Facets, memories and calibration out of a choice. The execution stands whatever happens here."""
+        shown = choice.shown.hypotheses if choice.shown else ()
+        rejected = tuple(each["question"] for each in shown if each is not choice.chosen)
+        signal = Signal("selection", background.facets, chosen_text=choice.meaning, rejected_texts=rejected)
+        drafts = learned_drafts(choice)
+        try:
+            await self._personas.learn(choice.tenant_id, choice.user_id, signal, signal_id=signal_id)
+            if drafts:
+                known_since = background.known_since or choice.made_at
+                await self._memories.add(choice.tenant_id, choice.user_id, drafts, known_since=known_since)
+        except (UserErased, NotFound):
+            log.info("learning_dropped", reason="the user was erased meanwhile")
+        await self._hypotheses.recalibrate(choice.tenant_id)
+
+    def _collect(self, choice: Choice, background: Background, prompt: EnrichedPrompt) -> None:
+        """Keep what was shown and chosen, and how the memories were ranked, as training samples."""
+        if choice.shown is not None and choice.is_deliberate:
+            self._collector.log_hypotheses(
+                user_id=choice.user_id,
+                user_input=choice.request.input_text,
+                hypotheses=choice.shown.hypotheses,
+                selected_id=choice.request.hypothesis_id,
+                persona_facets={name: facet.value for name, facet in background.facets.items()},
+                recent_goals=_contents(background.ranked, MemoryType.GOAL),
+                preferences=_contents(background.ranked, MemoryType.PREFERENCE),
+                tenant_id=choice.tenant_id,
+                hypothesis_set_id=choice.shown.set_id,
+                model=choice.shown.source,
+            )
+        if background.ranked:
+            self._collector.log_ranking(
+                user_id=choice.user_id,
+                query=choice.request.input_text,
+                candidates=[_ranking_sample(item) for item in background.ranked],
+                used_ids=[use.memory_id for use in prompt.uses],
+                tenant_id=choice.tenant_id,
+            )
+
+
+def learned_drafts(choice: Choice) -> list[Draft]:
+    """Memories a choice gives: what was wanted, what the user's own answer states, and the taste shown by
+    taking a reading that did not come from anything they had said."""
+    drafts = statements_in(choice.request.custom_answer or "", "selection")
+    if choice.chosen is None:
+        if choice.request.custom_answer and not drafts:
+            drafts.append(Draft(MemoryType.GOAL, choice.meaning, GOAL_CONFIDENCE, source="selection"))
+        return drafts
+    goal = Draft(MemoryType.GOAL, choice.chosen["request"], GOAL_CONFIDENCE, source="selection")
+    if choice.chosen["origin"] in {"option", "cohort"} and choice.chosen["slots"]:
+        values = ", ".join(choice.chosen["slots"].values())
+        taste = f"For “{choice.request.input_text[:200]}” I chose {values}"
+        drafts.insert(0, Draft(MemoryType.PREFERENCE, taste, TASTE_CONFIDENCE, source="selection"))
+    return [goal, *drafts]
+
+
+def _execution_row(choice: Choice, execution_id: UUID, prompt: EnrichedPrompt) -> dict[str, Any]:
+    uses = [{"id": str(use.memory_id), "score": use.score, "section": use.section} for use in prompt.uses]
+    return {
+        "tenant_id": choice.tenant_id,
+        "execution_id": execution_id,
+        "user_id": choice.user_id,
+        "set_id": choice.request.set_id,
+        "hypothesis_id": choice.request.hypothesis_id,
+        "custom_answer": choice.request.custom_answer,
+        "input_text": choice.request.input_text,
+        "request": choice.meaning,
+        "prompt": prompt.text,
+        "tokens": prompt.tokens,
+        "memories_used": uses,
+        "created_at": choice.made_at,
+    }
+
+
+def _signal_row(choice: Choice, execution_id: UUID, signal_id: UUID) -> dict[str, Any]:
+    return {
+        "tenant_id": choice.tenant_id,
+        "signal_id": signal_id,
+        "user_id": choice.user_id,
+        "kind": "selection",
+        "set_id": choice.request.set_id,
+        "execution_id": execution_id,
+        "body": {"hypothesis_id": choice.request.hypothesis_id, "custom_answer": choice.request.custom_answer},
+        "created_at": choice.made_at,
+    }
+
+
+def _contents(ranked: Sequence[Ranked], kind: MemoryType) -> list[str]:
+    return [item.memory.content for item in ranked if item.memory.type is kind]
+
+
+def _ranking_sample(item: Ranked) -> dict[str, Any]:
+    return {
+        "id": str(item.memory.memory_id),
+        "type": item.memory.type.value,
+        "content": item.memory.content,
+        "score": item.score,
+        "similarity": item.similarity,
+        "recency": item.recency,
+        "confidence": item.confidence,
+    }

@@ -1,0 +1,105 @@
+"""Schemathesis against the running service: every operation, good data and bad, one by one and in chains.
+
+FUZZ_EXAMPLES (500 an operation) and FUZZ_SEED change a run; `embed-service run` is what is tested.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.e2e.running import RunningService, open_service
+
+pytestmark = pytest.mark.slow
+
+EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "500"))
+SEED = int(os.environ.get("FUZZ_SEED", "20260131"))
+SCHEMATHESIS = Path(sys.executable).with_name("schemathesis")
+ROOT = Path(__file__).resolve().parents[2]
+
+CONFIG = """
+seed = {seed}
+workers = 2
+hooks = "tests.e2e.fuzz_hooks"
+continue-on-failure = true
+request-timeout = 60.0
+
+[generation]
+max-examples = {examples}
+
+[phases.coverage]
+generate-duplicate-query-parameters = true
+
+[auth.wfc]
+path = "{auth}"
+peers = ["one", "other"]
+
+[checks]
+# Cannot know that erasing a user removes their memories: `found_until_removed` runs it where it holds.
+ensure_resource_availability.enabled = false
+# Rules that no schema can state may refuse a fitting request: `refused_for_a_rule_only` checks that it was one.
+positive_data_acceptance.expected-statuses = ["2xx", 401, 403, 404, 409, 422, 429]
+# Only a part of the service that does not answer may be a 5xx, and here all of them do.
+not_a_server_error.expected-statuses = ["2xx", "4xx"]
+negative_data_rejection.expected-statuses = [400, 401, 403, 404, 405, 409, 413, 415, 422, 429]
+"""
+"""All checks are on: the built-in ones, and those of `fuzz_hooks`."""
+
+
+@pytest.mark.timeout(1500)
+def test_every_operation_keeps_its_word(tmp_path: Path) -> None:
+    """No answer breaks the OpenAPI document, whatever is sent: statuses, media types, headers, bodies, auth,
+    methods, chains of operations. Nothing ends in a 5xx, and every operation succeeded at least once."""
+    with open_service({"ENABLE_TRAINING_DATA_COLLECTION": "true"}) as service:
+        config = write_config(service, tmp_path)
+        started, busy = time.monotonic(), os.times().children_user
+        done = subprocess.run(
+            [SCHEMATHESIS, "--config-file", config, "run", f"{service.base_url}/openapi.json", "--warnings=off"],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            timeout=1400,
+            check=False,
+        )
+        seconds, busy = time.monotonic() - started, os.times().children_user - busy
+        print(
+            f"seed {SEED}, {EXAMPLES} examples an operation: {seconds:.0f} s, of which schemathesis itself {busy:.0f}"
+        )
+        print(done.stdout[-20_000:], done.stderr)
+        assert done.returncode == 0
+        assert service.log_events("request_failed") == []
+        check_every_operation_was_reached(service)
+
+
+def write_config(service: RunningService, folder: Path) -> Path:
+    """Two callers of different tenants, neither of whom may read what the other made."""
+    keys = {name: service.create_key(f"tenant-{name}") for name in ("one", "other")}
+    auth = folder / "auth.json"
+    header = "Authorization"
+    callers = [
+        {"name": name, "fixedHeaders": [{"name": header, "value": key.headers[header]}]} for name, key in keys.items()
+    ]
+    auth.write_text(json.dumps({"auth": callers}))
+    config = folder / "schemathesis.toml"
+    config.write_text(CONFIG.format(seed=SEED, examples=EXAMPLES, auth=auth))
+    return config
+
+
+def check_every_operation_was_reached(service: RunningService) -> None:
+    """A fuzzer that is turned away at the door proves nothing: the log has to show successes everywhere."""
+    answered: Counter[tuple[str, str, bool]] = Counter()
+    for event in service.log_events("request_answered"):
+        assert event["status"] < 500, event
+        answered[event["method"], event["route"], event["status"] < 300] += 1
+    document = httpx.get(f"{service.base_url}/openapi.json").json()
+    silent = {"/healthz", "/v1/healthz", "/readyz", "/metrics"}
+    operations = [(method.upper(), path) for path, item in document["paths"].items() for method in item]
+    never = [pair for pair in operations if pair[1] not in silent and not answered[*pair, True]]
+    assert never == [], "never succeeded"
+    print(f"{answered.total()} requests, {sum(n for (_, _, is_ok), n in answered.items() if is_ok)} of them succeeded")

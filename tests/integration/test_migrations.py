@@ -1,0 +1,131 @@
+"""Migrations up and down, and the same service on the embedded database and on an outside one."""
+
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import asyncpg
+import pytest
+from alembic import command
+from alembic.autogenerate import compare_metadata
+from alembic.config import Config
+from alembic.migration import MigrationContext
+from sqlalchemy import Connection, text
+
+from app.clients.embeddings.onnx import OnnxEmbedder
+from app.domain.errors import NotFound
+from app.services.feedback import Feedback
+from app.services.ranking import SearchRequest
+from app.settings import Settings
+from app.store.engine import MIGRATIONS, Database, migrate, prepare_database
+from app.store.tables import metadata
+from app.wiring import build_services
+from tests.integration.conftest import choose, create_tenant, facts
+from tests.servers import TcpServer
+
+ROWS_ARE_CLOSED = text(
+    "SELECT relname, relrowsecurity AND relforcerowsecurity FROM pg_class "
+    "WHERE relnamespace = 'public'::regnamespace AND relkind = 'r' AND relname <> 'alembic_version'"
+)
+
+
+async def new_database(database: Database, tcp_server: TcpServer, where: str) -> str:
+    """The URL of an empty database with pgvector, embedded or outside."""
+    if where == "outside":
+        await tcp_server.execute("postgres", "DROP DATABASE IF EXISTS updown", "CREATE DATABASE updown OWNER ordinary")
+        await tcp_server.execute("updown", "CREATE EXTENSION vector")
+        return tcp_server.url("ordinary", "updown")
+    superuser = await asyncpg.connect(database.prepared.url.replace("+asyncpg", ""))
+    await superuser.execute("DROP DATABASE IF EXISTS updown")
+    await superuser.execute("CREATE DATABASE updown")
+    await superuser.close()
+    return database.prepared.url.replace("/postgres?", "/updown?")
+
+
+async def run(database: Database, step: Callable[[Config], None]) -> None:
+    """An Alembic command on a database."""
+
+    def on(connection: Connection) -> None:
+        config = Config()
+        config.set_main_option("script_location", str(MIGRATIONS))
+        config.attributes["connection"] = connection
+        step(config)
+
+    async with database.migrating() as connection:
+        await connection.run_sync(on)
+
+
+def differences(connection: Connection) -> list[Any]:
+    """How the tables differ from what the code says they are."""
+    context = MigrationContext.configure(connection, opts={"compare_type": True, "compare_server_default": True})
+    return compare_metadata(context, metadata)
+
+
+@pytest.mark.parametrize("where", ["embedded", "outside"])
+async def test_up_down_and_up_again(database: Database, tcp_server: TcpServer, tenant: str, where: str) -> None:
+    """Down leaves nothing but the version table, up again makes what the code expects, with every table closed
+    by row-level security."""
+    url = await new_database(database, tcp_server, where)
+    await migrate(url)
+    opened = Database(await prepare_database(url), pool_size=1)
+    async with opened.engine.connect() as connection:
+        assert await connection.run_sync(differences) == []
+        first = sorted((await connection.execute(ROWS_ARE_CLOSED)).all())
+    assert {name for name, _ in first} == set(metadata.tables)
+    assert all(is_closed for _, is_closed in first)
+    await create_tenant(opened, tenant)
+    await run(opened, lambda config: command.downgrade(config, "base"))
+    async with opened.engine.connect() as connection:
+        assert (await connection.execute(ROWS_ARE_CLOSED)).all() == []
+    await migrate(opened)
+    await migrate(opened)
+    async with opened.engine.connect() as connection:
+        assert await connection.run_sync(differences) == []
+        assert sorted((await connection.execute(ROWS_ARE_CLOSED)).all()) == first
+    await opened.aclose()
+
+
+async def test_the_sessions_database_is_what_the_code_expects(database: Database) -> None:
+    """No model drift on the embedded server."""
+    async with database.engine.connect() as connection:
+        assert await connection.run_sync(differences) == []
+
+
+@pytest.fixture
+async def outside(tcp_database_url: str) -> AsyncIterator[Database]:
+    """The outside database as the ordinary role that owns it, migrated; empty again afterwards."""
+    await migrate(tcp_database_url)
+    opened = Database(await prepare_database(tcp_database_url), pool_size=4)
+    yield opened
+    await run(opened, lambda config: command.downgrade(config, "base"))
+    async with opened.engine.begin() as connection:
+        await connection.execute(text("DROP TABLE alembic_version"))
+    await opened.aclose()
+
+
+async def test_the_whole_path_on_an_outside_database(
+    outside: Database, embedder: OnnxEmbedder, settings: Settings, tcp_database_url: str, tenant: str
+) -> None:
+    """Over TCP, as a role without powers: remember, hypothesize, execute, give feedback, search, export, erase;
+    and the tenants are as apart as on the embedded one."""
+    assert outside.prepared.role is None
+    services = build_services(settings.model_copy(update={"database_url": tcp_database_url}), outside, embedder)
+    for name in (tenant, f"{tenant}-other"):
+        await create_tenant(outside, name)
+    await services.memories.add(tenant, "ada", facts("I write Python and deploy with Docker on AWS"))
+    made, executed = await choose(services, tenant, "ada", "deploy my app")
+    assert "Python" in made.hypotheses[0].question
+    assert "in Python" in executed.prompt.text
+    deltas = await services.feedback.give(tenant, "ada", Feedback(executed.execution_id, comment="too long"))
+    assert deltas["concise"] > 0
+    found = await services.ranking.search(tenant, "ada", SearchRequest("cloud"))
+    assert {item.memory.type for item in found.ranked} == {"PREFERENCE", "GOAL"}
+    with pytest.raises(NotFound):
+        await services.ranking.search(f"{tenant}-other", "ada", SearchRequest("cloud"))
+    async with outside.begin(f"{tenant}-other") as connection:
+        assert (await connection.execute(text("SELECT count(*) FROM memories"))).scalar_one() == 0
+    key = await services.keys.create(tenant, "", ["user"])
+    assert await services.keys.authenticate(key.secret)
+    lines = [line async for line in services.transfer.export(tenant, "ada")]
+    await services.transfer.erase(tenant, "ada")
+    await services.transfer.import_(tenant, lines)
+    assert [line async for line in services.transfer.export(tenant, "ada")] == lines
