@@ -18,9 +18,9 @@ from app.api.deps import Services
 from app.api.protocol import ProblemProtocol
 from app.domain.errors import DomainError
 from app.logs import configure_logs
-from app.services.keys import DEFAULT_TENANT
+from app.services.keys import DEFAULT_TENANT, KeyService
 from app.settings import Settings, load_settings_or_exit
-from app.wiring import open_services
+from app.wiring import open_keys, open_services
 
 cli = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 keys = typer.Typer(no_args_is_help=True, help="API keys: made once, shown once.")
@@ -48,18 +48,27 @@ def main() -> int:
     return 0
 
 
+S = TypeVar("S")
 T = TypeVar("T")
 
 
 def _with_services(work: Callable[[Services], Awaitable[T]]) -> T:
     """Run `work` on the services, beside a running server or on a database started for it."""
+    return _opened(open_services, work)
+
+
+def _with_keys(work: Callable[[KeyService], Awaitable[T]]) -> T:
+    """Run `work` on the API keys, without loading what only the other commands need."""
+    return _opened(open_keys, work)
+
+
+def _opened(opener: Callable[[Settings], AbstractAsyncContextManager[S]], work: Callable[[S], Awaitable[T]]) -> T:
     settings = load_settings_or_exit()
     configure_logs(settings.log_dir, "WARNING", to_stdout=False)
 
     async def run() -> T:
-        opened: AbstractAsyncContextManager[Services] = open_services(settings)
-        async with opened as services:
-            return await work(services)
+        async with opener(settings) as opened:
+            return await work(opened)
 
     return asyncio.run(run())
 
@@ -156,7 +165,7 @@ def create_key(
     as_json: Json = False,
 ) -> None:
     """Make a key. It is shown now and never again."""
-    made = _with_services(lambda services: services.keys.create(tenant, name, scope or ["user"]))
+    made = _with_keys(lambda service: service.create(tenant, name, scope or ["user"]))
     document = {"key_id": made.key_id, "key": made.secret, "tenant": made.tenant_id, "scopes": list(made.scopes)}
     _print(document, as_json, lambda: f"{made.secret}\n(id {made.key_id}; keep it now, it is shown only once)")
 
@@ -164,7 +173,7 @@ def create_key(
 @keys.command("list")
 def list_keys(tenant: Tenant = DEFAULT_TENANT, as_json: Json = False) -> None:
     """List a tenant's keys, without their secrets."""
-    rows = _with_services(lambda services: services.keys.list(tenant))
+    rows = _with_keys(lambda service: service.list(tenant))
     documents: list[dict[str, Any]] = [
         {
             "key_id": row.key_id,
@@ -190,7 +199,7 @@ def list_keys(tenant: Tenant = DEFAULT_TENANT, as_json: Json = False) -> None:
 @keys.command("revoke")
 def revoke_key(key_id: str, tenant: Tenant = DEFAULT_TENANT, as_json: Json = False) -> None:
     """Make a key useless at once."""
-    _with_services(lambda services: services.keys.revoke(tenant, key_id))
+    _with_keys(lambda service: service.revoke(tenant, key_id))
     _print({"revoked": key_id}, as_json, lambda: f"revoked {key_id}")
 
 

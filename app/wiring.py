@@ -56,6 +56,21 @@ async def open_services(settings: Settings) -> AsyncGenerator[Services]:
         await database.aclose()
 
 
+@asynccontextmanager
+async def open_keys(settings: Settings) -> AsyncGenerator[KeyService]:
+    """The API keys alone, on the database alone: no model is loaded for them."""
+    database = await open_database(settings)
+    try:
+        yield build_keys(database)
+    finally:
+        await database.aclose()
+
+
+def build_keys(database: Database) -> KeyService:
+    """The use cases about API keys."""
+    return KeyService(database, SystemClock(), TenantStore(), KeyStore())
+
+
 async def open_embedder(settings: Settings) -> Embedder:
     """The embedding model that `settings` name. Raises ModelUnavailable."""
     if settings.embed_endpoint is None:
@@ -122,7 +137,7 @@ def build_services(settings: Settings, database: Database, embedder: Embedder) -
         settings=settings,
         database=database,
         embedder=embedder,
-        keys=KeyService(database, clock, tenant_store, KeyStore()),
+        keys=build_keys(database),
         catalogues=catalogues,
         memories=memories,
         ranking=ranking,

@@ -91,22 +91,28 @@ def rank(candidates: Sequence[Candidate], weights: Weights, now: datetime, limit
     scaled = weights.scaled()
     scored = [(score(candidate, scaled, now), candidate) for candidate in candidates]
     scored.sort(key=lambda pair: (-pair[0].score, -pair[0].memory.valid_from.timestamp(), pair[0].memory.memory_id.int))
-    kept: list[Ranked] = []
-    kept_vectors: list[Vector] = []
-    for ranked, candidate in scored:
+    repeats = _repeats([candidate.vector for _, candidate in scored])
+    kept: dict[int, Ranked] = {}
+    for place, (ranked, _) in enumerate(scored):
         if len(kept) == limit:
             break
-        if kept_vectors:
-            cosines = np.asarray(kept_vectors) @ candidate.vector
-            repeats = np.flatnonzero(cosines >= memories.NEAR_DUPLICATE_COSINE)
-            if any(
-                memories.is_duplicate(ranked.memory.content, kept[index].memory.content, float(cosines[index]))
-                for index in repeats
-            ):
-                continue
-        kept.append(ranked)
-        kept_vectors.append(candidate.vector)
-    return kept
+        content = ranked.memory.content
+        earlier = ((kept[better], cosine) for better, cosine in repeats.get(place, ()) if better in kept)
+        if not any(memories.is_duplicate(content, item.memory.content, cosine) for item, cosine in earlier):
+            kept[place] = ranked
+    return list(kept.values())
+
+
+def _repeats(vectors: Sequence[Vector]) -> dict[int, list[tuple[int, float]]]:
+    """For each place that has near-duplicates at better places: those places, and the cosines."""
+    if not vectors:
+        return {}
+    matrix = np.asarray(vectors)
+    cosines = np.tril(matrix @ matrix.T, k=-1)
+    repeats: dict[int, list[tuple[int, float]]] = {}
+    for place, better in np.argwhere(cosines >= memories.NEAR_DUPLICATE_COSINE).tolist():
+        repeats.setdefault(place, []).append((better, float(cosines[place, better])))
+    return repeats
 
 
 def apply_rerank(ranked: Sequence[Ranked], relevances: Sequence[float]) -> list[Ranked]:

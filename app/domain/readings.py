@@ -177,25 +177,35 @@ def _filled(context: HypothesisContext, filling: Mapping[str, Sequence[_Known]],
 
 
 def _from_memories(context: HypothesisContext, named: set[UUID]) -> list[Reading]:
-    """A reading per near memory, quoting it. What is `named` already says less when it is said again."""
+    """A reading for each of the memories that read the input best, quoting it."""
+    near = [
+        (_memory_score(ranked, is_named=ranked.memory.memory_id in named), ranked)
+        for ranked in context.memories
+        if ranked.similarity >= MIN_MEMORY_SIMILARITY and ranked.memory.source != CHOSEN
+    ]
+    near.sort(key=lambda pair: -pair[0])
+    echo, own_voice = _echo(context), _own_voice(context)
     readings: list[Reading] = []
-    for ranked in context.memories:
-        if ranked.similarity < MIN_MEMORY_SIMILARITY or ranked.memory.source == CHOSEN:
-            continue
-        frame, bonus = _FRAMES[ranked.memory.type]
-        is_named = ranked.memory.memory_id in named
+    for score, ranked in near[: 2 * context.count]:
+        frame, _ = _FRAMES[ranked.memory.type]
         quoted = f"“{_quoted(ranked.memory.content)}”"
         readings.append(
             Reading(
-                question=f"{_echo(context)}, {wording.addressed(frame)} {quoted}?",
-                request=f"{_own_voice(context)}, {frame} {quoted}",
+                question=f"{echo}, {wording.addressed(frame)} {quoted}?",
+                request=f"{own_voice}, {frame} {quoted}",
                 rationale=f"Near what you told me ({ranked.memory.type.lower()}, relevance {ranked.similarity:.2f}).",
-                score=-1.1 + 2.0 * ranked.similarity + 0.3 * ranked.recency + bonus - 0.8 * is_named,
+                score=score,
                 origin="memory",
                 evidence=(ranked.memory.memory_id,),
             )
         )
-    return readings[: 2 * context.count]
+    return readings
+
+
+def _memory_score(ranked: Ranked, *, is_named: bool) -> float:
+    """What is named by a filling already says less when it is said again."""
+    _, bonus = _FRAMES[ranked.memory.type]
+    return -1.1 + 2.0 * ranked.similarity + 0.3 * ranked.recency + bonus - 0.8 * is_named
 
 
 def _from_choices(context: HypothesisContext, said: SlotValues, denied: frozenset[str]) -> list[Reading]:

@@ -27,7 +27,7 @@ from app.domain.ranking import Ranked, Weights, rank
 from app.domain.readings import MIN_CHOICE_SIMILARITY
 from app.ports import SLM, Clock
 from app.services.catalogues import CatalogueService, TenantSettings
-from app.services.ranking import ARM, RankingService
+from app.services.ranking import RankingService
 from app.services.telemetry import telemetry_service
 from app.store.engine import Database
 from app.store.hypotheses import Background, HypothesisStore
@@ -37,7 +37,8 @@ from app.store.users import Centroid, UserStore
 log = structlog.get_logger(__name__)
 
 CONTEXT_MEMORIES = 40
-"""Memories an input is read with."""
+CONTEXT_ARM = 20
+"""Memories an input is read with, out of so many nearest by vector, by words, and newest with an open slot."""
 
 REFIT_EVERY = 5
 REFIT_SHARE = 0.1
@@ -148,7 +149,7 @@ class HypothesisService:
                 vector=vector,
                 space=self._space,
                 words=input_text,
-                arm=ARM,
+                arm=CONTEXT_ARM,
                 where=SearchFilter(now),
                 slots=intent.intent.slots if intent else (),
             )

@@ -18,7 +18,7 @@ from app.store.users import UserStore
 
 log = structlog.get_logger(__name__)
 
-ARM = 40
+ARM = 20
 """Candidates from each arm (vector, words) of a search; never fewer than twice the limit."""
 
 

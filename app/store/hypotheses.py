@@ -35,14 +35,14 @@ FIT_WINDOW = 2000
 
 _CHOICES = """
 SELECT intent, chosen_id, chosen_slots, answer, input_text, rejected_ids, hypotheses, outcome,
-       1 - (input_vector <=> $1::text::vector) AS similarity
+       1 - (input_vector <=> $1::float4[]::vector) AS similarity
 FROM (
     SELECT * FROM hypothesis_sets
     WHERE tenant_id = $2::text AND user_id = $3::text AND space = $4::text
       AND (outcome IS NOT NULL OR rejected_ids <> '{}')
     ORDER BY created_at DESC LIMIT $5::int
 ) AS answered
-WHERE 1 - (input_vector <=> $1::text::vector) >= $6::float8
+WHERE 1 - (input_vector <=> $1::float4[]::vector) >= $6::float8
 ORDER BY similarity DESC
 LIMIT 20
 """
@@ -57,7 +57,7 @@ WITH near AS (
           AND user_id <> $3::text AND chosen_slots <> '{}'::jsonb
         ORDER BY answered_at DESC LIMIT $6::int
     ) AS latest
-    WHERE 1 - (input_vector <=> $1::text::vector) >= $7::float8
+    WHERE 1 - (input_vector <=> $1::float4[]::vector) >= $7::float8
 ), everyone AS (
     SELECT count(DISTINCT user_id) AS users FROM near
 )
@@ -129,9 +129,7 @@ class HypothesisStore:
         self, statements: Statements, tenant_id: str, user_id: str, *, vector: Vector, space: str, nearest: float
     ) -> list[PastChoice]:
         """What the user chose and turned down for inputs at least `nearest` (cosine) to this one."""
-        rows = await statements.fetch(
-            _CHOICES, vector_literal(vector), tenant_id, user_id, space, RECENT_ANSWERS, nearest
-        )
+        rows = await statements.fetch(_CHOICES, vector.tolist(), tenant_id, user_id, space, RECENT_ANSWERS, nearest)
         return [choice for row in rows for choice in _choices_of(row)]
 
     async def cohort_choices(
@@ -147,7 +145,7 @@ class HypothesisStore:
     ) -> list[CohortChoice]:
         """Slot values that at least `k` other users of the tenant chose for near inputs."""
         rows = await statements.fetch(
-            _COHORT, vector_literal(vector), tenant_id, user_id, space, intent, COHORT_WINDOW, COHORT_COSINE, k
+            _COHORT, vector.tolist(), tenant_id, user_id, space, intent, COHORT_WINDOW, COHORT_COSINE, k
         )
         return [CohortChoice(row["chosen_slots"], row["users"], row["share"]) for row in rows]
 

@@ -44,7 +44,7 @@ _FIELD_NAMES = ", ".join(f"m.{column.name}" for column in _FIELDS)
 # words) and, among those that name a value for one of $9, by age.
 _CANDIDATES = f"""
 WITH query AS MATERIALIZED (
-    SELECT $1::text::vector AS vector,
+    SELECT $1::float4[]::vector AS vector,
            tsvector_to_array(to_tsvector('english'::regconfig, $2::text)) AS terms
 ), mine AS MATERIALIZED (
     SELECT m.memory_id, m.valid_from, m.embedding <=> query.vector AS distance,
@@ -156,7 +156,7 @@ class MemoryStore:
         value for one of `slots`."""
         rows = await statements.fetch(
             _CANDIDATES,
-            vector_literal(vector),
+            None if vector is None else vector.tolist(),
             words,
             tenant_id,
             user_id,
