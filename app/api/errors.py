@@ -85,7 +85,7 @@ def responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
         401: "A valid API key is needed.",
         403: "The key lacks the scope.",
         404: "There is no such thing, or it is someone else's.",
-        409: "Someone else changed it first.",
+        409: "Someone else changed or erased it first.",
         413: "The body is too large.",
         415: "The body is of another media type.",
         422: "The request is not understood.",

@@ -12,7 +12,7 @@ from app.services.feedback import Feedback
 router = make_router("hypotheses", "/v1")
 
 
-@router.post("/hypothesize", responses=responses())
+@router.post("/hypothesize", responses=responses(409))
 async def hypothesize(body: schemas.HypothesizeIn, services: ServicesDep, caller: UserCaller) -> schemas.HypothesizeOut:
     """Propose what a short, vague input means, and decide whether to ask."""
     turns = [Turn(turn.role, turn.content) for turn in body.conversation]
@@ -31,7 +31,7 @@ async def hypothesize(body: schemas.HypothesizeIn, services: ServicesDep, caller
     )
 
 
-@router.post("/execute", responses=responses(404))
+@router.post("/execute", responses=responses(404, 409))
 async def execute(body: schemas.ExecuteIn, services: ServicesDep, caller: UserCaller) -> schemas.ExecuteOut:
     """Turn the chosen hypothesis, a custom answer or the bare input into one enriched prompt."""
     request = ExecuteRequest(
@@ -40,7 +40,7 @@ async def execute(body: schemas.ExecuteIn, services: ServicesDep, caller: UserCa
     return _execution(await services.context.execute(caller.tenant_id, body.user_id, request))
 
 
-@router.post("/feedback", responses=responses(404))
+@router.post("/feedback", responses=responses(404, 409))
 async def give_feedback(body: schemas.FeedbackIn, services: ServicesDep, caller: UserCaller) -> schemas.FeedbackOut:
     """Say how an execution or a hypothesis set was received."""
     feedback = Feedback(
@@ -50,7 +50,7 @@ async def give_feedback(body: schemas.FeedbackIn, services: ServicesDep, caller:
     return schemas.FeedbackOut(facet_deltas=dict(deltas))
 
 
-@router.post("/preferences", responses=responses(404))
+@router.post("/preferences", responses=responses(404, 409))
 async def prefer(body: schemas.PreferenceIn, services: ServicesDep, caller: UserCaller) -> schemas.Accepted:
     """Say which of two wordings is better."""
     await services.feedback.prefer(

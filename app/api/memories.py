@@ -22,7 +22,7 @@ router = make_router("memories", "/v1")
 SPOOL_BYTES = 8 * 1024 * 1024
 
 
-@router.post("/memories", responses=responses())
+@router.post("/memories", responses=responses(409))
 async def add_memories(body: schemas.MemoriesIn, services: ServicesDep, caller: UserCaller) -> schemas.AddedOut:
     """Remember one memory, or up to 1,000 in one transaction."""
     drafts = [_draft(item) for item in (body.memories if isinstance(body, schemas.ManyMemoriesIn) else [body])]
@@ -56,7 +56,7 @@ async def get_memory_history(
     return schemas.MemoryHistoryOut(versions=[memory_out(memory) for memory in versions])
 
 
-@router.patch("/memories/{memory_id:uuid}", responses=responses(404))
+@router.patch("/memories/{memory_id:uuid}", responses=responses(404, 409))
 async def change_memory(
     memory_id: MemoryId, body: schemas.MemoryChangeIn, services: ServicesDep, caller: UserCaller
 ) -> schemas.MemoryOut:

@@ -7,10 +7,10 @@ from datetime import datetime
 
 import numpy as np
 
-from app.domain import memory as memories
 from app.domain.embeddings import Vector
 from app.domain.errors import InvalidInput
 from app.domain.memory import HALF_LIFE_DAYS, Memory
+from app.domain.statements import NEAR_DUPLICATE_COSINE, Statement, is_duplicate
 
 RERANK_TOP = 10
 """How many of the best are given to a reranker."""
@@ -96,11 +96,14 @@ def rank(candidates: Sequence[Candidate], weights: Weights, now: datetime, limit
     for place, (ranked, _) in enumerate(scored):
         if len(kept) == limit:
             break
-        content = ranked.memory.content
-        earlier = ((kept[better], cosine) for better, cosine in repeats.get(place, ()) if better in kept)
-        if not any(memories.is_duplicate(content, item.memory.content, cosine) for item, cosine in earlier):
+        earlier = [(kept[better], cosine) for better, cosine in repeats.get(place, ()) if better in kept]
+        if not any(_says_the_same(ranked, item, cosine) for item, cosine in earlier):
             kept[place] = ranked
     return list(kept.values())
+
+
+def _says_the_same(a: Ranked, b: Ranked, cosine: float) -> bool:
+    return is_duplicate(Statement(a.memory.content), Statement(b.memory.content), cosine)
 
 
 def _repeats(vectors: Sequence[Vector]) -> dict[int, list[tuple[int, float]]]:
@@ -110,7 +113,7 @@ def _repeats(vectors: Sequence[Vector]) -> dict[int, list[tuple[int, float]]]:
     matrix = np.asarray(vectors)
     cosines = np.tril(matrix @ matrix.T, k=-1)
     repeats: dict[int, list[tuple[int, float]]] = {}
-    for place, better in np.argwhere(cosines >= memories.NEAR_DUPLICATE_COSINE).tolist():
+    for place, better in np.argwhere(cosines >= NEAR_DUPLICATE_COSINE).tolist():
         repeats.setdefault(place, []).append((better, float(cosines[place, better])))
     return repeats
 

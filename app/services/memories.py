@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
+from functools import cache
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -12,18 +13,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.domain.embeddings import Vector, Vectors
 from app.domain.errors import InvalidInput, NotFound
-from app.domain.memory import (
-    CONFLICT_COSINE,
-    STATES,
-    Draft,
-    Memory,
-    MemoryType,
-    Neighbour,
-    Resolution,
-    contradiction,
-    merged_confidence,
-)
+from app.domain.memory import STATES, Draft, Memory, MemoryType, Neighbour, Resolution, merged_confidence
 from app.domain.memory import resolve as resolve_draft
+from app.domain.statements import CONFLICT_COSINE, Statement, contradiction
 from app.ports import Clock, Embedder
 from app.services.catalogues import CatalogueService
 from app.store.engine import Database
@@ -247,6 +239,7 @@ def _plan(
 ) -> tuple[_Plan, list[tuple[UUID, Resolution]]]:
     """Decide about each draft in order, each seeing what the ones before it did."""
     plan = _Plan()
+    parse = cache(Statement)
     decisions: list[tuple[UUID, Resolution]] = []
     within = vectors @ vectors.T if len(drafts) > 1 else np.zeros((1, 1), dtype=np.float32)
     owners: list[UUID | None] = []
@@ -254,7 +247,7 @@ def _plan(
         valid_from = draft.valid_from or now
         near = _near_in_batch(plan, drafts, owners, within[index], index, lambda memory: _is_live(memory, now))
         neighbours = sorted((*_current(plan, held[index]), *near), key=lambda item: -item.cosine)[:NEIGHBOURS]
-        resolution = resolve_draft(draft, valid_from, neighbours)
+        resolution = resolve_draft(draft, valid_from, neighbours, parse)
         if resolution.action == "merge":
             target = resolution.targets[0]
             _merge(plan, next(n.memory for n in neighbours if n.memory.memory_id == target), draft, now)
@@ -266,7 +259,7 @@ def _plan(
         if resolution.action == "outdated":
             near = _near_in_batch(plan, drafts, owners, within[index], index, lambda memory: not _is_live(memory, now))
             ended = [*_ended(plan, held[index]), *_ended(plan, replaced.get(index, ())), *near]
-            memory = _place_in_past(plan, memory, neighbours, ended)
+            memory = _place_in_past(plan, memory, [*neighbours, *ended], parse)
         for item in neighbours if resolution.action == "supersede" else ():
             if item.memory.memory_id in resolution.targets:
                 _end(plan, item.memory, memory)
@@ -277,13 +270,10 @@ def _plan(
     return plan, decisions
 
 
-def _place_in_past(plan: _Plan, memory: Memory, live: Sequence[Neighbour], ended: Sequence[Neighbour]) -> Memory:
+def _place_in_past(plan: _Plan, memory: Memory, near: Sequence[Neighbour], parse: Callable[[str], Statement]) -> Memory:
     """`memory`, true until the next one that contradicts it began; the one it replaced ends where it begins."""
-    rivals = [
-        item.memory
-        for item in (*live, *ended)
-        if contradiction(memory.content, item.memory.content, item.cosine) is not None
-    ]
+    said = parse(memory.content)
+    rivals = [item.memory for item in near if contradiction(said, parse(item.memory.content), item.cosine) is not None]
     successor = min(
         (rival for rival in rivals if rival.valid_from > memory.valid_from), key=lambda rival: rival.valid_from
     )

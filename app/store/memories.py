@@ -11,8 +11,9 @@ from sqlalchemy import TextClause, delete, insert, select, text, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.domain.embeddings import Vector, Vectors
-from app.domain.memory import CONFLICT_COSINE, Memory, MemoryType, Neighbour
+from app.domain.memory import Memory, MemoryType, Neighbour
 from app.domain.ranking import Candidate
+from app.domain.statements import CONFLICT_COSINE
 from app.store.engine import Statements
 from app.store.tables import memories
 
@@ -86,14 +87,19 @@ WHERE (placed.distance IS NOT NULL AND placed.by_vector <= $10::int)
 def _nearest(condition: str) -> TextClause:
     """For each draft the nearest memories of its type that meet the condition."""
     return text(f"""
+WITH draft AS MATERIALIZED (
+    -- Read from text once; in the loop below it would be read again for each memory it is compared with.
+    SELECT type, CAST(vector AS vector) AS vector, ordinal
+    FROM unnest(CAST(:types AS text[]), CAST(:vectors AS text[])) WITH ORDINALITY AS draft(type, vector, ordinal)
+)
 SELECT {_FIELD_NAMES}, near.cosine, draft.ordinal
-FROM unnest(CAST(:types AS text[]), CAST(:vectors AS text[])) WITH ORDINALITY AS draft(type, vector, ordinal)
+FROM draft
 CROSS JOIN LATERAL (
-    SELECT n.memory_id, 1 - (n.embedding <=> CAST(draft.vector AS vector)) AS cosine
+    SELECT n.memory_id, 1 - (n.embedding <=> draft.vector) AS cosine
     FROM memories n
     WHERE n.tenant_id = :tenant_id AND n.user_id = :user_id AND n.type = draft.type AND n.space = :space
       AND n.version_of IS NULL AND {condition}
-    ORDER BY n.embedding <=> CAST(draft.vector AS vector)
+    ORDER BY n.embedding <=> draft.vector
     LIMIT :count
 ) near
 JOIN memories m ON m.tenant_id = :tenant_id AND m.memory_id = near.memory_id

@@ -6,18 +6,9 @@ from uuid import UUID
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app.domain.memory import (
-    Draft,
-    Memory,
-    MemoryType,
-    Neighbour,
-    contradiction,
-    differing_detail,
-    is_duplicate,
-    merged_confidence,
-    resolve,
-)
+from app.domain.memory import Draft, Memory, MemoryType, Neighbour, merged_confidence, resolve
 from app.domain.wording import affirmed_and_denied, as_request, names, normalise, numbers, words
+from tests.statements import contradiction, differing_detail, is_duplicate
 
 NOW = datetime(2026, 1, 10, tzinfo=UTC)
 QUICK = settings(max_examples=60, deadline=None)

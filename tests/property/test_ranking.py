@@ -8,8 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app.domain.memory import NEAR_DUPLICATE_COSINE, Memory, MemoryType, is_duplicate
+from app.domain.memory import Memory, MemoryType
 from app.domain.ranking import Candidate, Weights, fused_similarity, rank, recency, score
+from app.domain.statements import NEAR_DUPLICATE_COSINE
+from tests.statements import is_duplicate
 
 NOW = datetime(2026, 1, 10, tzinfo=UTC)
 QUICK = settings(max_examples=50, deadline=None)

@@ -8,20 +8,9 @@ from uuid import UUID
 
 import pytest
 
-from app.domain.memory import (
-    CONFLICT_COSINE,
-    NEAR_DUPLICATE_COSINE,
-    Draft,
-    Memory,
-    MemoryType,
-    Neighbour,
-    Resolution,
-    contradiction,
-    differing_detail,
-    is_duplicate,
-    merged_confidence,
-    resolve,
-)
+from app.domain.memory import Draft, Memory, MemoryType, Neighbour, Resolution, merged_confidence, resolve
+from app.domain.statements import CONFLICT_COSINE, NEAR_DUPLICATE_COSINE
+from tests.statements import contradiction, differing_detail, is_duplicate
 
 NOW = datetime(2026, 1, 10, tzinfo=UTC)
 DAY = timedelta(days=1)
