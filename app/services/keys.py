@@ -87,7 +87,7 @@ class KeyService:
             return await self._keys.find(connection, hash_key(secret))
 
     async def has_any(self) -> bool:
-        """Whether any key is live; without one the service serves only its own machine."""
+        """Whether a key was ever made; until then the service serves only its own machine, without one."""
         async with self._database.begin_authentication() as connection:
             return await self._keys.has_any(connection)
 

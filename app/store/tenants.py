@@ -93,6 +93,8 @@ class KeyStore:
         return KeyHolder(row.tenant_id, row.key_id, frozenset(row.scopes)) if row else None
 
     async def has_any(self, connection: AsyncConnection) -> bool:
-        """Whether any live key exists in any tenant; inside an authentication transaction."""
-        query = select(api_keys.c.key_id).where(api_keys.c.revoked_at.is_(None)).limit(1)
-        return (await connection.execute(query)).first() is not None
+        """Whether any key was ever made in any tenant; inside an authentication transaction.
+
+        Revoked ones count: taking the last key away closes the service, it does not open it.
+        """
+        return (await connection.execute(select(api_keys.c.key_id).limit(1))).first() is not None

@@ -54,3 +54,10 @@ async def test_what_makes_no_key(services: Services, tenant: str, name: str | No
     """A tenant's name that no address could hold, an unknown scope or none: InvalidInput."""
     with pytest.raises(InvalidInput):
         await services.keys.create(tenant if name is None else name, "", scopes)
+
+
+async def test_revoking_the_last_key_does_not_open_the_service(services: Services, tenant: str) -> None:
+    """Who takes every key away wants nobody in, rather than everybody on the machine."""
+    made = await services.keys.create(tenant, "only", ["user"])
+    await services.keys.revoke(tenant, made.key_id)
+    assert await services.keys.has_any()
