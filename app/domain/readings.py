@@ -1,5 +1,5 @@
-"""How the local SLM reads an input: it fills what the input leaves open with what the user said before,
-chose before, what their peers chose, and what is common; each reading carries its evidence.
+"""How the local SLM reads an input: it fills what the input leaves open with what the user said in the
+conversation and before, chose before, what their peers chose, and what is common; each reading carries its evidence.
 
 Scores are log-odds by construction: sums of weights of evidence. The constants are a prior that was set
 by hand on invented dialogues; the calibration fitted on a tenant's own outcomes corrects their scale.
@@ -9,7 +9,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from uuid import UUID
 
 from app.domain import wording
@@ -31,6 +31,9 @@ MIN_CHOICE_SIMILARITY = 0.55
 
 CHOSEN = "selection"
 """Source of the memories that earlier choices left; the choices themselves are read, with more care."""
+
+RECENT_TURNS = 12
+"""Messages of the conversation that are read with the input."""
 
 MAX_VALUES = 3
 """Values of one slot named in one question."""
@@ -55,12 +58,15 @@ _FRAMES: Mapping[MemoryType, tuple[str, float]] = {
 
 @dataclass(frozen=True)
 class _Known:
-    """A slot value the user named, what it weighs (0..1) and the memory that says so."""
+    """A slot value the user named, what it weighs (0..1), where they said so and when; no memory where it
+    was said in this very conversation."""
 
     slot: str
     value: str
     weight: float
-    ranked: Ranked
+    said: str
+    at: datetime
+    memory_id: UUID | None = None
 
 
 @dataclass(frozen=True)
@@ -79,7 +85,7 @@ def local_readings(context: HypothesisContext) -> list[Reading]:
     readings = [
         *_from_known_values(context, stances.known),
         *_from_choices(context, said, stances.denied),
-        *_from_memories(context, {item.ranked.memory.memory_id for item in stances.known}),
+        *_from_memories(context, {item.memory_id for item in stances.known if item.memory_id}),
         *_from_cohort(context, said, stances.denied),
         *_from_options(context, said, stances),
     ]
@@ -99,7 +105,8 @@ def _relevant_slots(context: HypothesisContext) -> Sequence[str]:
 
 
 def _stances(context: HypothesisContext, said: SlotValues) -> _Stances:
-    """What the memories say about slots the input leaves open. What was denied last is not offered."""
+    """What the memories and the conversation say about slots the input leaves open. What was denied last is
+    not offered."""
     slots = context.catalogue.slots
     relevant = [slot for slot in _relevant_slots(context) if slot not in said and slots[slot].is_carried]
     nearest = MIN_VALUE_SIMILARITY if context.intent else MIN_MEMORY_SIMILARITY
@@ -120,11 +127,20 @@ def _stances(context: HypothesisContext, said: SlotValues) -> _Stances:
         for slot in relevant:
             for value in values.get(slot, ()):
                 if value not in found or found[value].weight < weight:
-                    found[value] = _Known(slot, value, weight, ranked)
+                    found[value] = _Known(slot, value, weight, memory.content, memory.valid_from, memory.memory_id)
+    for place, turn in enumerate(context.conversation[-RECENT_TURNS:]):
+        at = context.now + timedelta(microseconds=place)
+        affirmed, denied = wording.affirmed_and_denied(turn.content if turn.role == "user" else "")
+        values = context.catalogue.values_in(affirmed)
+        denied_at.update(dict.fromkeys(_all_values(context.catalogue.values_in(denied)), at))
+        affirmed_at.update(dict.fromkeys(_all_values(values), at))
+        found.update(
+            {value: _Known(slot, value, 1.0, turn.content, at) for slot in relevant for value in values.get(slot, ())}
+        )
     gone = frozenset(value for value, at in denied_at.items() if at >= affirmed_at.get(value, at))
     known = sorted(
         (item for item in found.values() if item.value not in gone),
-        key=lambda item: (-item.weight, -item.ranked.memory.valid_from.timestamp(), item.value),
+        key=lambda item: (-item.weight, -item.at.timestamp(), item.value),
     )
     return _Stances(known, gone)
 
@@ -142,7 +158,7 @@ def _from_known_values(context: HypothesisContext, known: Sequence[_Known]) -> l
     rivals: list[_Known] = []
     for item in known:
         chosen = best.setdefault(item.slot, [])
-        is_companion = chosen and chosen[0].ranked.memory.memory_id == item.ranked.memory.memory_id
+        is_companion = chosen and chosen[0].said == item.said
         if not chosen or (is_companion and len(chosen) < MAX_VALUES):
             chosen.append(item)
         else:
@@ -160,9 +176,9 @@ def _from_known_values(context: HypothesisContext, known: Sequence[_Known]) -> l
 def _filled(context: HypothesisContext, filling: Mapping[str, Sequence[_Known]], handicap: float) -> Reading:
     order = [slot for slot in _relevant_slots(context) if slot in filling][:MAX_SLOTS]
     items = [item for slot in order for item in filling[slot]]
-    memories = {item.ranked.memory.memory_id: item.ranked.memory for item in items}
+    sources = {item.said: item.memory_id for item in items}
     fillers = _fillers(context.catalogue, {slot: [item.value for item in filling[slot]] for slot in order})
-    said = " and ".join(f"“{_quoted(memory.content)}”" for memory in list(memories.values())[:2])
+    said = " and ".join(f"“{_quoted(each)}”" for each in list(sources)[:2])
     support = sum(item.weight for item in items) / len(items)
     nearness = 0.8 * (context.intent.similarity - 0.4) if context.intent else -0.3
     return Reading(
@@ -172,7 +188,7 @@ def _filled(context: HypothesisContext, filling: Mapping[str, Sequence[_Known]],
         score=-0.6 + 0.5 * min(3, len(order)) + support + nearness + handicap,
         origin="memory",
         slots={slot: VALUE_SEPARATOR.join(item.value for item in filling[slot]) for slot in order},
-        evidence=tuple(memories),
+        evidence=tuple(memory_id for memory_id in sources.values() if memory_id),
     )
 
 

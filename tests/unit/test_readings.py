@@ -1,6 +1,7 @@
 """How the local model reads an input: from evidence, with its source, the same way every time."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from uuid import UUID
@@ -10,7 +11,7 @@ import yaml
 
 from app.domain import catalogue as module
 from app.domain.catalogue import IntentMatch, parse_catalogue
-from app.domain.hypotheses import CohortChoice, HypothesisContext, PastChoice, Reading
+from app.domain.hypotheses import CohortChoice, HypothesisContext, PastChoice, Reading, Turn
 from app.domain.memory import Memory, MemoryType
 from app.domain.ranking import Ranked, recency
 from app.domain.readings import local_readings
@@ -243,3 +244,21 @@ def test_no_reading_repeats_a_phrase() -> None:
         parts = each.question.split(",")[0].removesuffix("?").split(" with ")
         assert len(parts) == len(set(parts))
         assert each.question.count("in Python") <= 1
+
+
+def test_the_conversation_fills_what_the_input_leaves_open_before_older_memories_do() -> None:
+    azure = fact("We run on Azure", PROFILE)
+    asked = context("deploy my app", "deploy", [azure])
+    turns = (Turn("user", "We are on Google Cloud these days"), Turn("assistant", "Have you thought of Heroku?"))
+    best = local_readings(replace(asked, conversation=turns))[0]
+    assert "Google Cloud" in best.question
+    assert "Azure" not in best.question
+    assert "Google Cloud these days" in best.rationale
+    assert not any("Heroku" in reading.question for reading in local_readings(replace(asked, conversation=turns)))
+
+
+def test_what_is_denied_in_the_conversation_is_not_offered() -> None:
+    azure = fact("We run on Azure", PROFILE)
+    turns = (Turn("user", "We don't use Azure any more"),)
+    readings = local_readings(replace(context("deploy my app", "deploy", [azure]), conversation=turns))
+    assert not any("on Azure" in question.split("“")[0] for question in questions(readings))
