@@ -57,8 +57,11 @@ class PreparedDatabase:
     pgvector_version: str
 
 
-async def prepare_database(url: str) -> PreparedDatabase:
+async def prepare_database(url: str, *, is_embedded: bool = False) -> PreparedDatabase:
     """Check the versions, make sure of pgvector and of a role that cannot bypass row-level security.
+
+    On the embedded server that role logs in itself, which the private socket allows: no statement could take
+    such a connection back to the superuser. An outside superuser's connections are only set to the role.
 
     Changes the database only where something is missing and the login may add it. Raises StoreUnavailable
     when it cannot be reached, DatabaseUnsuitable when it has to be changed by someone else.
@@ -74,6 +77,8 @@ async def prepare_database(url: str) -> PreparedDatabase:
             )
         pgvector = await _ensure_pgvector(connection)
         role = await _ensure_service_role(connection)
+        if is_embedded and role is not None:
+            url, role = await _allow_login(connection, url, role), None
     except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
         raise StoreUnavailable(f"{describe(url)} could not be prepared: {error}") from error
     finally:
@@ -177,6 +182,13 @@ async def _ensure_service_role(connection: Any) -> str | None:
             f"run as a superuser: {'; '.join(statements)};"
         ) from error
     return SERVICE_ROLE
+
+
+async def _allow_login(connection: Any, url: str, role: str) -> str:
+    """The URL under which the role itself logs in, without a password, on the embedded server."""
+    if not await connection.fetchval("SELECT rolcanlogin FROM pg_roles WHERE rolname = $1", role):
+        await connection.execute(f'ALTER ROLE "{role}" LOGIN')
+    return re.sub(r"://[^@/]*@", f"://{role}@", url, count=1)
 
 
 async def _check_confined(prepared: PreparedDatabase) -> None:
@@ -478,7 +490,8 @@ async def open_database(settings: Settings, *, revision: str | None = "head") ->
 
 async def _open(url: str, pool_size: int, revision: str | None, server: EmbeddedServer | None = None) -> Database:
     """Prepare and migrate; on failure the pool is closed and the server left as it is."""
-    database = Database(await prepare_database(url), pool_size=pool_size, server=server)
+    prepared = await prepare_database(url, is_embedded=server is not None)
+    database = Database(prepared, pool_size=pool_size, server=server)
     try:
         if revision is not None:
             await migrate(database, revision)

@@ -30,11 +30,11 @@ CREATE POLICY own ON test_notes USING (tenant_id = current_setting('app.tenant_i
 """
 
 
-@pytest.fixture(scope="module", params=["embedded superuser", "outside ordinary role", "outside superuser"])
+@pytest.fixture(scope="module", params=["embedded", "outside ordinary role", "outside superuser"])
 async def notes(request: pytest.FixtureRequest, database: Database, tcp_server: TcpServer) -> AsyncIterator[Database]:
     """A database with a table of notes, as each kind of login finds it; the pool has one connection."""
     url = {
-        "embedded superuser": database.prepared.url,
+        "embedded": database.prepared.url,
         "outside ordinary role": tcp_server.url("ordinary", "embed"),
         "outside superuser": tcp_server.url("postgres", "postgres"),
     }[request.param]
@@ -64,9 +64,17 @@ async def test_no_connection_can_bypass_row_level_security(notes: Database) -> N
     async with notes.engine.connect() as pooled:
         user, can_bypass = (await pooled.execute(text(WHO))).one()
         assert not can_bypass
-        assert user == (notes.prepared.role or "ordinary")
+        assert user == (SERVICE_ROLE if "ordinary" not in notes.prepared.url else "ordinary")
     async with notes.migrating() as migrating:
         assert (await migrating.execute(text(WHO))).one() == (user, False)
+
+
+async def test_the_embedded_servers_connections_cannot_go_back_to_the_superuser(database: Database) -> None:
+    """They did not come from it: what undoes a set role leaves them who they are."""
+    async with database.engine.connect() as pooled:
+        for statement in ("RESET ROLE", "SET ROLE none", "RESET SESSION AUTHORIZATION"):
+            await pooled.execute(text(statement))
+            assert (await pooled.execute(text(WHO))).one() == (SERVICE_ROLE, False)
 
 
 async def test_a_tenant_sees_its_own_rows_only(notes: Database, tenant: str) -> None:
