@@ -283,6 +283,10 @@ def _open_fillers(
     return _fillers(context.catalogue, {slot: each for slot, each in values.items() if slot not in said})
 
 
+_BACKED = "a part of it is what you told me"
+_UNBACKED = "nothing you told me speaks for or against it"
+
+
 def _from_options(context: HypothesisContext, said: SlotValues, stances: _Stances) -> list[Reading]:
     """The common readings of the intent; without an intent, the general ones."""
     if context.intent is None:
@@ -295,11 +299,12 @@ def _from_options(context: HypothesisContext, said: SlotValues, stances: _Stance
         if any(slot in said and value not in said[slot] for slot, value in option.slots.items()):
             continue
         is_contested = any(slot in held for slot in option.slots)
+        is_backed = any(item.value in option.slots.values() for item in stances.known)
         readings.append(
             Reading(
                 question=f"{wording.addressed(option.text)}?",
                 request=option.text,
-                rationale="A common reading of such a request; nothing you told me speaks for or against it.",
+                rationale=f"A common reading of such a request; {_BACKED if is_backed else _UNBACKED}.",
                 score=-0.5 - 0.3 * index + 0.8 * (context.intent.similarity - 0.4) - 0.8 * is_contested,
                 origin="option",
                 slots=dict(option.slots),

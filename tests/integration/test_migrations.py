@@ -34,11 +34,11 @@ async def new_database(database: Database, tcp_server: TcpServer, where: str) ->
         await tcp_server.execute("postgres", "DROP DATABASE IF EXISTS updown", "CREATE DATABASE updown OWNER ordinary")
         await tcp_server.execute("updown", "CREATE EXTENSION vector")
         return tcp_server.url("ordinary", "updown")
-    superuser = await asyncpg.connect(database.prepared.url.replace("+asyncpg", ""))
+    superuser = await asyncpg.connect(database.server.url.replace("+asyncpg", ""))
     await superuser.execute("DROP DATABASE IF EXISTS updown")
     await superuser.execute("CREATE DATABASE updown")
     await superuser.close()
-    return database.prepared.url.replace("/postgres?", "/updown?")
+    return database.server.url.replace("/postgres?", "/updown?")
 
 
 async def run(database: Database, step: Callable[[Config], None]) -> None:

@@ -38,7 +38,7 @@ async def put(services: Services, tenant: str, stream: bytes) -> dict[str, int]:
 async def places_that_hold(database: Database, folder: Path, *needles: str) -> set[str]:
     """Every table of the database and every file of a folder in which one of the needles occurs, as the
     superuser sees them, so that no row is hidden by row-level security."""
-    connection = await asyncpg.connect(database.prepared.url.replace("+asyncpg", ""))
+    connection = await asyncpg.connect(database.server.url.replace("+asyncpg", ""))
     try:
         rows = await connection.fetch("SELECT tablename FROM pg_tables WHERE schemaname = 'public'")
         patterns = [f"%{needle}%" for needle in needles]
