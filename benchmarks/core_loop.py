@@ -169,8 +169,9 @@ def service_settings(folder: Path) -> Settings:
 
 @asynccontextmanager
 async def plain_connection(database: Database) -> AsyncGenerator[Any]:
-    """A connection of the driver alone to the same server, for the floor and for upkeep."""
-    connection = await asyncpg.connect(database.prepared.url.replace("postgresql+asyncpg", "postgresql"))
+    """A superuser's connection of the driver alone to the same database, for the floor and for upkeep."""
+    url = database.server.url if database.server is not None else database.prepared.url
+    connection = await asyncpg.connect(url.replace("postgresql+asyncpg", "postgresql"))
     try:
         yield connection
     finally:
@@ -200,7 +201,8 @@ async def open_beside(services: Services, name: str) -> Services:
     """The same services on a new database of the same server."""
     async with plain_connection(services.database) as connection:
         await connection.execute(f'CREATE DATABASE "{name}"')
-    url = services.database.prepared.url.replace("/postgres?", f"/{name}?")
+    assert services.database.server is not None, "the benchmark runs on the embedded server"
+    url = services.database.server.url.replace("/postgres?", f"/{name}?")
     database = Database(await prepare_database(url))
     await migrate(database)
     beside = build_services(services.settings, database, services.embedder)
