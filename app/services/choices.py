@@ -94,26 +94,17 @@ class Background:
     known_since: datetime | None
 
 
+@dataclass(frozen=True)
 class ChoiceService:
     """Records choices and learns from them."""
 
-    def __init__(
-        self,
-        database: Database,
-        hypotheses: HypothesisService,
-        memories: MemoryService,
-        personas: PersonaService,
-        collector: TrainingDataCollector,
-        users: UserStore,
-        hypothesis_store: HypothesisStore,
-    ) -> None:
-        self._database = database
-        self._hypotheses = hypotheses
-        self._memories = memories
-        self._personas = personas
-        self._collector = collector
-        self._users = users
-        self._hypothesis_store = hypothesis_store
+    database: Database
+    hypotheses: HypothesisService
+    memories: MemoryService
+    personas: PersonaService
+    collector: TrainingDataCollector
+    users: UserStore
+    hypothesis_store: HypothesisStore
 
     async def record(
         self, choice: Choice, background: Background, execution_id: UUID, prompt: EnrichedPrompt
@@ -121,18 +112,18 @@ class ChoiceService:
         """Write the execution, what became of the set, and the signal, and keep the training samples; the
         signal's id when the user chose. Raises UserErased."""
         signal_id = uuid4() if choice.is_deliberate else None
-        async with self._database.begin(choice.tenant_id) as connection:
-            await self._users.ensure(
+        async with self.database.begin(choice.tenant_id) as connection:
+            await self.users.ensure(
                 connection, choice.tenant_id, choice.user_id, choice.made_at, known_since=background.known_since
             )
-            await self._hypothesis_store.insert_execution(connection, _execution_row(choice, execution_id, prompt))
+            await self.hypothesis_store.insert_execution(connection, _execution_row(choice, execution_id, prompt))
             if choice.shown is not None and choice.answer is not None:
-                await self._hypothesis_store.answer_set(
+                await self.hypothesis_store.answer_set(
                     connection, choice.tenant_id, choice.shown.set_id, choice.answer, choice.made_at
                 )
             if signal_id is not None:
-                await self._hypothesis_store.insert_signal(connection, _signal_row(choice, execution_id, signal_id))
-            if self._collector.is_enabled:
+                await self.hypothesis_store.insert_signal(connection, _signal_row(choice, execution_id, signal_id))
+            if self.collector.is_enabled:
                 # While the user is held, so that an erasure comes before these lines or finds them.
                 await asyncio.to_thread(self._collect, choice, background, prompt)
         return signal_id
@@ -144,18 +135,18 @@ class ChoiceService:
         signal = Signal("selection", background.facets, chosen_text=choice.meaning, rejected_texts=rejected)
         drafts = learned_drafts(choice)
         try:
-            await self._personas.learn(choice.tenant_id, choice.user_id, signal, signal_id=signal_id)
+            await self.personas.learn(choice.tenant_id, choice.user_id, signal, signal_id=signal_id)
             if drafts:
                 known_since = background.known_since or choice.made_at
-                await self._memories.add(choice.tenant_id, choice.user_id, drafts, known_since=known_since)
+                await self.memories.add(choice.tenant_id, choice.user_id, drafts, known_since=known_since)
         except (UserErased, NotFound):
             log.info("learning_dropped", reason="the user was erased meanwhile")
-        await self._hypotheses.recalibrate(choice.tenant_id)
+        await self.hypotheses.recalibrate(choice.tenant_id)
 
     def _collect(self, choice: Choice, background: Background, prompt: EnrichedPrompt) -> None:
         """Keep what was shown and chosen, and how the memories were ranked, as training samples."""
         if choice.shown is not None and choice.is_deliberate:
-            self._collector.log_hypotheses(
+            self.collector.log_hypotheses(
                 user_id=choice.user_id,
                 user_input=choice.request.input_text,
                 hypotheses=choice.shown.hypotheses,
@@ -168,7 +159,7 @@ class ChoiceService:
                 model=choice.shown.source,
             )
         if background.ranked:
-            self._collector.log_ranking(
+            self.collector.log_ranking(
                 user_id=choice.user_id,
                 query=choice.request.input_text,
                 candidates=[_ranking_sample(item) for item in background.ranked],

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from uuid import UUID, uuid4
 
 import structlog
@@ -44,37 +44,23 @@ class Execution:
     prompt: EnrichedPrompt
 
 
+@dataclass(frozen=True)
 class ContextService:
     """Builds enriched prompts."""
 
-    def __init__(
-        self,
-        database: Database,
-        ranking: RankingService,
-        choices: ChoiceService,
-        catalogues: CatalogueService,
-        tokenizer: Tokenizer,
-        clock: Clock,
-        memories: MemoryStore,
-        users: UserStore,
-        hypotheses: HypothesisStore,
-        *,
-        space: str,
-        token_budget: int,
-        budget_weights: Mapping[str, float] | None,
-    ) -> None:
-        self._database = database
-        self._ranking = ranking
-        self._choices = choices
-        self._catalogues = catalogues
-        self._tokenizer = tokenizer
-        self._clock = clock
-        self._memories = memories
-        self._users = users
-        self._hypotheses = hypotheses
-        self._space = space
-        self._token_budget = token_budget
-        self._budget_weights = budget_weights
+    database: Database
+    ranking: RankingService
+    choices: ChoiceService
+    catalogues: CatalogueService
+    tokenizer: Tokenizer
+    clock: Clock
+    memories: MemoryStore
+    users: UserStore
+    hypotheses: HypothesisStore
+    _: KW_ONLY
+    space: str
+    token_budget: int
+    budget_weights: Mapping[str, float] | None
 
     async def execute(self, tenant_id: str, user_id: str, request: ExecuteRequest) -> Execution:
         """The enriched prompt for what the user settled on; a choice is recorded and learned from.
@@ -83,11 +69,11 @@ class ContextService:
         meanwhile; creates the user at first contact.
         """
         choice = await self._load_choice(tenant_id, user_id, request)
-        settings = await self._catalogues.settings(tenant_id)
+        settings = await self.catalogues.settings(tenant_id)
         background = await self._load_background(choice, settings)
         prompt = await asyncio.to_thread(self._compose, choice, background, settings)
         execution = Execution(uuid4(), prompt)
-        signal_id = await self._choices.record(choice, background, execution.execution_id, prompt)
+        signal_id = await self.choices.record(choice, background, execution.execution_id, prompt)
         log.info(
             "execution_created",
             execution_id=str(execution.execution_id),
@@ -96,17 +82,17 @@ class ContextService:
             redactions=dict(prompt.redactions),
         )
         if signal_id is not None:
-            await self._choices.learn(choice, background, signal_id)
+            await self.choices.learn(choice, background, signal_id)
         return execution
 
     async def _load_choice(self, tenant_id: str, user_id: str, request: ExecuteRequest) -> Choice:
-        now = self._clock.now()
+        now = self.clock.now()
         if request.hypothesis_id is not None and request.set_id is None:
             raise InvalidInput("hypothesis_id needs the hypothesis_set_id it belongs to", "hypothesis_set_id")
         if request.set_id is None:
             return Choice(tenant_id, user_id, request, None, None, now)
-        async with self._database.begin(tenant_id) as connection:
-            shown = await self._hypotheses.get_set(connection, tenant_id, user_id, request.set_id)
+        async with self.database.begin(tenant_id) as connection:
+            shown = await self.hypotheses.get_set(connection, tenant_id, user_id, request.set_id)
         if shown is None:
             raise NotFound("no such hypothesis set")
         chosen = next((each for each in shown.hypotheses if each["id"] == request.hypothesis_id), None)
@@ -115,19 +101,19 @@ class ContextService:
         return Choice(tenant_id, user_id, request, shown, chosen, now)
 
     async def _load_background(self, choice: Choice, settings: TenantSettings) -> Background:
-        vector = await self._ranking.embed_or_none(choice.meaning)
-        async with self._database.begin(choice.tenant_id) as connection:
-            candidates = await self._memories.candidates(
+        vector = await self.ranking.embed_or_none(choice.meaning)
+        async with self.database.begin(choice.tenant_id) as connection:
+            candidates = await self.memories.candidates(
                 await Statements.of(connection),
                 choice.tenant_id,
                 choice.user_id,
                 vector=vector,
-                space=self._space,
+                space=self.space,
                 words=choice.meaning,
                 arm=PROMPT_MEMORIES,
                 where=SearchFilter(choice.made_at),
             )
-            persona = await self._users.persona(connection, choice.tenant_id, choice.user_id)
+            persona = await self.users.persona(connection, choice.tenant_id, choice.user_id)
         ranked = rank(candidates, settings.weights or Weights(), choice.made_at, PROMPT_MEMORIES)
         if persona is None:
             return Background({name: Facet(name) for name in DEFAULT_FACETS}, ranked, None)
@@ -139,13 +125,13 @@ class ContextService:
             request=choice.meaning,
             memories=relevant(background.ranked, choice.evidence),
             persona=describe(background.facets),
-            token_budget=choice.request.token_budget or settings.token_budget or self._token_budget,
-            weights=self._budget_weights,
+            token_budget=choice.request.token_budget or settings.token_budget or self.token_budget,
+            weights=self.budget_weights,
         )
-        return compose(request, self._tokenizer.count, self._tokenizer.truncate, self._summarise)
+        return compose(request, self.tokenizer.count, self.tokenizer.truncate, self._summarise)
 
     def _summarise(self, texts: Sequence[str], max_tokens: int) -> str:
-        return extractive_summary(texts, max_tokens, self._tokenizer.count)
+        return extractive_summary(texts, max_tokens, self.tokenizer.count)
 
 
 def relevant(ranked: Sequence[Ranked], evidence: frozenset[UUID]) -> list[Ranked]:

@@ -40,41 +40,31 @@ class Feedback:
     rejected_ids: Sequence[str] = ()
 
 
+@dataclass(frozen=True)
 class FeedbackService:
     """The use cases about reactions."""
 
-    def __init__(
-        self,
-        database: Database,
-        personas: PersonaService,
-        memories: MemoryService,
-        hypotheses: HypothesisService,
-        collector: TrainingDataCollector,
-        clock: Clock,
-        users: UserStore,
-        hypothesis_store: HypothesisStore,
-    ) -> None:
-        self._database = database
-        self._personas = personas
-        self._memories = memories
-        self._hypotheses = hypotheses
-        self._collector = collector
-        self._clock = clock
-        self._users = users
-        self._hypothesis_store = hypothesis_store
+    database: Database
+    personas: PersonaService
+    memories: MemoryService
+    hypotheses: HypothesisService
+    collector: TrainingDataCollector
+    clock: Clock
+    users: UserStore
+    hypothesis_store: HypothesisStore
 
     async def give(self, tenant_id: str, user_id: str, feedback: Feedback) -> Mapping[str, float]:
         """Record a reaction and learn from it; how far each facet moved. Raises NotFound when the execution
         or set is not this user's."""
-        now = self._clock.now()
+        now = self.clock.now()
         signal_id = uuid4()
-        async with self._database.begin(tenant_id) as connection:
-            persona = await self._users.persona(connection, tenant_id, user_id, lock=True)
+        async with self.database.begin(tenant_id) as connection:
+            persona = await self.users.persona(connection, tenant_id, user_id, lock=True)
             if persona is None:
                 raise NotFound("no such user")
             execution, shown = await self._load(connection, tenant_id, user_id, feedback)
             if execution is not None:
-                await self._hypothesis_store.judge_execution(
+                await self.hypothesis_store.judge_execution(
                     connection,
                     tenant_id,
                     execution.execution_id,
@@ -82,7 +72,7 @@ class FeedbackService:
                     rating=feedback.rating,
                 )
             rejected = await self._settle(connection, tenant_id, feedback, execution, shown)
-            await self._hypothesis_store.insert_signal(
+            await self.hypothesis_store.insert_signal(
                 connection,
                 {
                     "tenant_id": tenant_id,
@@ -101,7 +91,7 @@ class FeedbackService:
                 },
             )
             await asyncio.to_thread(
-                self._collector.log_feedback,
+                self.collector.log_feedback,
                 user_id=user_id,
                 execution_id=feedback.execution_id,
                 hypothesis_set_id=shown.set_id if shown is not None else None,
@@ -119,12 +109,12 @@ class FeedbackService:
             rating=feedback.rating,
             is_success=feedback.is_success,
         )
-        changes = await self._personas.learn(tenant_id, user_id, signal, signal_id=signal_id)
+        changes = await self.personas.learn(tenant_id, user_id, signal, signal_id=signal_id)
         drafts = [draft for draft in statements_in(feedback.comment, "feedback") if draft.type in _LASTING]
         if drafts:
-            await self._memories.add(tenant_id, user_id, drafts, known_since=persona.known_since)
+            await self.memories.add(tenant_id, user_id, drafts, known_since=persona.known_since)
         deltas = {change.facet: change.after - change.before for change in changes}
-        await self._hypotheses.recalibrate(tenant_id)
+        await self.hypotheses.recalibrate(tenant_id)
         log.info("feedback_recorded", facets=sorted(deltas), rejected=len(feedback.rejected_ids))
         return deltas
 
@@ -139,11 +129,11 @@ class FeedbackService:
         reward: float | None,
     ) -> None:
         """Record which of two wordings a user prefers. Raises NotFound for an unknown user."""
-        now = self._clock.now()
-        async with self._database.begin(tenant_id) as connection:
-            if not await self._users.hold(connection, tenant_id, user_id):
+        now = self.clock.now()
+        async with self.database.begin(tenant_id) as connection:
+            if not await self.users.hold(connection, tenant_id, user_id):
                 raise NotFound("no such user")
-            await self._hypothesis_store.insert_signal(
+            await self.hypothesis_store.insert_signal(
                 connection,
                 {
                     "tenant_id": tenant_id,
@@ -160,7 +150,7 @@ class FeedbackService:
                 },
             )
             await asyncio.to_thread(
-                self._collector.log_preference_comparison,
+                self.collector.log_preference_comparison,
                 user_id=user_id,
                 hypothesis_a=hypothesis_a,
                 hypothesis_b=hypothesis_b,
@@ -177,15 +167,13 @@ class FeedbackService:
         execution = None
         set_id = feedback.set_id
         if feedback.execution_id is not None:
-            execution = await self._hypothesis_store.get_execution(
-                connection, tenant_id, user_id, feedback.execution_id
-            )
+            execution = await self.hypothesis_store.get_execution(connection, tenant_id, user_id, feedback.execution_id)
             if execution is None:
                 raise NotFound("no such execution")
             set_id = set_id or execution.set_id
         if set_id is None:
             return execution, None
-        shown = await self._hypothesis_store.get_set(connection, tenant_id, user_id, set_id, lock=True)
+        shown = await self.hypothesis_store.get_set(connection, tenant_id, user_id, set_id, lock=True)
         if shown is None:
             raise NotFound("no such hypothesis set")
         return execution, shown
@@ -202,18 +190,18 @@ class FeedbackService:
         unknown = [each for each in feedback.rejected_ids if each not in by_id]
         if unknown:
             raise NotFound("no such hypothesis in this set: see rejected_ids")
-        now = self._clock.now()
+        now = self.clock.now()
         rejected = set(shown.rejected_ids) | set(feedback.rejected_ids)
         is_content = feedback.is_success is True or (feedback.is_success is None and (feedback.rating or 0) > 0)
         is_discontent = feedback.is_success is False
         if execution is not None and shown.outcome == "assumed":
             if is_content:
                 confirmed = Answer("selected", shown.chosen_id, shown.chosen_slots)
-                await self._hypothesis_store.answer_set(connection, tenant_id, shown.set_id, confirmed, now)
+                await self.hypothesis_store.answer_set(connection, tenant_id, shown.set_id, confirmed, now)
             elif is_discontent:
                 rejected.add(shown.chosen_id)
         if rejected != set(shown.rejected_ids):
-            await self._hypothesis_store.reject(connection, tenant_id, shown.set_id, sorted(rejected))
+            await self.hypothesis_store.reject(connection, tenant_id, shown.set_id, sorted(rejected))
         if by_id and rejected >= set(by_id) and shown.outcome in {None, "assumed"}:
-            await self._hypothesis_store.answer_set(connection, tenant_id, shown.set_id, Answer("none"), now)
+            await self.hypothesis_store.answer_set(connection, tenant_id, shown.set_id, Answer("none"), now)
         return [by_id[each]["question"] for each in feedback.rejected_ids]

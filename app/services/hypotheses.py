@@ -1,7 +1,7 @@
 """Hypotheses: what the user may mean, how likely each is, and whether to ask."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from datetime import datetime
 from typing import Any
 from uuid import UUID, uuid4
@@ -59,46 +59,32 @@ class HypothesisSet:
     calibration_version: int
 
 
+@dataclass(frozen=True)
 class HypothesisService:
     """The use cases about hypothesis sets and the calibration behind their confidences."""
 
-    def __init__(
-        self,
-        database: Database,
-        ranking: RankingService,
-        catalogues: CatalogueService,
-        slm: SLM,
-        fallback: SLM,
-        clock: Clock,
-        memories: MemoryStore,
-        users: UserStore,
-        hypotheses: HypothesisStore,
-        *,
-        space: str,
-        auto_advance_confidence: float,
-        k_anonymity: int,
-    ) -> None:
-        self._database = database
-        self._ranking = ranking
-        self._catalogues = catalogues
-        self._slm = slm
-        self._fallback = fallback
-        self._clock = clock
-        self._memories = memories
-        self._users = users
-        self._hypotheses = hypotheses
-        self._space = space
-        self._auto_advance_confidence = auto_advance_confidence
-        self._k_anonymity = k_anonymity
+    database: Database
+    ranking: RankingService
+    catalogues: CatalogueService
+    slm: SLM
+    fallback: SLM
+    clock: Clock
+    memories: MemoryStore
+    users: UserStore
+    hypotheses: HypothesisStore
+    _: KW_ONLY
+    space: str
+    auto_advance_confidence: float
+    k_anonymity: int
 
     async def hypothesize(
         self, tenant_id: str, user_id: str, input_text: str, *, conversation: Sequence[Turn] = (), count: int = 3
     ) -> HypothesisSet:
         """Propose up to `count` readings of an input and decide whether to ask; creates the user at first
         contact. The set is stored with its scores before it is returned."""
-        now = self._clock.now()
-        settings = await self._catalogues.settings(tenant_id)
-        vector = await self._ranking.embed_or_none(input_text)
+        now = self.clock.now()
+        settings = await self.catalogues.settings(tenant_id)
+        vector = await self.ranking.embed_or_none(input_text)
         context, background = await self.context(
             tenant_id, user_id, input_text, vector, settings, now, conversation=conversation, count=count
         )
@@ -107,7 +93,7 @@ class HypothesisService:
         confidences = [one.confidence for one in shown]
         said = context.catalogue.values_in(input_text)
         need = clarification_need(confidences, specificity(input_text, said, context.intent))
-        threshold = settings.auto_advance_confidence or self._auto_advance_confidence
+        threshold = settings.auto_advance_confidence or self.auto_advance_confidence
         decision = decide(confidences, need, threshold)
         made = HypothesisSet(
             uuid4(), decision, need, shown, source, is_degraded or vector is None, background.calibration.version
@@ -139,15 +125,15 @@ class HypothesisService:
         count: int = 3,
     ) -> tuple[HypothesisContext, Background]:
         """All that is known when the input is read, with the tenant's calibration and the user's centroid."""
-        catalogue = self._catalogues.catalogue(settings)
-        intent = await self._catalogues.match(settings, vector) if vector is not None else None
-        async with self._database.transact(tenant_id) as statements:
-            candidates = await self._memories.candidates(
+        catalogue = self.catalogues.catalogue(settings)
+        intent = await self.catalogues.match(settings, vector) if vector is not None else None
+        async with self.database.transact(tenant_id) as statements:
+            candidates = await self.memories.candidates(
                 statements,
                 tenant_id,
                 user_id,
                 vector=vector,
-                space=self._space,
+                space=self.space,
                 words=input_text,
                 arm=CONTEXT_ARM,
                 where=SearchFilter(now),
@@ -155,20 +141,20 @@ class HypothesisService:
             )
             past = cohort = []
             if vector is not None:
-                past = await self._hypotheses.past_choices(
-                    statements, tenant_id, user_id, vector=vector, space=self._space, nearest=MIN_CHOICE_SIMILARITY
+                past = await self.hypotheses.past_choices(
+                    statements, tenant_id, user_id, vector=vector, space=self.space, nearest=MIN_CHOICE_SIMILARITY
                 )
             if vector is not None and intent is not None:
-                cohort = await self._hypotheses.cohort_choices(
+                cohort = await self.hypotheses.cohort_choices(
                     statements,
                     tenant_id,
                     user_id,
                     vector=vector,
-                    space=self._space,
+                    space=self.space,
                     intent=intent.intent.name,
-                    k=self._k_anonymity,
+                    k=self.k_anonymity,
                 )
-            background = await self._hypotheses.background(statements, tenant_id, user_id)
+            background = await self.hypotheses.background(statements, tenant_id, user_id)
         ranked: list[Ranked] = rank(candidates, settings.weights or Weights(), now, CONTEXT_MEMORIES)
         made = HypothesisContext(
             input_text, now, catalogue, intent, ranked, past, cohort, background.facets, tuple(conversation), count
@@ -177,16 +163,16 @@ class HypothesisService:
 
     async def recalibrate(self, tenant_id: str) -> Calibration | None:
         """Fit the tenant's calibration anew when enough has happened since the last fit, else None."""
-        now = self._clock.now()
-        async with self._database.begin(tenant_id) as connection:
-            held = await self._hypotheses.calibration(connection, tenant_id)
-            new = await self._hypotheses.count_new_outcomes(connection, tenant_id)
+        now = self.clock.now()
+        async with self.database.begin(tenant_id) as connection:
+            held = await self.hypotheses.calibration(connection, tenant_id)
+            new = await self.hypotheses.count_new_outcomes(connection, tenant_id)
             if new < max(REFIT_EVERY, REFIT_SHARE * held.outcomes):
                 return None
-            outcomes = await self._hypotheses.outcomes(connection, tenant_id)
+            outcomes = await self.hypotheses.outcomes(connection, tenant_id)
         fitted = fit(outcomes, held.version + 1)
-        async with self._database.begin(tenant_id) as connection:
-            await self._hypotheses.save_calibration(connection, tenant_id, fitted, now)
+        async with self.database.begin(tenant_id) as connection:
+            await self.hypotheses.save_calibration(connection, tenant_id, fitted, now)
         log.info(
             "calibration_fitted",
             version=fitted.version,
@@ -199,10 +185,10 @@ class HypothesisService:
     async def _read(self, context: HypothesisContext) -> tuple[Sequence[Reading], str, bool]:
         """(readings, which model made them, whether that was the fallback)."""
         try:
-            return await self._slm.propose_readings(context), self._slm.name, False
+            return await self.slm.propose_readings(context), self.slm.name, False
         except ModelUnavailable as error:
             log.warning("hypotheses_degraded", reason=str(error))
-            return await self._fallback.propose_readings(context), self._fallback.name, True
+            return await self.fallback.propose_readings(context), self.fallback.name, True
 
     async def _save(
         self,
@@ -220,7 +206,7 @@ class HypothesisService:
             "set_id": made.set_id,
             "user_id": user_id,
             "input_text": input_text,
-            "space": self._space if vector is not None else None,
+            "space": self.space if vector is not None else None,
             "input_vector": vector,
             "intent": context.intent.intent.name if context.intent else None,
             "decision": made.decision,
@@ -231,22 +217,20 @@ class HypothesisService:
             "calibration_version": made.calibration_version,
             "created_at": now,
         }
-        async with self._database.transact(tenant_id) as statements:
+        async with self.database.transact(tenant_id) as statements:
             said = self._said(centroid, vector, now)
-            while not await self._users.remember_said(
-                statements, tenant_id, user_id, seen=centroid, said=said, now=now
-            ):
-                centroid = await self._users.centroid(statements, tenant_id, user_id, centroid)
+            while not await self.users.remember_said(statements, tenant_id, user_id, seen=centroid, said=said, now=now):
+                centroid = await self.users.centroid(statements, tenant_id, user_id, centroid)
                 said = self._said(centroid, vector, now)
-            await self._hypotheses.insert_set(statements, row)
+            await self.hypotheses.insert_set(statements, row)
 
     def _said(self, seen: Centroid, vector: Vector | None, now: datetime) -> Centroid:
         """Where the centroid `seen` moves when `vector` is said; nowhere without a vector."""
         if vector is None:
             return seen
-        held = seen.vector if seen.space == self._space else None
+        held = seen.vector if seen.space == self.space else None
         moved, weight = moved_centroid(held, seen.weight, seen.moved_at, vector, now)
-        return Centroid(moved, self._space, weight, now, seen.known_since)
+        return Centroid(moved, self.space, weight, now, seen.known_since)
 
 
 def as_document(hypothesis: Hypothesis) -> dict[str, Any]:

@@ -37,14 +37,14 @@ def hash_key(secret: str) -> str:
     return hashlib.sha256(secret.encode("utf-8", "surrogatepass")).hexdigest()
 
 
+@dataclass(frozen=True)
 class KeyService:
     """The use cases about API keys."""
 
-    def __init__(self, database: Database, clock: Clock, tenants: TenantStore, keys: KeyStore) -> None:
-        self._database = database
-        self._clock = clock
-        self._tenants = tenants
-        self._keys = keys
+    database: Database
+    clock: Clock
+    tenants: TenantStore
+    keys: KeyStore
 
     async def create(self, tenant_id: str, name: str, scopes: Sequence[str]) -> CreatedKey:
         """A new key for a tenant, which is created with its first key."""
@@ -54,44 +54,44 @@ class KeyService:
             raise InvalidInput(f"scopes are among {', '.join(SCOPES)}", "scopes")
         key_id = secrets.token_hex(6)
         secret = f"{PREFIX}{secrets.token_urlsafe(32)}"
-        async with self._database.begin(tenant_id) as connection:
-            await self._tenants.ensure(connection, tenant_id)
-            await self._keys.insert(
+        async with self.database.begin(tenant_id) as connection:
+            await self.tenants.ensure(connection, tenant_id)
+            await self.keys.insert(
                 connection,
                 tenant_id=tenant_id,
                 key_id=key_id,
                 name=name,
                 key_hash=hash_key(secret),
                 scopes=scopes,
-                now=self._clock.now(),
+                now=self.clock.now(),
             )
         log.info("key_created", key_id=key_id, scopes=list(scopes))
         return CreatedKey(key_id, secret, tenant_id, tuple(scopes))
 
     async def list(self, tenant_id: str) -> Sequence[AnyRow]:
         """The tenant's keys without their secrets."""
-        async with self._database.begin(tenant_id) as connection:
-            return await self._keys.list(connection, tenant_id)
+        async with self.database.begin(tenant_id) as connection:
+            return await self.keys.list(connection, tenant_id)
 
     async def revoke(self, tenant_id: str, key_id: str) -> None:
         """Make a key useless at once. Raises NotFound when the tenant has no such live key."""
-        async with self._database.begin(tenant_id) as connection:
-            is_revoked = await self._keys.revoke(connection, tenant_id, key_id, self._clock.now())
+        async with self.database.begin(tenant_id) as connection:
+            is_revoked = await self.keys.revoke(connection, tenant_id, key_id, self.clock.now())
         if not is_revoked:
             raise NotFound(f"tenant {tenant_id} has no live key {key_id}")
         log.info("key_revoked", key_id=key_id)
 
     async def authenticate(self, secret: str) -> KeyHolder | None:
         """Whom a key stands for, or None."""
-        async with self._database.begin_authentication() as connection:
-            return await self._keys.find(connection, hash_key(secret))
+        async with self.database.begin_authentication() as connection:
+            return await self.keys.find(connection, hash_key(secret))
 
     async def has_any(self) -> bool:
         """Whether a key was ever made; until then the service serves only its own machine, without one."""
-        async with self._database.begin_authentication() as connection:
-            return await self._keys.has_any(connection)
+        async with self.database.begin_authentication() as connection:
+            return await self.keys.has_any(connection)
 
     async def ensure_default_tenant(self) -> None:
         """Create the tenant that keyless callers on this machine work in."""
-        async with self._database.begin(DEFAULT_TENANT) as connection:
-            await self._tenants.ensure(connection, DEFAULT_TENANT)
+        async with self.database.begin(DEFAULT_TENANT) as connection:
+            await self.tenants.ensure(connection, DEFAULT_TENANT)

@@ -47,24 +47,16 @@ class _Plan:
     deduplicated: int = 0
 
 
+@dataclass(frozen=True)
 class MemoryService:
     """The use cases about single memories."""
 
-    def __init__(
-        self,
-        database: Database,
-        embedder: Embedder,
-        catalogues: CatalogueService,
-        clock: Clock,
-        memories: MemoryStore,
-        users: UserStore,
-    ) -> None:
-        self._database = database
-        self._embedder = embedder
-        self._catalogues = catalogues
-        self._clock = clock
-        self._memories = memories
-        self._users = users
+    database: Database
+    embedder: Embedder
+    catalogues: CatalogueService
+    clock: Clock
+    memories: MemoryStore
+    users: UserStore
 
     async def add(
         self, tenant_id: str, user_id: str, drafts: Sequence[Draft], *, known_since: datetime | None = None
@@ -75,16 +67,16 @@ class MemoryService:
         another of the same id (UserErased). Raises ModelUnavailable when no vector can be had: nothing is
         written then.
         """
-        now = self._clock.now()
+        now = self.clock.now()
         for draft in drafts:
             check_period(draft.valid_from or now, draft.valid_to)
-        vectors = await self._embedder.embed([draft.content for draft in drafts])
-        slots = await self._catalogues.slots_in(tenant_id, [draft.content for draft in drafts])
-        space = self._embedder.space.id
-        async with self._database.begin(tenant_id) as connection:
-            await self._users.ensure(connection, tenant_id, user_id, now, known_since=known_since)
-            await self._users.lock(connection, tenant_id, user_id)
-            held = await self._memories.neighbours(
+        vectors = await self.embedder.embed([draft.content for draft in drafts])
+        slots = await self.catalogues.slots_in(tenant_id, [draft.content for draft in drafts])
+        space = self.embedder.space.id
+        async with self.database.begin(tenant_id) as connection:
+            await self.users.ensure(connection, tenant_id, user_id, now, known_since=known_since)
+            await self.users.lock(connection, tenant_id, user_id)
+            held = await self.memories.neighbours(
                 connection,
                 tenant_id,
                 user_id,
@@ -95,12 +87,12 @@ class MemoryService:
             )
             replaced = await self._replaced_near(connection, tenant_id, user_id, drafts, vectors, now)
             plan, decisions = _plan(user_id, drafts, vectors, slots, held, replaced, now)
-            await self._memories.insert(connection, tenant_id, plan.new.values(), space)
+            await self.memories.insert(connection, tenant_id, plan.new.values(), space)
             for memory in plan.merged.values():
-                await self._memories.update(connection, tenant_id, memory.memory_id, _merge_values(memory))
+                await self.memories.update(connection, tenant_id, memory.memory_id, _merge_values(memory))
             for memory in plan.replaced.values():
                 if memory.memory_id not in plan.new:
-                    await self._memories.update(connection, tenant_id, memory.memory_id, _end_values(memory, now))
+                    await self.memories.update(connection, tenant_id, memory.memory_id, _end_values(memory, now))
         for memory_id, resolution in decisions:
             if resolution.action in {"supersede", "outdated"}:
                 log.info(
@@ -130,13 +122,13 @@ class MemoryService:
         ]
         if not of_the_past:
             return {}
-        near = await self._memories.neighbours(
+        near = await self.memories.neighbours(
             connection,
             tenant_id,
             user_id,
             types=[drafts[index].type.value for index in of_the_past],
             vectors=vectors[of_the_past],
-            space=self._embedder.space.id,
+            space=self.embedder.space.id,
             at=now,
             is_replaced=True,
         )
@@ -144,30 +136,30 @@ class MemoryService:
 
     async def get(self, tenant_id: str, memory_id: UUID) -> Memory:
         """One memory. Raises NotFound."""
-        async with self._database.begin(tenant_id) as connection:
-            memory = await self._memories.get(connection, tenant_id, memory_id)
+        async with self.database.begin(tenant_id) as connection:
+            memory = await self.memories.get(connection, tenant_id, memory_id)
         return _found(memory)
 
     async def history(self, tenant_id: str, memory_id: UUID) -> list[Memory]:
         """The earlier versions of a memory and what it superseded, oldest first, then itself."""
-        async with self._database.begin(tenant_id) as connection:
-            memory = _found(await self._memories.get(connection, tenant_id, memory_id))
-            earlier = await self._memories.history(connection, tenant_id, memory_id)
+        async with self.database.begin(tenant_id) as connection:
+            memory = _found(await self.memories.get(connection, tenant_id, memory_id))
+            earlier = await self.memories.history(connection, tenant_id, memory_id)
         return [*earlier, memory]
 
     async def update(self, tenant_id: str, memory_id: UUID, changes: Mapping[str, Any]) -> Memory:
         """Change fields of a memory; what it said before stays readable as an earlier version."""
-        now = self._clock.now()
+        now = self.clock.now()
         values = dict(changes)
         if "content" in values:
-            vectors = await self._embedder.embed([values["content"]])
+            vectors = await self.embedder.embed([values["content"]])
             values["embedding"] = vectors[0]
-            values["space"] = self._embedder.space.id
-            values["slots"] = (await self._catalogues.slots_in(tenant_id, [values["content"]]))[0]
-        async with self._database.begin(tenant_id) as connection:
-            owner = _found(await self._memories.get(connection, tenant_id, memory_id)).user_id
-            await self._users.hold(connection, tenant_id, owner)
-            memory = _found(await self._memories.get(connection, tenant_id, memory_id, lock=True))
+            values["space"] = self.embedder.space.id
+            values["slots"] = (await self.catalogues.slots_in(tenant_id, [values["content"]]))[0]
+        async with self.database.begin(tenant_id) as connection:
+            owner = _found(await self.memories.get(connection, tenant_id, memory_id)).user_id
+            await self.users.hold(connection, tenant_id, owner)
+            memory = _found(await self.memories.get(connection, tenant_id, memory_id, lock=True))
             if memory.version_of is not None or memory.superseded_by is not None:
                 raise InvalidInput("this is an earlier version or a superseded memory: change the current one")
             until = memory.valid_from
@@ -176,17 +168,17 @@ class MemoryService:
                 values.setdefault("valid_from", max(now, memory.valid_from + timedelta(microseconds=1)))
                 until = _earlier(memory.valid_to, max(until, values["valid_from"]))
             if values:
-                await self._memories.copy_as_version(connection, tenant_id, memory_id, uuid4(), until)
+                await self.memories.copy_as_version(connection, tenant_id, memory_id, uuid4(), until)
             check_period(values.get("valid_from", memory.valid_from), values.get("valid_to", memory.valid_to))
-            await self._memories.update(connection, tenant_id, memory_id, {**values, "updated_at": now})
-            changed = _found(await self._memories.get(connection, tenant_id, memory_id))
+            await self.memories.update(connection, tenant_id, memory_id, {**values, "updated_at": now})
+            changed = _found(await self.memories.get(connection, tenant_id, memory_id))
         log.info("memory_updated", memory_id=str(memory_id), fields=sorted(changes))
         return changed
 
     async def delete_one(self, tenant_id: str, memory_id: UUID) -> int:
         """Delete a memory and its old versions; how many rows went. Raises NotFound."""
-        async with self._database.begin(tenant_id) as connection:
-            deleted = await self._memories.delete_one(connection, tenant_id, memory_id)
+        async with self.database.begin(tenant_id) as connection:
+            deleted = await self.memories.delete_one(connection, tenant_id, memory_id)
         if deleted == 0:
             raise NotFound("no such memory")
         log.info("memories_deleted", deleted=deleted)
@@ -194,10 +186,10 @@ class MemoryService:
 
     async def delete(self, tenant_id: str, user_id: str, kind: MemoryType | None = None) -> int:
         """Delete a user's memories, of one type or all; how many rows went. Raises NotFound for no such user."""
-        async with self._database.begin(tenant_id) as connection:
-            if not await self._users.exists(connection, tenant_id, user_id):
+        async with self.database.begin(tenant_id) as connection:
+            if not await self.users.exists(connection, tenant_id, user_id):
                 raise NotFound("no such user")
-            deleted = await self._memories.delete(connection, tenant_id, user_id, kind=kind)
+            deleted = await self.memories.delete(connection, tenant_id, user_id, kind=kind)
         log.info("memories_deleted", deleted=deleted)
         return deleted
 

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 from uuid import UUID
 
@@ -22,37 +22,29 @@ CORRECTION_STRENGTH = 20.0
 """What a user says of themselves outright is worth this many observations."""
 
 
+@dataclass(frozen=True)
 class PersonaService:
     """The use cases about personas."""
 
-    def __init__(
-        self,
-        database: Database,
-        slm: SLM,
-        fallback: SLM,
-        collector: TrainingDataCollector,
-        clock: Clock,
-        users: UserStore,
-    ) -> None:
-        self._database = database
-        self._slm = slm
-        self._fallback = fallback
-        self._collector = collector
-        self._clock = clock
-        self._users = users
+    database: Database
+    slm: SLM
+    fallback: SLM
+    collector: TrainingDataCollector
+    clock: Clock
+    users: UserStore
 
     async def get(self, tenant_id: str, user_id: str) -> Persona:
         """The user's persona. Raises NotFound for an unknown user."""
-        async with self._database.begin(tenant_id) as connection:
-            persona = await self._users.persona(connection, tenant_id, user_id)
+        async with self.database.begin(tenant_id) as connection:
+            persona = await self.users.persona(connection, tenant_id, user_id)
         return _found(persona)
 
     async def history(self, tenant_id: str, user_id: str) -> Sequence[AnyRow]:
         """Every change of every facet, oldest first. Raises NotFound for an unknown user."""
-        async with self._database.begin(tenant_id) as connection:
-            if not await self._users.exists(connection, tenant_id, user_id):
+        async with self.database.begin(tenant_id) as connection:
+            if not await self.users.exists(connection, tenant_id, user_id):
                 raise NotFound("no such user")
-            return await self._users.facet_history(connection, tenant_id, user_id)
+            return await self.users.facet_history(connection, tenant_id, user_id)
 
     async def learn(
         self, tenant_id: str, user_id: str, signal: Signal, *, signal_id: UUID | None = None
@@ -62,24 +54,24 @@ class PersonaService:
         The model judges outside the transaction; its deltas are applied to the facets as they are then,
         under a row lock, so that parallel signals all count.
         """
-        source = self._slm.name
+        source = self.slm.name
         try:
-            deltas = await self._slm.compute_facet_updates(signal)
+            deltas = await self.slm.compute_facet_updates(signal)
         except ModelUnavailable as error:
             log.warning("facet_updates_degraded", reason=str(error))
-            source = self._fallback.name
-            deltas = await self._fallback.compute_facet_updates(signal)
+            source = self.fallback.name
+            deltas = await self.fallback.compute_facet_updates(signal)
         if not deltas:
             return []
         reason = _reason(signal)
-        now = self._clock.now()
-        async with self._database.begin(tenant_id) as connection:
-            persona = _found(await self._users.persona(connection, tenant_id, user_id, lock=True))
+        now = self.clock.now()
+        async with self.database.begin(tenant_id) as connection:
+            persona = _found(await self.users.persona(connection, tenant_id, user_id, lock=True))
             moved, changes = apply_deltas(persona, deltas, reason)
             if changes:
-                await self._users.save_persona(connection, tenant_id, moved, changes, signal_id=signal_id, now=now)
+                await self.users.save_persona(connection, tenant_id, moved, changes, signal_id=signal_id, now=now)
             await asyncio.to_thread(
-                self._collector.log_persona_update,
+                self.collector.log_persona_update,
                 user_id=user_id,
                 signal=_sample(signal),
                 facets_before=_values(persona),
@@ -95,9 +87,9 @@ class PersonaService:
         self, tenant_id: str, user_id: str, values: Mapping[str, float], *, version: int | None = None
     ) -> Persona:
         """Set facets outright, as the user says. Raises VersionConflict when `version` is not the current one."""
-        now = self._clock.now()
-        async with self._database.begin(tenant_id) as connection:
-            persona = _found(await self._users.persona(connection, tenant_id, user_id, lock=True))
+        now = self.clock.now()
+        async with self.database.begin(tenant_id) as connection:
+            persona = _found(await self.users.persona(connection, tenant_id, user_id, lock=True))
             if version is not None and version != persona.version:
                 raise VersionConflict(f"the persona is at version {persona.version}, not {version}: load it again")
             facets = dict(persona.facets)
@@ -108,7 +100,7 @@ class PersonaService:
                 facets[name] = after
                 changes.append(FacetChange(name, before.value, after.value, after.uncertainty, "correction"))
             corrected = replace(persona, facets=facets, version=persona.version + 1, updated_at=now)
-            await self._users.save_persona(connection, tenant_id, corrected, changes, signal_id=None, now=now)
+            await self.users.save_persona(connection, tenant_id, corrected, changes, signal_id=None, now=now)
         log.info("persona_corrected", facets=sorted(values), version=corrected.version)
         return corrected
 

@@ -44,57 +44,48 @@ class SearchRequest:
     is_reranked: bool = False
 
 
+@dataclass(frozen=True)
 class RankingService:
     """Search: embed, one round trip for the candidates, rank, and rerank where asked."""
 
-    def __init__(
-        self,
-        database: Database,
-        embedder: Embedder,
-        reranker: Reranker,
-        catalogues: CatalogueService,
-        clock: Clock,
-        memories: MemoryStore,
-        users: UserStore,
-    ) -> None:
-        self._database = database
-        self._embedder = embedder
-        self._reranker = reranker
-        self._catalogues = catalogues
-        self._clock = clock
-        self._memories = memories
-        self._users = users
+    database: Database
+    embedder: Embedder
+    reranker: Reranker
+    catalogues: CatalogueService
+    clock: Clock
+    memories: MemoryStore
+    users: UserStore
 
     async def search(self, tenant_id: str, user_id: str, request: SearchRequest) -> Found:
         """The user's memories most relevant to a query. Raises NotFound for an unknown user."""
-        now = self._clock.now()
+        now = self.clock.now()
         at = request.as_of or now
         vector = await self.embed_or_none(request.query)
-        async with self._database.transact(tenant_id) as statements:
-            candidates = await self._memories.candidates(
+        async with self.database.transact(tenant_id) as statements:
+            candidates = await self.memories.candidates(
                 statements,
                 tenant_id,
                 user_id,
                 vector=vector,
-                space=self._embedder.space.id,
+                space=self.embedder.space.id,
                 words=request.query,
                 arm=max(ARM, 2 * request.limit),
                 where=SearchFilter(at, request.types, request.tags),
             )
         if not candidates:
-            async with self._database.begin(tenant_id) as connection:
-                if not await self._users.exists(connection, tenant_id, user_id):
+            async with self.database.begin(tenant_id) as connection:
+                if not await self.users.exists(connection, tenant_id, user_id):
                     raise NotFound("no such user")
-        weights = request.weights or (await self._catalogues.settings(tenant_id)).weights or Weights()
+        weights = request.weights or (await self.catalogues.settings(tenant_id)).weights or Weights()
         ranked = rank(candidates, weights, at, max(request.limit, RERANK_TOP if request.is_reranked else 0))
         if request.is_reranked:
             ranked = await self._rerank(request.query, ranked)
-        return Found(ranked[: request.limit], self._embedder.space.id, is_degraded=vector is None)
+        return Found(ranked[: request.limit], self.embedder.space.id, is_degraded=vector is None)
 
     async def embed_or_none(self, text: str) -> Vector | None:
         """The vector of `text`, or None when the embedder is out of service: words still find memories."""
         try:
-            return (await self._embedder.embed([text]))[0]
+            return (await self.embedder.embed([text]))[0]
         except ModelUnavailable as error:
             log.warning("embedding_unavailable", reason=str(error))
             return None
@@ -102,7 +93,7 @@ class RankingService:
     async def _rerank(self, query: str, ranked: Sequence[Ranked]) -> list[Ranked]:
         head = ranked[:RERANK_TOP]
         try:
-            relevances = await self._reranker.rerank(query, [item.memory.content for item in head])
+            relevances = await self.reranker.rerank(query, [item.memory.content for item in head])
         except ModelUnavailable as error:
             log.warning("reranking_unavailable", reason=str(error))
             return list(ranked)

@@ -1,6 +1,7 @@
 """Telemetry: counters of this process, and rates over what a tenant was shown."""
 
 from collections import Counter as Tally
+from dataclasses import dataclass
 from datetime import datetime
 from typing import ClassVar
 
@@ -43,15 +44,15 @@ telemetry_service = TelemetryService()
 """The one of this process; it holds counters only and needs nothing to start."""
 
 
+@dataclass(frozen=True)
 class TelemetryReports:
     """Rates over what was shown and chosen, from the database."""
 
-    def __init__(self, database: Database, hypotheses: HypothesisStore) -> None:
-        self._database = database
-        self._hypotheses = hypotheses
+    database: Database
+    hypotheses: HypothesisStore
 
     async def summary(self, tenant_id: str, since: datetime) -> tuple[Summary, Calibration]:
         """The tenant's figures since a moment, and the calibration now in force."""
-        async with self._database.begin(tenant_id) as connection:
-            shown = await self._hypotheses.shown_since(connection, tenant_id, since)
-            return summarise(shown), await self._hypotheses.calibration(connection, tenant_id)
+        async with self.database.begin(tenant_id) as connection:
+            shown = await self.hypotheses.shown_since(connection, tenant_id, since)
+            return summarise(shown), await self.hypotheses.calibration(connection, tenant_id)

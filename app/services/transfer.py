@@ -3,6 +3,7 @@
 import asyncio
 import re
 from collections.abc import AsyncIterator, Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any, cast
 
 import orjson
@@ -24,27 +25,25 @@ _USER_ID = re.compile(r"[^\x00-\x1f\x7f-\x9f]{1,256}")
 _NO_SUCH_USER = "23503"  # the SQLSTATE of a foreign key violation
 
 
+@dataclass(frozen=True)
 class TransferService:
     """Export, import and erasure of one user."""
 
-    def __init__(
-        self, database: Database, embedder: Embedder, collector: TrainingDataCollector, users: UserStore
-    ) -> None:
-        self._database = database
-        self._embedder = embedder
-        self._collector = collector
-        self._users = users
+    database: Database
+    embedder: Embedder
+    collector: TrainingDataCollector
+    users: UserStore
 
     async def check_user(self, tenant_id: str, user_id: str) -> None:
         """Raise NotFound unless the tenant knows this user."""
-        async with self._database.begin(tenant_id) as connection:
-            if not await self._users.exists(connection, tenant_id, user_id):
+        async with self.database.begin(tenant_id) as connection:
+            if not await self.users.exists(connection, tenant_id, user_id):
                 raise NotFound("no such user")
 
     async def export(self, tenant_id: str, user_id: str) -> AsyncIterator[bytes]:
         """One JSON line per row held on the user, in a fixed order: equal data gives equal bytes."""
         lines = 0
-        async with self._database.begin(tenant_id) as connection:
+        async with self.database.begin(tenant_id) as connection:
             async for row in export_rows(connection, tenant_id, user_id):
                 lines += 1
                 yield orjson.dumps(row, option=orjson.OPT_SORT_KEYS | orjson.OPT_APPEND_NEWLINE)
@@ -60,7 +59,7 @@ class TransferService:
         self._check_dimensions(rows["hypothesis_sets"])
         await self._embed_foreign(rows["memories"])
         try:
-            async with self._database.begin(tenant_id) as connection:
+            async with self.database.begin(tenant_id) as connection:
                 written = await import_rows(connection, tenant_id, rows)
         except DBAPIError as error:
             state = getattr(error.orig, "sqlstate", "")
@@ -79,17 +78,17 @@ class TransferService:
         be rewritten nothing is erased from the tables, and the call can be repeated. Raises NotFound for an
         unknown user.
         """
-        async with self._database.begin(tenant_id) as connection:
-            if not await self._users.hold_alone(connection, tenant_id, user_id):
+        async with self.database.begin(tenant_id) as connection:
+            if not await self.users.hold_alone(connection, tenant_id, user_id):
                 raise NotFound("no such user")
-            removed = await asyncio.to_thread(self._collector.erase_user, tenant_id, user_id)
-            erased = await self._users.erase(connection, tenant_id, user_id)
+            removed = await asyncio.to_thread(self.collector.erase_user, tenant_id, user_id)
+            erased = await self.users.erase(connection, tenant_id, user_id)
         log.info("user_erased", rows=sum(erased.values()), training_lines=sum(removed.values()))
         return {**erased, **removed}
 
     def _check_dimensions(self, sets: list[dict[str, Any]]) -> None:
         """Raise InvalidInput for an input vector that could not be compared with others of its space."""
-        space = self._embedder.space
+        space = self.embedder.space
         for row in sets:
             if row["space"] == space.id and (
                 row["input_vector"] is None or len(row["input_vector"]) != space.dimension
@@ -97,11 +96,11 @@ class TransferService:
                 raise InvalidInput(f"input_vector has to have the {space.dimension} dimensions of its space")
 
     async def _embed_foreign(self, memories: list[dict[str, Any]]) -> None:
-        space = self._embedder.space
+        space = self.embedder.space
         foreign = [row for row in memories if row["space"] != space.id or len(row["embedding"]) != space.dimension]
         for start in range(0, len(foreign), EMBED_CHUNK):
             chunk = foreign[start : start + EMBED_CHUNK]
-            vectors = await self._embedder.embed([row["content"] for row in chunk])
+            vectors = await self.embedder.embed([row["content"] for row in chunk])
             for row, vector in zip(chunk, vectors, strict=True):
                 row["embedding"] = vector
                 row["space"] = space.id
