@@ -38,7 +38,10 @@ NEGATIONS = frozenset(
 _DENIAL = re.compile(
     rf"\b(?:{'|'.join(sorted(NEGATIONS, key=len, reverse=True))}|(?:gave|given|giving) up|"
     r"(?:i|we|he|she|they|user) used to|instead of|rather than|(?P<ranked>prefer[^,.;]*? )over|"
-    r"(?P<away>(?:switched|moved|migrated|changed|away) from))\b(?! (?:only|just)\b)",
+    r"(?:i|we)(?:'m|'re|'ve| am| are| have)? (?:(?:just|now|already|finally) )?"
+    r"(?:drop|dropped|dropping|ditch|ditched|ditching|abandoned|abandoning|retired|retiring|left|leaving)|"
+    r"(?:got|getting|get) rid of|done with|"
+    r"(?P<away>(?:switch|mov|migrat|chang)(?:ed|ing) (?:away )?(?:from|off)|away from))\b(?! (?:only|just)\b)",
     re.IGNORECASE,
 )
 # What closes it: the end of a sentence, or a new clause. A list goes on.

@@ -155,3 +155,21 @@ def test_words_of_the_user_are_turned_to_the_user() -> None:
     assert (
         addressed("for my team on my own server, as I’m alone") == "for your team on your own server, as you're alone"
     )
+
+
+@pytest.mark.parametrize(
+    ("text", "denied"),
+    [
+        ("I'm dropping Heroku. The logs leave Europe.", "Heroku"),
+        ("We have finally ditched Jenkins", "Jenkins"),
+        ("We left Azure last year", "Azure"),
+        ("I am getting rid of Slack", "Slack"),
+        ("We are migrating off Heroku to AWS", "Heroku"),
+    ],
+)
+def test_what_is_left_behind_is_denied(text: str, denied: str) -> None:
+    """And what comes in its place is not."""
+    affirmed, gone = affirmed_and_denied(text)
+    assert denied in gone
+    assert denied not in affirmed
+    assert "AWS" not in gone
