@@ -410,13 +410,14 @@ async def database(service: RunningService) -> AsyncIterator[Database]:
 
 
 async def test_every_table_is_under_row_level_security(database: Database) -> None:
-    """The service's role is bound by policies and every table has one that binds its owner, too."""
+    """The service's role has no power, is the one that logged in, and is bound by policies; every table has one
+    that binds its owner, too."""
     async with database.engine.connect() as connection:
         role = (
             await connection.execute(
                 text(
-                    "SELECT rolsuper, rolbypassrls, rolcreaterole, rolcreatedb, rolcanlogin FROM pg_roles "
-                    "WHERE rolname = current_user"
+                    "SELECT rolsuper, rolbypassrls, rolcreaterole, rolcreatedb, session_user <> current_user "
+                    "FROM pg_roles WHERE rolname = current_user"
                 )
             )
         ).one()
