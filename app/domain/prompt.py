@@ -8,7 +8,7 @@ from uuid import UUID
 from app.domain.budget import DEFAULT_WEIGHTS, allocate
 from app.domain.memory import MemoryType
 from app.domain.ranking import Ranked
-from app.domain.redaction import redact
+from app.domain.redaction import merge_counts, redact
 from app.domain.summaries import sentences
 from app.domain.wording import snippet
 
@@ -105,9 +105,9 @@ def compose(request: PromptRequest, count: CountTokens, truncate: Truncate, summ
     counts: dict[str, int] = {}
 
     def clean(text: str) -> str:
+        nonlocal counts
         redacted = redact(text)
-        for kind, times in redacted.counts.items():
-            counts[kind] = counts.get(kind, 0) + times
+        counts = merge_counts(counts, redacted.counts)
         return redacted.text
 
     meaning, said = clean(request.request), clean(request.input_text)

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 _WORD = re.compile(r"[^\W_]+(?:['’.+#-][^\W_]+)*[+#]{0,2}")
 _NUMBER = re.compile(r"\d+(?:[.,:]\d+)*")
 _THOUSANDS = re.compile(r"(?<=\d)[.,](?=\d{3}(?!\d))")
-_SENTENCE_START = re.compile(r"(?:^|[.!?:]\s+|\n\s*|[\"“(]\s*)$")
 
 STOP_WORDS = frozenset(
     """a about after again all also am an and any are as at be because been before being but by can could did do
@@ -161,20 +160,6 @@ def names(text: str) -> frozenset[str]:
 
 def _has_no_case(letter: str) -> bool:
     return letter.isalpha() and letter.lower() == letter.upper()
-
-
-def mid_sentence_names(text: str) -> list[str]:
-    """Names that cannot be mere sentence openings, in order and as written, each once."""
-    found: dict[str, None] = {}
-    for match in _WORD.finditer(text):
-        word = match.group()
-        is_opening = _SENTENCE_START.search(text[: match.start()]) is not None
-        has_inner = any(letter.isupper() for letter in word[1:])
-        if word.lower() in STOP_WORDS or len(word) < 2 or word.lower().split("'")[0] in STOP_WORDS:
-            continue
-        if (word[0].isupper() and not is_opening) or has_inner:
-            found.setdefault(word)
-    return list(found)
 
 
 def normalise(text: str) -> str:

@@ -7,8 +7,8 @@ as a superuser runs everything, migrations included, as the powerless role `embe
 import asyncio
 import re
 import time
-from collections.abc import AsyncGenerator
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncGenerator, Generator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -228,27 +228,25 @@ class Statements:
 
     async def fetch(self, sql: str, *arguments: Any) -> list[asyncpg.Record]:
         """Rows of one statement. Raises StoreUnavailable when the connection is lost."""
-        try:
+        with _noticing_loss():
             return await self._driver.fetch(sql, *arguments)
-        except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
-            if not is_lost(error):
-                raise
-            raise StoreUnavailable(f"the database was lost in a transaction: {error}") from error
 
     async def execute(self, script: str) -> None:
         """Run statements without arguments in one round trip. Raises as `fetch`."""
-        try:
+        with _noticing_loss():
             await self._driver.execute(script)
-        except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
-            if not is_lost(error):
-                raise
-            raise StoreUnavailable(f"the database was lost in a transaction: {error}") from error
 
 
-def is_lost(error: Exception) -> bool:
-    """Whether it was the driver's connection that failed, and not the statement."""
-    state = getattr(error, "sqlstate", None)
-    return state is None or state.startswith(_LOST)
+@contextmanager
+def _noticing_loss() -> Generator[None]:
+    """Raise StoreUnavailable where it was the driver's connection that failed, and not the statement."""
+    try:
+        yield
+    except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
+        state = getattr(error, "sqlstate", None)
+        if state is not None and not state.startswith(_LOST):
+            raise
+        raise StoreUnavailable(f"the database was lost in a transaction: {error}") from error
 
 
 class Database:
