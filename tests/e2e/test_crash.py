@@ -4,6 +4,7 @@ import os
 import random
 import threading
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from itertools import count
@@ -67,7 +68,12 @@ class Client:
         number = next(self._numbers)
         said = {"user_id": USER, "input_text": f"deploy parcel {number}"}
         shown = _post(http, "/v1/hypothesize", **said)
-        chosen = {"hypothesis_set_id": shown["hypothesis_set_id"], "hypothesis_id": "h1"}
+        # Own words make it the user's choice, and so a sample, also where the service advances by itself.
+        chosen = {
+            "hypothesis_set_id": shown["hypothesis_set_id"],
+            "hypothesis_id": "h1",
+            "custom_answer": f"to door {number}",
+        }
         execution = _post(http, "/v1/execute", **said, **chosen)["execution_id"]
         self.executions.add(execution)
         _post(http, "/v1/feedback", user_id=USER, execution_id=execution, rating=0.5, comment=f"too long {number}")
@@ -85,13 +91,13 @@ def _post(http: httpx.Client, path: str, **body: object) -> dict:
 
 def held(service: RunningService) -> dict[str, list[dict]]:
     """The user's rows by table, from the export."""
-    rows: dict[str, list[dict]] = {}
+    rows: dict[str, list[dict]] = defaultdict(list)
     with service.client() as http:
         answer = http.get("/v1/memory/export", params={"user_id": USER})
         assert answer.status_code == 200
         for line in answer.content.splitlines():
             row = orjson.loads(line)
-            rows.setdefault(row["table"], []).append(row)
+            rows[row["table"]].append(row)
     return rows
 
 
