@@ -28,8 +28,15 @@ $(VENV)/.dev: requirements/dev.txt $(VENV)/.service
 	@$(call INSTALL,requirements/dev.txt)
 	@touch $@
 
-.PHONY: help install run test check demo bench lock format lint types floors test-unit test-integration test-e2e
+$(VENV)/.builtin: requirements/builtin.txt $(VENV)/.service
+	@echo "installing the built-in model into $(VENV) ..."
+	@$(call INSTALL,requirements/builtin.txt)
+	@touch $@
+
+.PHONY: help install install-builtin run test check demo bench lock format lint types floors test-e2e setup-vllm test-vllm
 install: $(VENV)/.dev ## .venv with the service and its test tools
+
+install-builtin: $(VENV)/.builtin ## a small chat model beside the service, for SLM_IMPL=builtin
 
 run: $(VENV)/.service ## the service on PORT (8080), with its own database
 	@$(VENV)/bin/embed-service run
@@ -41,7 +48,13 @@ test: $(VENV)/.dev ## the quick tests: unit, property, contract, integration
 	$(PY) -m pytest -m "not slow" tests/unit tests/property tests/contract tests/integration
 
 test-e2e: $(VENV)/.dev ## the slow ones: a running server, kill -9, API fuzzing, reference vectors
-	$(PY) -m pytest -m "slow" tests
+	$(PY) -m pytest -m "slow and not vllm" tests
+
+setup-vllm: ## a vLLM of its own in venv-vllm, for GPU or CPU
+	./setup_vllm.sh
+
+test-vllm: $(VENV)/.dev ## against a real vLLM with a real model, started by start_vllm.sh (minutes)
+	$(PY) -m pytest -m "vllm" tests/vllm
 
 bench: $(VENV)/.dev ## the benchmark tables
 	$(PY) -m benchmarks.core_loop
@@ -60,8 +73,9 @@ types: $(VENV)/.dev
 floors: $(VENV)/.dev
 	$(VENV)/bin/lint-imports
 
-check: lint types floors test test-e2e ## everything CI checks
+check: lint types floors test test-e2e ## everything CI checks but vLLM's own tests
 
 lock: ## recompute the lock files (needs uv)
 	uv pip compile -q --universal --python-version 3.11 --no-emit-index-url --no-header --generate-hashes pyproject.toml -o requirements/service.txt
-	uv pip compile -q --universal --python-version 3.11 --no-emit-index-url --no-header --generate-hashes --extra dev pyproject.toml -o requirements/dev.txt
+	uv pip compile -q --universal --python-version 3.11 --no-emit-index-url --no-header --generate-hashes --extra builtin pyproject.toml -o requirements/builtin.txt
+	uv pip compile -q --universal --python-version 3.11 --no-emit-index-url --no-header --generate-hashes --extra dev --extra builtin pyproject.toml -o requirements/dev.txt

@@ -133,28 +133,19 @@ def demo(
 
 @cli.command()
 def doctor(as_json: Json = False) -> None:
-    """Check every part and say what to do about what is wrong."""
+    """Check every part and say what mends what is wrong; the exit status is 1 when something is."""
+    from app.doctor import examine_visibly, silence_logs  # noqa: PLC0415 - only the doctor needs it
+    from app.doctor.check import document, is_sound, table  # noqa: PLC0415
 
-    async def work(services: Services) -> dict[str, str]:
-        await services.database.ping()
-        vector = await services.embedder.embed(["ready?"])
-        return {
-            "database": "ok (embedded)" if services.settings.database_url is None else "ok",
-            "embedder": f"ok ({services.embedder.backend}, {vector.shape[1]} dimensions)",
-            "slm": services.slm_name,
-            "keys": "in use" if await services.keys.has_any() else "none: serves this machine only",
-            "training data": "collected" if services.settings.enable_training_data_collection else "not collected",
-        }
-
-    parts = _with_services(work)
-
-    def table() -> Table:
-        made = Table("part", "state")
-        for part, state in parts.items():
-            made.add_row(part, state)
-        return made
-
-    _print(parts, as_json, table)
+    settings = load_settings_or_exit()
+    try:
+        configure_logs(settings.log_dir, "WARNING", to_stdout=False)
+    except OSError:  # one of its findings
+        silence_logs()
+    checks = examine_visibly(settings, Console(stderr=True) if as_json else console)
+    _print(document(checks), as_json, lambda: table(checks, encoding=console.encoding))
+    if not is_sound(checks):
+        raise typer.Exit(1)
 
 
 @keys.command("create")

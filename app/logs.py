@@ -56,7 +56,8 @@ def configure_logs(log_dir: Path, level: str = "INFO", *, to_stdout: bool = True
         logging.getLogger(noisy).handlers = []
         logging.getLogger(noisy).propagate = True
     logging.getLogger("uvicorn.access").disabled = True
-    logging.getLogger("httpx").setLevel(logging.WARNING)
+    for chatty in ("httpx2", "openai"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)
     structlog.configure(
         processors=[
             structlog.stdlib.filter_by_level,

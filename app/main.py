@@ -8,7 +8,7 @@ import structlog
 from fastapi import FastAPI
 
 from app import VERSION
-from app.api import embeddings, errors, hypotheses, memories, operations, persona
+from app.api import embeddings, errors, hypotheses, memories, operations, persona, rerank
 from app.api.document import build_document
 from app.api.middleware import RequestMiddleware
 from app.domain.errors import DomainError
@@ -33,11 +33,12 @@ def create_app(load: Callable[[], Settings] = load_settings_or_exit) -> FastAPI:
             async with open_services(settings) as services:
                 app.state.services = services
                 app.state.max_body_bytes = int(settings.max_body_mb * 1024 * 1024)
+                app.state.request_budget_s = settings.request_budget_s
                 is_open = not await services.keys.has_any()
                 log.info(
                     "service_started",
                     version=VERSION,
-                    slm=services.slm_name,
+                    slm=services.slm.name,
                     space=services.embedder.space.id,
                     serves="this machine only, until a key is made" if is_open else "callers with a key",
                 )
@@ -57,7 +58,7 @@ def create_app(load: Callable[[], Settings] = load_settings_or_exit) -> FastAPI:
         redirect_slashes=False,
         generate_unique_id_function=lambda route: route.name,
     )
-    for room in (hypotheses, memories, persona, embeddings, operations):
+    for room in (hypotheses, memories, persona, embeddings, rerank, operations):
         app.include_router(room.router)
     app.include_router(operations.probes)
     errors.install(app)
@@ -65,6 +66,7 @@ def create_app(load: Callable[[], Settings] = load_settings_or_exit) -> FastAPI:
         RequestMiddleware,
         max_body_bytes=lambda: getattr(app.state, "max_body_bytes", 16 * 1024 * 1024),
         max_body_bytes_by_path={"/v1/memory/import": MAX_IMPORT_BYTES},
+        budget_s=lambda: getattr(app.state, "request_budget_s", 10.0),
     )
     app.openapi = lambda: _openapi(app)
     return app

@@ -73,8 +73,17 @@ class Tokenizer(Protocol):
 class Reranker(Protocol):
     """Scores documents against a query with a model that reads both."""
 
+    @property
+    def model(self) -> str:
+        """What computes the scores."""
+        ...
+
     async def rerank(self, query: str, documents: Sequence[str]) -> Sequence[float]:
         """One relevance in 0..1 per document, in order. Raises ModelUnavailable."""
+        ...
+
+    async def aclose(self) -> None:
+        """Let go of connections and models."""
         ...
 
 
@@ -86,8 +95,24 @@ class SLM(Protocol):
         """`local`, `vllm`, …: what the API reports as `source`."""
         ...
 
+    @property
+    def model(self) -> str | None:
+        """The model that answers, as its server calls it; None for rules, or where the server was not asked yet."""
+        ...
+
+    @property
+    def prompt_version(self) -> str | None:
+        """The version of the prompts its answers come from; None for rules, which take their time from nobody."""
+        ...
+
+    @property
+    def state(self) -> str:
+        """Its circuit breaker's: `closed`, `open` or `half_open`."""
+        ...
+
     async def propose_readings(self, context: HypothesisContext) -> Sequence[Reading]:
-        """Candidate readings of an input, best first, each with its evidence."""
+        """Candidate readings of an input, best first, each with its evidence. As all of them, raises
+        ModelUnavailable when the model cannot answer in the request's time."""
         ...
 
     async def compute_facet_updates(self, signal: Signal) -> Mapping[str, float]:
@@ -106,4 +131,8 @@ class SLM(Protocol):
         self, conversation_context: str, context: HypothesisContext, count: int
     ) -> Sequence[str]:
         """Up to `count` questions that move the conversation on."""
+        ...
+
+    async def aclose(self) -> None:
+        """Let go of connections and processes."""
         ...

@@ -9,9 +9,10 @@ import re
 import sys
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, Literal, cast
+from typing import Annotated, Any, Literal, Self, cast
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 SECTIONS = (
@@ -22,6 +23,10 @@ SECTIONS = (
     "constraints",
     "task_specific_retrieval",
 )
+
+
+_HIDDEN = ("SLM_API_KEY",)
+"""Variables whose values are never shown."""
 
 
 class Settings(BaseSettings):
@@ -43,7 +48,20 @@ class Settings(BaseSettings):
     embed_dims: Annotated[int, Field(ge=1, le=16000)] | None = None
     embed_threads: Annotated[int, Field(ge=1, le=64)] = 1
 
-    slm_impl: Literal["local"] = "local"
+    slm_impl: Literal["local", "vllm", "openai", "builtin"] = "local"
+    vllm_base_url: str = "http://localhost:8000/v1"
+    vllm_model_name: str = "unsloth/Qwen2.5-3B-Instruct"
+    vllm_rerank_url: str | None = None
+    slm_base_url: str | None = None
+    slm_api_key: SecretStr | None = None
+    slm_model: str | None = None
+    slm_concurrency: Annotated[int, Field(ge=1, le=1000)] = 32
+    slm_hedge_s: Annotated[float, Field(ge=0, le=60)] = 0.0
+    slm_breaker_reset_s: Annotated[float, Field(gt=0, le=600)] = 10.0
+    builtin_model: Path | None = None
+    rerank_model: Path | None = None
+    local_models_dir: Path = Path("local-models")
+    request_budget_s: Annotated[float, Field(gt=0, le=600)] = 10.0
 
     token_budget: Annotated[int, Field(ge=256, le=1_000_000)] = 6000
     budget_weights: Annotated[dict[str, float] | None, NoDecode] = None
@@ -73,12 +91,18 @@ class Settings(BaseSettings):
             raise ValueError("a JSON object of weights that are zero or more")
         return weights
 
-    @field_validator("embed_endpoint")
+    @field_validator("embed_endpoint", "vllm_base_url", "vllm_rerank_url", "slm_base_url")
     @classmethod
-    def _check_endpoint(cls, value: str | None) -> str | None:
+    def _check_address(cls, value: str | None) -> str | None:
         if value and not value.startswith(("http://", "https://")):
-            raise ValueError("an http:// or https:// address, or unset for the built-in model")
+            raise ValueError("an http:// or https:// address, or unset")
         return value or None
+
+    @model_validator(mode="after")
+    def _check_slm(self) -> Self:
+        if self.slm_impl == "openai" and self.slm_base_url is None:
+            raise ValueError("SLM_IMPL=openai needs SLM_BASE_URL, the address of the server, e.g. http://host:11434/v1")
+        return self
 
     @field_validator("database_url")
     @classmethod
@@ -106,12 +130,17 @@ def load_settings(**overrides: Any) -> Settings:
     try:
         return Settings(**overrides)
     except ValidationError as error:
-        lines = [
-            f"{'.'.join(str(part) for part in item['loc']).upper()}={_shown(item['input'])} is not usable: "
-            f"{item['msg'].removeprefix('Value error, ')}"
-            for item in error.errors()
-        ]
-        raise SettingsError("\n".join(lines)) from None
+        raise SettingsError("\n".join(_line(item) for item in error.errors())) from None
+
+
+def _line(item: ErrorDetails) -> str:
+    """What is wrong, with the variable and its value where one variable is to blame."""
+    message = item["msg"].removeprefix("Value error, ")
+    if not item["loc"]:
+        return message
+    name = ".".join(str(part) for part in item["loc"]).upper()
+    value = "***" if name in _HIDDEN else _shown(item["input"])
+    return f"{name}={value} is not usable: {message}"
 
 
 def _shown(value: object) -> str:

@@ -2,17 +2,24 @@
 
 import asyncio
 from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import cast
 
 import structlog
 
 from app.api.deps import Services
 from app.clients.embeddings.http import HttpEmbedder
 from app.clients.embeddings.onnx import OnnxEmbedder
-from app.clients.rerank import LocalReranker
+from app.clients.rerank.cross_encoder import CrossEncoderReranker
+from app.clients.rerank.local import LocalReranker
+from app.clients.rerank.server import ServerReranker
+from app.clients.slm import language
 from app.clients.slm.local import LocalSLM
+from app.clients.slm.model import BuiltinSLM, ModelSLM, SLMReranker
+from app.clients.slm.vllm import VLLMClient, limits_of
 from app.clients.tokenizer import SentencePieceTokenizer
-from app.ports import SLM, Embedder, SystemClock, Tokenizer
+from app.ports import SLM, Embedder, Reranker, SystemClock
+from app.services.afterwards import Afterwards
 from app.services.catalogues import CatalogueService
 from app.services.choices import ChoiceService
 from app.services.context import ContextService
@@ -39,21 +46,21 @@ log = structlog.get_logger(__name__)
 @asynccontextmanager
 async def open_services(settings: Settings) -> AsyncGenerator[Services]:
     """The running services: database started and migrated, model loaded; everything is stopped on leaving."""
-    database = await open_database(settings)
-    try:
+    async with AsyncExitStack() as stack:
+        database = await open_database(settings)
+        stack.push_async_callback(database.aclose)
         embedder = await open_embedder(settings)
-        try:
-            services = build_services(settings, database, embedder)
-            await services.keys.ensure_default_tenant()
-            await services.catalogues.warm()
-            try:
-                yield services
-            finally:
-                await asyncio.to_thread(services.collector.close)
-        finally:
-            await embedder.aclose()
-    finally:
-        await database.aclose()
+        stack.push_async_callback(embedder.aclose)
+        slm = await open_slm(settings)
+        stack.push_async_callback(slm.aclose)
+        reranker = await open_reranker(settings, embedder, slm)
+        stack.push_async_callback(reranker.aclose)
+        services = build_services(settings, database, embedder, slm, reranker)
+        stack.push_async_callback(asyncio.to_thread, services.collector.close)
+        stack.push_async_callback(services.afterwards.aclose)
+        await services.keys.ensure_default_tenant()
+        await services.catalogues.warm()
+        yield services
 
 
 @asynccontextmanager
@@ -80,19 +87,54 @@ async def open_embedder(settings: Settings) -> Embedder:
     return embedder
 
 
-def build_slm(settings: Settings, tokenizer: Tokenizer) -> SLM:
-    """The small language model that `settings` name."""
+async def open_slm(settings: Settings) -> SLM:
+    """The small language model that `settings` name. Raises ModelUnavailable when the built-in one cannot start; a
+    server that is down is no reason not to start."""
+    key = settings.slm_api_key.get_secret_value() if settings.slm_api_key else None
+    limits = limits_of(settings)
     match settings.slm_impl:
         case "local":
-            return LocalSLM(tokenizer)
+            return LocalSLM(SentencePieceTokenizer())
+        case "vllm":
+            client = VLLMClient(settings.vllm_base_url, settings.vllm_model_name, api_key=key, limits=limits)
+        case "openai":
+            address = cast(str, settings.slm_base_url)
+            client = VLLMClient(address, settings.slm_model, name="openai", api_key=key, limits=limits)
+        case "builtin":
+            return await BuiltinSLM.open(settings, limits)
+    await asyncio.to_thread(language.warm)
+    return ModelSLM(client)
 
 
-def build_services(settings: Settings, database: Database, embedder: Embedder) -> Services:
-    """Every use case on these parts. Starts nothing."""
+async def open_reranker(settings: Settings, embedder: Embedder, slm: SLM) -> Reranker:
+    """The reranker that `settings` name; else the SLM where it is a server's, else the built-in rules."""
+    if settings.vllm_rerank_url is not None:
+        key = settings.slm_api_key.get_secret_value() if settings.slm_api_key else None
+        return ServerReranker(settings.vllm_rerank_url, api_key=key)
+    if settings.rerank_model is not None:
+        return await asyncio.to_thread(
+            CrossEncoderReranker.load, settings.rerank_model, settings.data_dir, settings.embed_threads
+        )
+    if isinstance(slm, ModelSLM) and settings.slm_impl != "builtin":
+        return SLMReranker(slm)
+    return LocalReranker(embedder)
+
+
+def build_services(
+    settings: Settings,
+    database: Database,
+    embedder: Embedder,
+    slm: SLM | None = None,
+    reranker: Reranker | None = None,
+) -> Services:
+    """Every use case on these parts; the built-in rules where no model is given. Starts nothing."""
     clock = SystemClock()
     tokenizer = SentencePieceTokenizer()
-    slm = build_slm(settings, tokenizer)
     fallback = LocalSLM(tokenizer)
+    slm = slm or fallback
+    fallback_reranker = LocalReranker(embedder)
+    reranker = reranker or fallback_reranker
+    afterwards = Afterwards()
     memory_store, user_store, hypothesis_store = MemoryStore(), UserStore(), HypothesisStore()
     tenant_store = TenantStore()
     collector = TrainingDataCollector(
@@ -102,7 +144,17 @@ def build_services(settings: Settings, database: Database, embedder: Embedder) -
     )
     catalogues = CatalogueService(database, tenant_store, embedder, clock, settings.intents_file)
     memories = MemoryService(database, embedder, catalogues, clock, memory_store, user_store)
-    ranking = RankingService(database, embedder, LocalReranker(embedder), catalogues, clock, memory_store, user_store)
+    ranking = RankingService(
+        database,
+        embedder,
+        reranker,
+        fallback_reranker,
+        catalogues,
+        clock,
+        memory_store,
+        user_store,
+        is_reranking=not isinstance(reranker, LocalReranker),
+    )
     personas = PersonaService(database, slm, fallback, collector, clock, user_store)
     hypotheses = HypothesisService(
         database,
@@ -129,6 +181,9 @@ def build_services(settings: Settings, database: Database, embedder: Embedder) -
         memory_store,
         user_store,
         hypothesis_store,
+        slm,
+        fallback,
+        afterwards,
         space=embedder.space.id,
         token_budget=settings.token_budget,
         budget_weights=settings.budget_weights,
@@ -149,7 +204,8 @@ def build_services(settings: Settings, database: Database, embedder: Embedder) -
         ),
         personas=personas,
         transfer=TransferService(database, embedder, collector, user_store),
-        telemetry=TelemetryReports(database, hypothesis_store),
+        telemetry=TelemetryReports(database, hypothesis_store, slm.name),
         collector=collector,
-        slm_name=slm.name,
+        slm=slm,
+        afterwards=afterwards,
     )

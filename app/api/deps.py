@@ -9,7 +9,8 @@ from fastapi import Depends, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
 from app.domain.errors import Forbidden, Unauthenticated
-from app.ports import Embedder
+from app.ports import SLM, Embedder
+from app.services.afterwards import Afterwards
 from app.services.catalogues import CatalogueService
 from app.services.context import ContextService
 from app.services.feedback import FeedbackService
@@ -45,7 +46,8 @@ class Services:
     transfer: TransferService
     telemetry: TelemetryReports
     collector: TrainingDataCollector
-    slm_name: str
+    slm: SLM
+    afterwards: Afterwards
 
 
 @dataclass(frozen=True)

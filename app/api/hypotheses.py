@@ -3,7 +3,7 @@
 from app.api import schemas
 from app.api.deps import ServicesDep, UserCaller
 from app.api.errors import responses
-from app.api.routing import make_router
+from app.api.routing import cancellable, make_router
 from app.domain.hypotheses import Hypothesis, Turn
 from app.services.choices import ExecuteRequest
 from app.services.context import Execution
@@ -13,6 +13,7 @@ router = make_router("hypotheses", "/v1")
 
 
 @router.post("/hypothesize", responses=responses(409))
+@cancellable
 async def hypothesize(body: schemas.HypothesizeIn, services: ServicesDep, caller: UserCaller) -> schemas.HypothesizeOut:
     """Propose what a short, vague input means, and decide whether to ask."""
     turns = [Turn(turn.role, turn.content) for turn in body.conversation]
@@ -32,6 +33,7 @@ async def hypothesize(body: schemas.HypothesizeIn, services: ServicesDep, caller
 
 
 @router.post("/execute", responses=responses(404, 409))
+@cancellable
 async def execute(body: schemas.ExecuteIn, services: ServicesDep, caller: UserCaller) -> schemas.ExecuteOut:
     """Turn the chosen hypothesis, a custom answer or the bare input into one enriched prompt."""
     request = ExecuteRequest(
@@ -65,19 +67,21 @@ async def prefer(body: schemas.PreferenceIn, services: ServicesDep, caller: User
 
 
 @router.post("/followups", responses=responses())
+@cancellable
 async def followups(body: schemas.FollowupsIn, services: ServicesDep, caller: UserCaller) -> schemas.FollowupsOut:
     """Questions that move a conversation on."""
-    questions = await services.reflection.followups(
+    questions, is_degraded = await services.reflection.followups(
         caller.tenant_id, body.user_id, body.conversation_context, body.count
     )
-    return schemas.FollowupsOut(questions=list(questions))
+    return schemas.FollowupsOut(questions=list(questions), degraded=is_degraded)
 
 
 @router.post("/enrich", responses=responses())
+@cancellable
 async def enrich(body: schemas.EnrichIn, services: ServicesDep, caller: UserCaller) -> schemas.EnrichOut:
     """What an input implies beyond its words."""
-    enrichment = await services.reflection.enrich(caller.tenant_id, body.user_id, body.input_text)
-    return schemas.EnrichOut(enrichment=schemas.Enrichment.model_validate(enrichment))
+    enrichment, is_degraded = await services.reflection.enrich(caller.tenant_id, body.user_id, body.input_text)
+    return schemas.EnrichOut(enrichment=schemas.Enrichment.model_validate(enrichment), degraded=is_degraded)
 
 
 def _hypothesis(one: Hypothesis) -> schemas.HypothesisOut:
@@ -102,4 +106,5 @@ def _execution(execution: Execution) -> schemas.ExecuteOut:
             schemas.MemoryUse(id=use.memory_id, score=use.score, section=use.section) for use in prompt.uses
         ],
         redactions=dict(prompt.redactions),
+        degraded=execution.is_degraded,
     )

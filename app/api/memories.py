@@ -11,7 +11,7 @@ from app.api import schemas
 from app.api.deps import ServicesDep, UserCaller
 from app.api.errors import responses
 from app.api.params import MemoryId, PathUserId, QueryUserId
-from app.api.routing import NDJSON, make_router
+from app.api.routing import NDJSON, cancellable, make_router
 from app.domain.errors import InvalidInput
 from app.domain.memory import Draft, Memory, MemoryType
 from app.domain.ranking import Ranked, Weights
@@ -31,6 +31,7 @@ async def add_memories(body: schemas.MemoriesIn, services: ServicesDep, caller: 
 
 
 @router.post("/memories/search", responses=responses(404))
+@cancellable
 async def search_memories(body: schemas.SearchIn, services: ServicesDep, caller: UserCaller) -> schemas.SearchOut:
     """The user's memories most relevant to a query, best first."""
     weights = Weights(**body.weights.model_dump()) if body.weights else None

@@ -13,6 +13,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from app import request
 from app.api.errors import problem
 from app.services.telemetry import IN_FLIGHT, LATENCY, REQUESTS
 
@@ -32,9 +33,14 @@ class RequestMiddleware:
     """Wraps the whole application, so that no answer leaves without an id and no error without a problem."""
 
     def __init__(
-        self, app: ASGIApp, max_body_bytes: Callable[[], int], max_body_bytes_by_path: Mapping[str, int]
+        self,
+        app: ASGIApp,
+        max_body_bytes: Callable[[], int],
+        max_body_bytes_by_path: Mapping[str, int],
+        budget_s: Callable[[], float],
     ) -> None:
         self._app = app
+        self._budget_s = budget_s
         self._max_body_bytes = max_body_bytes
         self._by_path = max_body_bytes_by_path
 
@@ -74,7 +80,8 @@ class RequestMiddleware:
         try:
             scope["path"] = readable_path(scope)
             limit = self._by_path.get(scope["path"]) or self._max_body_bytes()
-            await self._app(scope, limited(receive, headers, limit), send_with_id)
+            with request.budget(budget_of(headers, self._budget_s())):
+                await self._app(scope, limited(receive, headers, limit), send_with_id)
         except UnreadablePath:
             await answer(400, "bad-request", "Bad request", "the path is not UTF-8")
         except ClientDisconnect:
@@ -93,6 +100,15 @@ class RequestMiddleware:
         LATENCY.labels(method, route).observe(seconds)
         if route not in _QUIET:
             log.info("request_answered", method=method, route=route, status=status, duration_s=round(seconds, 6))
+
+
+def budget_of(headers: Headers, otherwise: float) -> float:
+    """Seconds the caller gives the request by `X-Request-Timeout`, never more than `otherwise`."""
+    try:
+        given = float(headers.get("x-request-timeout", ""))
+    except ValueError:
+        return otherwise
+    return min(given, otherwise) if given > 0 else otherwise
 
 
 def limited(receive: Receive, headers: Headers, limit: int) -> Receive:

@@ -30,17 +30,20 @@ async def healthz() -> schemas.HealthOut:
 
 @probes.get("/readyz", responses={503: {"model": schemas.ReadyOut, "description": "A part is missing."}})
 async def readyz(services: ServicesDep, response: Response) -> schemas.ReadyOut:
-    """Ready: the database and the embedding model answer. Without the model the service still answers,
-    by words alone: `degraded`."""
+    """Ready: the database and the embedding model answer, and the language model did of late. Without a model the
+    service still answers, by words alone or by the built-in rules: `degraded`."""
     parts = {
         "database": await _state(services.database.ping()),
         "embedder": await _state(services.embedder.embed(["ready?"])),
-        "slm": services.slm_name,
+        "slm": services.slm.name,
+        "slm_breaker": services.slm.state,
+        "reranker": services.ranking.reranker.model,
     }
     if parts["database"] != "ok":
         response.status_code = 503
         return schemas.ReadyOut(status="unready", parts=parts)
-    return schemas.ReadyOut(status="ready" if parts["embedder"] == "ok" else "degraded", parts=parts)
+    is_whole = parts["embedder"] == "ok" and parts["slm_breaker"] == "closed"
+    return schemas.ReadyOut(status="ready" if is_whole else "degraded", parts=parts)
 
 
 async def _state(check: object) -> str:
@@ -61,7 +64,7 @@ async def info(services: ServicesDep) -> schemas.InfoOut:
     return schemas.InfoOut(
         name="embed-service",
         version=VERSION,
-        slm=services.slm_name,
+        slm=services.slm.name,
         model=space.model,
         dim=space.dimension,
         space=space.id,

@@ -1,8 +1,9 @@
 """How a request comes in: who calls is settled before a body is read, and nothing ambiguous gets further."""
 
+import asyncio
 import re
 from collections.abc import Callable, Coroutine, Sequence
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import unquote_to_bytes
 
 import orjson
@@ -10,8 +11,10 @@ from fastapi import FastAPI, Request, Response
 from fastapi.dependencies.models import Dependant
 from fastapi.exceptions import HTTPException, RequestValidationError
 from fastapi.routing import APIRoute, APIRouter, iter_route_contexts
+from starlette.requests import ClientDisconnect
 
 from app.api.deps import authenticate, get_caller
+from app.request import set_tenant
 
 _CHARSET = re.compile(r""";\s*charset\s*=\s*"?([^\s;"]*)""", re.IGNORECASE)
 JSON = "application/json"
@@ -47,16 +50,49 @@ class CheckedRoute(APIRoute):
         names = frozenset(_query_names(self.dependant))
         needs_caller = _depends_on(self.dependant, get_caller)
         media_types = _media_types(self)
+        is_cancellable: bool = getattr(self.endpoint, "is_cancellable", False)
 
         async def checked(request: Request) -> Response:
             if needs_caller:
                 request.state.caller = await authenticate(request)
+                set_tenant(request.state.caller.tenant_id)
             check_query(request, names)
             if media_types:
                 check_media_type(request, media_types)
-            return await handle(JsonRequest(request.scope, request.receive))
+            readable = JsonRequest(request.scope, request.receive)
+            return await (while_connected(handle, readable) if is_cancellable else handle(readable))
 
         return checked
+
+
+E = TypeVar("E", bound=Callable[..., Any])
+
+
+def cancellable(endpoint: E) -> E:
+    """Mark an endpoint whose work is in vain when its caller is gone."""
+    endpoint.is_cancellable = True  # pyright: ignore[reportFunctionMemberAccess]
+    return endpoint
+
+
+async def while_connected(handle: Callable[[Request], Coroutine[Any, Any, Response]], request: Request) -> Response:
+    """The answer of `handle`, cancelled as soon as the caller hangs up. Raises ClientDisconnect then."""
+    await request.body()
+    work = asyncio.create_task(handle(request))
+    gone = asyncio.create_task(_disconnected(request))
+    try:
+        await asyncio.wait({work, gone}, return_when=asyncio.FIRST_COMPLETED)
+        if not work.done():
+            raise ClientDisconnect
+        return work.result()
+    finally:
+        gone.cancel()
+        work.cancel()
+        await asyncio.gather(work, gone, return_exceptions=True)
+
+
+async def _disconnected(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
 
 
 def make_router(tag: str, prefix: str = "") -> APIRouter:

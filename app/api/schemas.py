@@ -109,7 +109,7 @@ Moment = Annotated[
     BeforeValidator(_parse_moment, json_schema_input_type=datetime),
     WithJsonSchema({"type": "string", "format": "date-time", "pattern": MOMENT}),
 ]
-_WHOLE = BeforeValidator(_parse_whole)
+WHOLE = BeforeValidator(_parse_whole)
 Kind = Annotated[MemoryType, BeforeValidator(_parse_type, json_schema_input_type=MemoryType)]
 
 
@@ -159,7 +159,7 @@ class HypothesizeIn(Request):
     user_id: UserId
     input_text: InputText
     conversation: Annotated[list[TurnIn], Field(max_length=200)] = []
-    count: Annotated[int, Field(ge=1, le=5), _WHOLE] = 3
+    count: Annotated[int, Field(ge=1, le=5), WHOLE] = 3
 
 
 class HypothesisOut(Response):
@@ -194,7 +194,7 @@ class ExecuteIn(Request):
     hypothesis_set_id: Id | None = None
     hypothesis_id: Annotated[str, StringConstraints(pattern=r"^h[1-9][0-9]?$")] | None = None
     custom_answer: Text | None = None
-    token_budget: Annotated[int, Field(ge=256, le=1_000_000), _WHOLE] | None = None
+    token_budget: Annotated[int, Field(ge=256, le=1_000_000), WHOLE] | None = None
 
 
 class Message(Response):
@@ -234,6 +234,7 @@ class ExecuteOut(Response):
     context_breakdown: ContextBreakdown
     memories_used: list[MemoryUse]
     redactions: dict[str, int]
+    degraded: bool
 
 
 class FeedbackIn(Request):
@@ -278,13 +279,14 @@ class FollowupsIn(Request):
 
     user_id: UserId
     conversation_context: InputText
-    count: Annotated[int, Field(ge=1, le=10), _WHOLE] = 3
+    count: Annotated[int, Field(ge=1, le=10), WHOLE] = 3
 
 
 class FollowupsOut(Response):
-    """Questions that move the conversation on."""
+    """Questions that move the conversation on; `degraded` when the built-in rules stood in for the model."""
 
     questions: list[str]
+    degraded: bool
 
 
 class EnrichIn(Request):
@@ -306,6 +308,7 @@ class EnrichOut(Response):
     """What an input implies."""
 
     enrichment: Enrichment
+    degraded: bool
 
 
 # --- memories
@@ -410,12 +413,14 @@ class SearchIn(Request):
 
     user_id: UserId
     query: InputText
-    limit: Annotated[int, Field(ge=1, le=100), _WHOLE] = 10
+    limit: Annotated[int, Field(ge=1, le=100), WHOLE] = 10
     types: Annotated[list[Kind], Field(min_length=1, max_length=7)] | None = None
     tags: Annotated[list[Tag], Field(min_length=1, max_length=32)] | None = None
     as_of: Moment | None = None
     weights: WeightsIn | None = None
-    rerank: bool = False
+    rerank: bool | None = Field(
+        None, description="Whether a model reorders the best ten; absent: where one that is good at it is set up."
+    )
 
 
 class ScoreParts(Response):
@@ -487,7 +492,7 @@ class PersonaChangeIn(Request):
     """Facets to set outright. With `version`, only if nobody changed the persona since that version."""
 
     facets: Annotated[dict[FacetName, Share], Field(min_length=1, max_length=64, json_schema_extra=_CLOSED)]
-    version: Annotated[int, Field(ge=0, le=2**31 - 1), _WHOLE] | None = None
+    version: Annotated[int, Field(ge=0, le=2**31 - 1), WHOLE] | None = None
 
 
 class FacetChangeOut(Response):
@@ -574,7 +579,7 @@ class SettingsIn(Request):
     """A tenant's own settings; what is absent falls back to the service's."""
 
     weights: WeightsIn | None = None
-    token_budget: Annotated[int, Field(ge=256, le=1_000_000), _WHOLE] | None = None
+    token_budget: Annotated[int, Field(ge=256, le=1_000_000), WHOLE] | None = None
     auto_advance_confidence: Annotated[float, Field(ge=0.5, le=1, allow_inf_nan=False)] | None = None
     intents: IntentsIn | None = None
 
@@ -598,7 +603,7 @@ class EmbeddingsIn(BaseModel):
     input: OneOrManyTexts
     model: Annotated[str, StringConstraints(max_length=256)] | None = None
     encoding_format: Literal["float", "base64"] = "float"
-    dimensions: Annotated[int, Field(ge=1, le=16000), _WHOLE] | None = None
+    dimensions: Annotated[int, Field(ge=1, le=16000), WHOLE] | None = None
     user: Annotated[str, StringConstraints(max_length=256, pattern=NO_NUL)] | None = None
 
 

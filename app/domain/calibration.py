@@ -1,32 +1,46 @@
-"""Calibration: scores become probabilities that are true as often as they say.
+"""Calibration: features of hypotheses become probabilities that are true as often as they say.
 
 The hypotheses of one input and "none of these" are one distribution,
 
-    p_i = exp(a * s_i) / (exp(b) + sum_j exp(a * s_j)),      p_none = exp(b) / (the same),
+    p_i = exp(w · x_i) / (exp(b) + sum_j exp(w · x_j)),      p_none = exp(b) / (the same),
 
-with s_i the raw score (a log-odds) of hypothesis i. `a` (an inverse temperature) and `b` are fitted on
-what users chose, by maximum a posteriori with Gaussian priors around the prior calibration, so that few
-outcomes move it little. See Guo et al. 2017, "On Calibration of Modern Neural Networks", for the
-temperature; the outside option is McFadden's conditional logit.
+with x_i the features of hypothesis i: for the local rules one raw score (a log-odds), for a language model the
+confidence it wrote and the probability it gave to its own words. The weights `w` and `b` are fitted per tenant and
+source of hypotheses on what users chose, by maximum a posteriori with Gaussian priors around the prior
+calibration, so that few outcomes move them little. See Guo et al. 2017, "On Calibration of Modern Neural
+Networks", for the temperature (the inverse of a single weight); the whole is McFadden's conditional logit with an
+outside option, whose log-likelihood is concave.
 """
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
-_PRIOR_SD_LOG_SLOPE = 0.35
+Features = Mapping[str, float]
+
+LOCAL = "local"
+MODEL = "model"
+
+_PRIOR_SD = {"score": 0.35, "stated": 0.25, "likelihood": 0.5}
 _PRIOR_SD_NONE = 0.7
+_LEAST_WEIGHT = 0.02
+"""A feature may turn out to say next to nothing, but more of it never makes a hypothesis less likely."""
 _STEPS = 50
+
+TYPICAL_LOGPROB = -0.4
+"""Nats per token of an ordinary sentence of a small model: the zero of the feature `likelihood`, so that a server
+without log-probabilities says nothing by their absence."""
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """Parameters of the distribution above; `version` counts the fits of one tenant, 0 is the prior."""
+    """Parameters of the distribution above for one source; `version` counts the fits of one tenant and source, 0 is
+    the prior."""
 
-    slope: float = 1.0
+    weights: Features = field(default_factory=lambda: {"score": 1.0})
     none_score: float = 0.4
     version: int = 0
     outcomes: int = 0
@@ -34,20 +48,42 @@ class Calibration:
 
 PRIOR = Calibration()
 
+MODEL_PRIOR = Calibration({"stated": 0.25, "likelihood": 1.0}, 0.0)
+"""What a model writes about its own confidence is worth little (on CLAMBER's predictions its AUROC for being right
+is 0.5); the probability of its words is worth more."""
+
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a user did with one hypothesis set: the raw `scores` shown, and the index of the chosen one,
-    or None where the user said none of them was meant."""
+    """What a user did with one hypothesis set: the features of those shown, and the index of the chosen one, or
+    None where the user said none of them was meant."""
 
-    scores: tuple[float, ...]
+    features: tuple[Features, ...]
     chosen: int | None
 
 
-def probabilities(scores: Sequence[float], calibration: Calibration = PRIOR) -> list[float]:
+def prior_of(source: str) -> Calibration:
+    """The calibration of a source (`local`, else a language model) before any outcome."""
+    return PRIOR if source == LOCAL else MODEL_PRIOR
+
+
+def model_features(stated: float, mean_logprob: float | None) -> dict[str, float]:
+    """Features of a model's reading: the log-odds of the confidence it `stated` (0..1), and the mean
+    log-probability per token of its words, in nats, from TYPICAL_LOGPROB; 0 where the server gives none."""
+    share = min(0.98, max(0.02, stated))
+    likelihood = 0.0 if mean_logprob is None else max(-3.0, mean_logprob - TYPICAL_LOGPROB)
+    return {"stated": math.log(share / (1.0 - share)), "likelihood": likelihood}
+
+
+def score(features: Features, calibration: Calibration = PRIOR) -> float:
+    """w · x; a feature the calibration does not know counts nothing."""
+    return sum(calibration.weights.get(name, 0.0) * value for name, value in features.items())
+
+
+def probabilities(features: Sequence[Features], calibration: Calibration = PRIOR) -> list[float]:
     """The probability of each hypothesis, in order; they sum to less than 1, the rest is "none of these", which
     is never ruled out entirely."""
-    logits = [calibration.slope * score for score in scores]
+    logits = [score(each, calibration) for each in features]
     top = max([*logits, calibration.none_score])
     weights = [math.exp(logit - top) for logit in logits]
     total = sum(weights) + max(1e-9, math.exp(calibration.none_score - top))
@@ -55,60 +91,75 @@ def probabilities(scores: Sequence[float], calibration: Calibration = PRIOR) -> 
 
 
 def fit(outcomes: Sequence[Outcome], version: int, prior: Calibration = PRIOR) -> Calibration:
-    """The calibration most probable after `outcomes`, by damped Newton steps on (log slope, none_score).
+    """The calibration most probable after `outcomes`, by damped Newton steps on the weights and `none_score`.
 
     With no outcomes it equals `prior` but for the version.
     """
+    names = sorted(prior.weights)
     if not outcomes:
-        return Calibration(prior.slope, prior.none_score, version, 0)
-    width = max(len(outcome.scores) for outcome in outcomes)
-    scores = np.full((len(outcomes), width), -np.inf)
-    for row, outcome in enumerate(outcomes):
-        scores[row, : len(outcome.scores)] = outcome.scores
-    chosen = np.array([-1 if outcome.chosen is None else outcome.chosen for outcome in outcomes])
-    at: NDArray[np.float64] = np.array([math.log(prior.slope), prior.none_score])
-    centre = at.copy()
-    best = _loss(at, centre, scores, chosen)
+        return Calibration(dict(prior.weights), prior.none_score, version, 0)
+    shown, is_there, chosen = _arrays(outcomes, names)
+    centre: NDArray[np.float64] = np.array([*(prior.weights[name] for name in names), prior.none_score])
+    precision = 1.0 / np.array([*(_PRIOR_SD[name] for name in names), _PRIOR_SD_NONE]) ** 2
+    at = centre.copy()
+    loss, gradient, curvature = _slopes(at, centre, precision, shown, is_there, chosen)
     for _ in range(_STEPS):
-        gradient, curvature = _slopes(at, centre, scores, chosen)
         step = np.linalg.solve(curvature, gradient)
         scale = 1.0
-        while scale > 1e-4 and _loss((at - scale * step).astype(np.float64), centre, scores, chosen) > best:
+        while scale > 1e-4:
+            moved: NDArray[np.float64] = (at - scale * step).astype(np.float64)
+            moved[:-1] = np.maximum(moved[:-1], _LEAST_WEIGHT)
+            tried = _slopes(moved, centre, precision, shown, is_there, chosen)
+            if tried[0] <= loss:
+                break
             scale *= 0.5
-        at = (at - scale * step).astype(np.float64)
-        loss = _loss(at, centre, scores, chosen)
-        if best - loss < 1e-9:
+        else:
             break
-        best = loss
-    return Calibration(float(math.exp(at[0])), float(at[1]), version, len(outcomes))
+        at = moved
+        gained, (loss, gradient, curvature) = loss - tried[0], tried
+        if gained < 1e-9:
+            break
+    weights = {name: float(value) for name, value in zip(names, at, strict=False)}
+    return Calibration(weights, float(at[-1]), version, len(outcomes))
 
 
-def _loss(
-    at: NDArray[np.float64], centre: NDArray[np.float64], scores: NDArray[np.float64], chosen: NDArray[np.int64]
-) -> float:
-    """Negative log posterior, up to a constant."""
-    slope, none_score = math.exp(min(3.0, max(-3.0, at[0]))), at[1]
-    logits = np.concatenate([slope * scores, np.full((len(scores), 1), none_score)], axis=1)
-    top = logits.max(axis=1, keepdims=True)
-    log_total = np.log(np.exp(logits - top).sum(axis=1)) + top[:, 0]
-    picked = logits[np.arange(len(chosen)), chosen]
-    penalty = ((at - centre) / np.array([_PRIOR_SD_LOG_SLOPE, _PRIOR_SD_NONE])) ** 2
-    return float((log_total - picked).sum() + 0.5 * penalty.sum())
+def _arrays(
+    outcomes: Sequence[Outcome], names: Sequence[str]
+) -> tuple[NDArray[np.float64], NDArray[np.bool_], NDArray[np.int64]]:
+    """(features of every alternative, which alternatives there are, the one chosen): shapes (n, k + 1, f + 1),
+    (n, k + 1) and (n,). The last alternative is "none of these", whose only feature is a constant of its own."""
+    width = max(len(outcome.features) for outcome in outcomes)
+    shown = np.zeros((len(outcomes), width + 1, len(names) + 1))
+    is_there = np.zeros((len(outcomes), width + 1), dtype=np.bool_)
+    shown[:, width, -1] = 1.0
+    is_there[:, width] = True
+    for row, outcome in enumerate(outcomes):
+        for column, features in enumerate(outcome.features):
+            shown[row, column, :-1] = [features.get(name, 0.0) for name in names]
+            is_there[row, column] = True
+    chosen = np.array([width if outcome.chosen is None else outcome.chosen for outcome in outcomes])
+    return shown, is_there, chosen
 
 
 def _slopes(
-    at: NDArray[np.float64], centre: NDArray[np.float64], scores: NDArray[np.float64], chosen: NDArray[np.int64]
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Gradient, and a curvature made positive, by central differences: two parameters need no algebra."""
-    size = 1e-4
-    unit = np.eye(2) * size
-    here = _loss(at, centre, scores, chosen)
-    ups = [_loss(at + unit[i], centre, scores, chosen) for i in range(2)]
-    downs = [_loss(at - unit[i], centre, scores, chosen) for i in range(2)]
-    gradient = np.array([(ups[i] - downs[i]) / (2 * size) for i in range(2)])
-    diagonal = [(ups[i] - 2 * here + downs[i]) / size**2 for i in range(2)]
-    both = _loss(at + unit[0] + unit[1], centre, scores, chosen)
-    mixed = (both - ups[0] - ups[1] + here) / size**2
-    curvature = np.array([[diagonal[0], mixed], [mixed, diagonal[1]]])
-    lowest = float(np.linalg.eigvalsh(curvature)[0])
-    return gradient, curvature + np.eye(2) * max(0.0, 1e-3 - lowest)
+    at: NDArray[np.float64],
+    centre: NDArray[np.float64],
+    precision: NDArray[np.float64],
+    shown: NDArray[np.float64],
+    is_there: NDArray[np.bool_],
+    chosen: NDArray[np.int64],
+) -> tuple[float, NDArray[np.float64], NDArray[np.float64]]:
+    """(negative log posterior up to a constant, its gradient, its Hessian)."""
+    logits = np.where(is_there, shown @ at, -np.inf)
+    top = logits.max(axis=1, keepdims=True)
+    weights = np.exp(logits - top)
+    total = weights.sum(axis=1, keepdims=True)
+    share = weights / total
+    rows = np.arange(len(chosen))
+    picked = logits[rows, chosen]
+    offset = at - centre
+    loss = float((np.log(total[:, 0]) + top[:, 0] - picked).sum() + 0.5 * (precision * offset**2).sum())
+    expected = np.einsum("na,naf->nf", share, shown)
+    gradient = (expected - shown[rows, chosen]).sum(axis=0) + precision * offset
+    second = np.einsum("na,naf,nag->fg", share, shown, shown) - np.einsum("nf,ng->fg", expected, expected)
+    return loss, gradient, second + np.diag(precision)

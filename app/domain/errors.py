@@ -34,7 +34,14 @@ class Forbidden(DomainError):
 
 
 class ModelUnavailable(DomainError):
-    """A model did not answer in time or answered nonsense; the caller falls back to a local one."""
+    """A model did not answer in time or answered nonsense; the caller falls back to a local one.
+
+    `cause` is one word for logs and metrics, e.g. `timeout`, `unreachable`, `wrong_shape`.
+    """
+
+    def __init__(self, message: str, cause: str = "failed") -> None:
+        super().__init__(message)
+        self.cause = cause
 
 
 class Overloaded(DomainError):

@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Literal
 from uuid import UUID
 
-from app.domain.calibration import Calibration, probabilities
+from app.domain.calibration import Calibration, Features, probabilities, score
 from app.domain.catalogue import Catalogue, IntentMatch, SlotValues
 from app.domain.persona import Facet
 from app.domain.ranking import Ranked
@@ -74,8 +74,9 @@ class HypothesisContext:
 
 @dataclass(frozen=True)
 class Reading:
-    """A candidate reading of an input. `score` is a raw log-odds that a calibration turns into a
-    probability; `request` says the same as `question` in the user's own voice."""
+    """A candidate reading of an input. `score` is a raw log-odds, and `features` what a calibration turns into a
+    probability (the score alone where there are none); `request` says the same as `question` in the user's own
+    voice."""
 
     question: str
     request: str
@@ -84,6 +85,12 @@ class Reading:
     origin: Origin
     slots: Mapping[str, str] = field(default_factory=dict[str, str])
     evidence: tuple[UUID, ...] = ()
+    features: Features = field(default_factory=dict[str, float])
+
+    @property
+    def measured(self) -> Features:
+        """What its probability is read from."""
+        return self.features or {"score": self.score}
 
 
 @dataclass(frozen=True)
@@ -99,6 +106,7 @@ class Hypothesis:
     origin: Origin
     slots: Mapping[str, str]
     evidence: tuple[UUID, ...]
+    features: Features
     propensity: float = 1.0
     """The probability with which the policy shows this reading at this place; 1 without exploration."""
 
@@ -109,8 +117,8 @@ def shown_hypotheses(readings: Sequence[Reading], calibration: Calibration, coun
     The probabilities are over the shown ones and "none of these": a reading that is not shown is part of
     "none of these".
     """
-    best = sorted(readings, key=lambda reading: -reading.score)[:count]
-    confidences = probabilities([reading.score for reading in best], calibration)
+    best = sorted(readings, key=lambda reading: -score(reading.measured, calibration))[:count]
+    confidences = probabilities([reading.measured for reading in best], calibration)
     return [
         Hypothesis(
             id=f"h{index}",
@@ -122,6 +130,7 @@ def shown_hypotheses(readings: Sequence[Reading], calibration: Calibration, coun
             origin=reading.origin,
             slots=reading.slots,
             evidence=reading.evidence,
+            features=reading.measured,
         )
         for index, (reading, confidence) in enumerate(zip(best, confidences, strict=True), start=1)
     ]

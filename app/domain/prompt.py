@@ -10,7 +10,7 @@ from app.domain.memory import MemoryType
 from app.domain.ranking import Ranked
 from app.domain.redaction import merge_counts, redact
 from app.domain.summaries import sentences
-from app.domain.wording import snippet
+from app.domain.wording import content_words, snippet
 
 CountTokens = Callable[[str], int]
 Truncate = Callable[[str, int], str]
@@ -42,14 +42,18 @@ SECTION_OF: Mapping[MemoryType, str] = {
     MemoryType.PROFILE: "task_specific_retrieval",
 }
 
+MOST_TOLD = 0.6
+"""A memory whose words are in a summary to this share counts as told."""
+
 
 @dataclass(frozen=True)
 class Item:
-    """One line of a section; `memory_id` and `score` where it comes from a memory."""
+    """One line of a section; `memory_id`, `score` and the bare `content` where it comes from a memory."""
 
     text: str
     memory_id: UUID | None = None
     score: float = 0.0
+    content: str = ""
 
 
 @dataclass(frozen=True)
@@ -88,6 +92,26 @@ class PromptRequest:
     weights: Mapping[str, float] | None = None
 
 
+@dataclass(frozen=True)
+class Overflow:
+    """What does not fit into a section: its lines, what they say (redacted), and the tokens left for its gist."""
+
+    lines: tuple[str, ...]
+    contents: tuple[str, ...]
+    max_tokens: int
+
+
+@dataclass(frozen=True)
+class _Material:
+    """What a prompt is made from, redacted."""
+
+    sections: Mapping[str, Sequence[Item]]
+    weights: Mapping[str, float]
+    meaning: str
+    said: str
+    redactions: Mapping[str, int]
+
+
 def fence(ranked: Ranked, text: str) -> str:
     """A memory as data: escaped, so that nothing in it can close the fence or open another tag."""
     memory = ranked.memory
@@ -102,25 +126,17 @@ def compose(request: PromptRequest, count: CountTokens, truncate: Truncate, summ
     order of rank; what does not fit a section's share is summarised into what is left of it. When even the
     fixed parts exceed the budget, the sections go first, then the user's own text is cut.
     """
-    counts: dict[str, int] = {}
-
-    def clean(text: str) -> str:
-        nonlocal counts
-        redacted = redact(text)
-        counts = merge_counts(counts, redacted.counts)
-        return redacted.text
-
-    meaning, said = clean(request.request), clean(request.input_text)
-    facts = [(ranked, clean(ranked.memory.content)) for ranked in request.memories]
-    sections = _items(request.persona, facts)
-    if meaning != said:
-        meaning = _fence_quotations(meaning, facts)
-    weights = {**DEFAULT_WEIGHTS, **(request.weights or {})}
+    material = _prepared(request)
+    meaning, said, counts = material.meaning, material.said, material.redactions
     fixed = _assemble({}, meaning, said)
+
+    def gist_of(items: Sequence[Item], max_tokens: int) -> str:
+        return summarise([item.text for item in items], max_tokens)
+
     scale = 1.0
     while True:
         available = int((request.token_budget - count(fixed)) * scale)
-        filled, uses = _fill(sections, weights, available, count, summarise)
+        filled, uses = _fill(material, available, count, gist_of)
         text = _assemble(filled, meaning, said)
         tokens = count(text)
         if tokens <= request.token_budget:
@@ -134,11 +150,47 @@ def compose(request: PromptRequest, count: CountTokens, truncate: Truncate, summ
     return EnrichedPrompt(text, _messages(filled, meaning, said), tokens, breakdown, tuple(uses), counts)
 
 
+def overflows(request: PromptRequest, count: CountTokens) -> list[Overflow]:
+    """What `compose` would have to summarise, so that a model can do it beforehand."""
+    material = _prepared(request)
+    found: list[Overflow] = []
+
+    def note(items: Sequence[Item], max_tokens: int) -> str:
+        contents = tuple(item.content or item.text for item in items)
+        found.append(Overflow(tuple(item.text for item in items), contents, max_tokens))
+        return ""
+
+    _fill(material, request.token_budget - count(_assemble({}, material.meaning, material.said)), count, note)
+    return found
+
+
+def fence_gist(gist: str) -> str:
+    """A summary of memories as data."""
+    return f'<memory type="SUMMARY">{escape(redact(gist).text, quote=False)}</memory>'
+
+
+def _prepared(request: PromptRequest) -> _Material:
+    counts: dict[str, int] = {}
+
+    def clean(text: str) -> str:
+        nonlocal counts
+        redacted = redact(text)
+        counts = merge_counts(counts, redacted.counts)
+        return redacted.text
+
+    meaning, said = clean(request.request), clean(request.input_text)
+    facts = [(ranked, clean(ranked.memory.content)) for ranked in request.memories]
+    if meaning != said:
+        meaning = _fence_quotations(meaning, facts)
+    weights = {**DEFAULT_WEIGHTS, **(request.weights or {})}
+    return _Material(_items(request.persona, facts), weights, meaning, said, counts)
+
+
 def _items(persona: Sequence[str], facts: Sequence[tuple[Ranked, str]]) -> dict[str, list[Item]]:
     sections: dict[str, list[Item]] = {name: [] for name in SECTION_TITLES}
     sections["preferences_style"] = [Item(line) for line in persona]
     for ranked, text in facts:
-        item = Item(fence(ranked, text), ranked.memory.memory_id, ranked.score)
+        item = Item(fence(ranked, text), ranked.memory.memory_id, ranked.score, text)
         sections[SECTION_OF[ranked.memory.type]].append(item)
     return sections
 
@@ -151,16 +203,13 @@ def _fence_quotations(meaning: str, facts: Sequence[tuple[Ranked, str]]) -> str:
 
 
 def _fill(
-    sections: Mapping[str, Sequence[Item]],
-    weights: Mapping[str, float],
-    available: int,
-    count: CountTokens,
-    summarise: Summarise,
+    material: _Material, available: int, count: CountTokens, summarise: Callable[[Sequence[Item], int], str]
 ) -> tuple[dict[str, str], list[Use]]:
+    sections = material.sections
     costs = {name: [count(item.text) + 2 for item in items] for name, items in sections.items()}
     titles = {name: count(_title(name)) + 2 for name in sections}
     wanted = {name: sum(each) + titles[name] if each else 0 for name, each in costs.items()}
-    granted = allocate(wanted, weights, available)
+    granted = allocate(wanted, material.weights, available)
     filled: dict[str, str] = {}
     uses: list[Use] = []
     for name, items in sections.items():
@@ -174,14 +223,21 @@ def _fill(
                 uses.extend(_use(item, name))
             else:
                 overflow.append(item)
-        gist = summarise([item.text for item in overflow], left - 2) if overflow and left > 24 else ""
+        gist = summarise(overflow, left - 2) if overflow and left > 24 else ""
         if gist:
             lines.append(gist)
-            told = set(sentences(gist))
-            uses.extend(use for item in overflow if told & set(sentences(item.text)) for use in _use(item, name))
+            uses.extend(use for item in overflow if _is_told(item, gist) for use in _use(item, name))
         if lines:
             filled[name] = "\n".join(lines)
     return filled, uses
+
+
+def _is_told(item: Item, gist: str) -> bool:
+    """Whether a gist says what an item says: one of its sentences, or most of its words."""
+    if set(sentences(gist)) & set(sentences(item.text)):
+        return True
+    terms = set(content_words(item.content))
+    return bool(terms) and len(terms & set(content_words(gist))) >= MOST_TOLD * len(terms)
 
 
 def _use(item: Item, section: str) -> list[Use]:

@@ -156,7 +156,8 @@ class ChoiceService:
                 preferences=_contents(background.ranked, MemoryType.PREFERENCE),
                 tenant_id=choice.tenant_id,
                 hypothesis_set_id=choice.shown.set_id,
-                model=choice.shown.source,
+                model=choice.shown.model or choice.shown.source,
+                prompt_version=choice.shown.prompt_version,
             )
         if background.ranked:
             self.collector.log_ranking(

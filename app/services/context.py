@@ -7,13 +7,15 @@ from uuid import UUID, uuid4
 
 import structlog
 
-from app.domain.errors import InvalidInput, NotFound
+from app.domain.errors import InvalidInput, ModelUnavailable, NotFound
 from app.domain.memory import MemoryType
 from app.domain.persona import DEFAULT_FACETS, Facet, describe
-from app.domain.prompt import EnrichedPrompt, PromptRequest, compose
+from app.domain.prompt import EnrichedPrompt, Overflow, PromptRequest, compose, fence_gist, overflows
 from app.domain.ranking import Ranked, Weights, rank
 from app.domain.summaries import extractive_summary
-from app.ports import Clock, Tokenizer
+from app.ports import SLM, Clock, Tokenizer
+from app.request import remaining_s
+from app.services.afterwards import Afterwards
 from app.services.catalogues import CatalogueService, TenantSettings
 from app.services.choices import Background, Choice, ChoiceService, ExecuteRequest
 from app.services.ranking import RankingService
@@ -27,6 +29,9 @@ log = structlog.get_logger(__name__)
 PROMPT_MEMORIES = 60
 """Memories offered to a prompt; the budget decides how many fit."""
 
+LEARN_S = 0.25
+"""The caller's time that learning from a choice may take; it goes on after the answer."""
+
 MIN_SIMILARITY = 0.2
 MIN_SHARE = 0.5
 """A memory whose similarity to the request is below MIN_SIMILARITY, or below this share of the best one's,
@@ -36,12 +41,17 @@ the chosen hypothesis rests on."""
 _STANDING = frozenset({MemoryType.PREFERENCE, MemoryType.STYLE, MemoryType.CONSTRAINT})
 
 
+Gists = Mapping[tuple[str, ...], str]
+"""A summary for each run of lines that did not fit."""
+
+
 @dataclass(frozen=True)
 class Execution:
     """An enriched prompt under its id."""
 
     execution_id: UUID
     prompt: EnrichedPrompt
+    is_degraded: bool = False
 
 
 @dataclass(frozen=True)
@@ -57,6 +67,9 @@ class ContextService:
     memories: MemoryStore
     users: UserStore
     hypotheses: HypothesisStore
+    slm: SLM
+    fallback: SLM
+    afterwards: Afterwards
     _: KW_ONLY
     space: str
     token_budget: int
@@ -70,9 +83,11 @@ class ContextService:
         """
         choice = await self._load_choice(tenant_id, user_id, request)
         settings = await self.catalogues.settings(tenant_id)
-        background = await self._load_background(choice, settings)
-        prompt = await asyncio.to_thread(self._compose, choice, background, settings)
-        execution = Execution(uuid4(), prompt)
+        background, is_degraded = await self._load_background(choice, settings)
+        asked = self._prompt_request(choice, background, settings)
+        gists, is_cut = await self._gists(asked)
+        prompt = await asyncio.to_thread(self._compose, asked, gists)
+        execution = Execution(uuid4(), prompt, is_degraded or is_cut)
         signal_id = await self.choices.record(choice, background, execution.execution_id, prompt)
         log.info(
             "execution_created",
@@ -82,7 +97,9 @@ class ContextService:
             redactions=dict(prompt.redactions),
         )
         if signal_id is not None:
-            await self.choices.learn(choice, background, signal_id)
+            await self.afterwards.give(
+                self.choices.learn(choice, background, signal_id), min(LEARN_S, remaining_s(LEARN_S))
+            )
         return execution
 
     async def _load_choice(self, tenant_id: str, user_id: str, request: ExecuteRequest) -> Choice:
@@ -100,7 +117,8 @@ class ContextService:
             raise NotFound("no such hypothesis in this set")
         return Choice(tenant_id, user_id, request, shown, chosen, now)
 
-    async def _load_background(self, choice: Choice, settings: TenantSettings) -> Background:
+    async def _load_background(self, choice: Choice, settings: TenantSettings) -> tuple[Background, bool]:
+        """What the prompt is made from, and whether a model was missing."""
         vector = await self.ranking.embed_or_none(choice.meaning)
         async with self.database.begin(choice.tenant_id) as connection:
             candidates = await self.memories.candidates(
@@ -115,12 +133,16 @@ class ContextService:
             )
             persona = await self.users.persona(connection, choice.tenant_id, choice.user_id)
         ranked = rank(candidates, settings.weights or Weights(), choice.made_at, PROMPT_MEMORIES)
+        is_degraded = vector is None
+        if self.ranking.is_reranking:
+            ranked, is_replaced = await self.ranking.rerank(choice.meaning, ranked)
+            is_degraded = is_degraded or is_replaced
         if persona is None:
-            return Background({name: Facet(name) for name in DEFAULT_FACETS}, ranked, None)
-        return Background(persona.facets, ranked, persona.known_since)
+            return Background({name: Facet(name) for name in DEFAULT_FACETS}, ranked, None), is_degraded
+        return Background(persona.facets, ranked, persona.known_since), is_degraded
 
-    def _compose(self, choice: Choice, background: Background, settings: TenantSettings) -> EnrichedPrompt:
-        request = PromptRequest(
+    def _prompt_request(self, choice: Choice, background: Background, settings: TenantSettings) -> PromptRequest:
+        return PromptRequest(
             input_text=choice.request.input_text,
             request=choice.meaning,
             memories=relevant(background.ranked, choice.evidence),
@@ -128,10 +150,33 @@ class ContextService:
             token_budget=choice.request.token_budget or settings.token_budget or self.token_budget,
             weights=self.budget_weights,
         )
-        return compose(request, self.tokenizer.count, self.tokenizer.truncate, self._summarise)
 
-    def _summarise(self, texts: Sequence[str], max_tokens: int) -> str:
-        return extractive_summary(texts, max_tokens, self.tokenizer.count)
+    async def _gists(self, asked: PromptRequest) -> tuple[Gists, bool]:
+        """What a language model makes of the lines that do not fit, and whether it failed to for some; rules need
+        no head start."""
+        if self.slm.prompt_version is None:
+            return {}, False
+        found = await asyncio.to_thread(overflows, asked, self.tokenizer.count)
+        made = await asyncio.gather(*(self._gist(overflow) for overflow in found))
+        gists = {overflow.lines: gist for overflow, gist in zip(found, made, strict=True) if gist is not None}
+        return gists, len(gists) < len(found)
+
+    async def _gist(self, overflow: Overflow) -> str | None:
+        room = overflow.max_tokens - self.tokenizer.count(fence_gist(""))
+        try:
+            return fence_gist(await self.slm.summarize(overflow.contents, max(16, room)))
+        except ModelUnavailable as error:
+            log.warning("summary_degraded", cause=error.cause, reason=str(error))
+            return None
+
+    def _compose(self, asked: PromptRequest, gists: Gists) -> EnrichedPrompt:
+        count = self.tokenizer.count
+
+        def summarise(lines: Sequence[str], max_tokens: int) -> str:
+            gist = gists.get(tuple(lines), "")
+            return gist if gist and count(gist) <= max_tokens else extractive_summary(lines, max_tokens, count)
+
+        return compose(asked, count, self.tokenizer.truncate, summarise)
 
 
 def relevant(ranked: Sequence[Ranked], evidence: frozenset[UUID]) -> list[Ranked]:

@@ -8,7 +8,7 @@ from uuid import UUID, uuid4
 
 import structlog
 
-from app.domain.calibration import Calibration, fit
+from app.domain.calibration import fit, prior_of
 from app.domain.embeddings import Vector
 from app.domain.errors import ModelUnavailable
 from app.domain.hypotheses import (
@@ -57,6 +57,8 @@ class HypothesisSet:
     source: str
     is_degraded: bool
     calibration_version: int
+    model: str | None = None
+    prompt_version: str | None = None
 
 
 @dataclass(frozen=True)
@@ -88,15 +90,24 @@ class HypothesisService:
         context, background = await self.context(
             tenant_id, user_id, input_text, vector, settings, now, conversation=conversation, count=count
         )
-        readings, source, is_degraded = await self._read(context)
-        shown = shown_hypotheses(readings, background.calibration, count)
+        readings, reader = await self._read(context)
+        calibration = background.calibration(reader.name)
+        shown = shown_hypotheses(readings, calibration, count)
         confidences = [one.confidence for one in shown]
         said = context.catalogue.values_in(input_text)
         need = clarification_need(confidences, specificity(input_text, said, context.intent))
         threshold = settings.auto_advance_confidence or self.auto_advance_confidence
         decision = decide(confidences, need, threshold)
         made = HypothesisSet(
-            uuid4(), decision, need, shown, source, is_degraded or vector is None, background.calibration.version
+            uuid4(),
+            decision,
+            need,
+            shown,
+            reader.name,
+            reader is not self.slm or vector is None,
+            calibration.version,
+            reader.model,
+            reader.prompt_version,
         )
         await self._save(tenant_id, user_id, input_text, vector, context, made, background.centroid, now)
         telemetry_service.count_decision(decision)
@@ -107,7 +118,7 @@ class HypothesisService:
             decision=decision,
             intent=context.intent.intent.name if context.intent else None,
             top_confidence=round(confidences[0], 4) if confidences else None,
-            source=source,
+            source=made.source,
             degraded=made.is_degraded,
         )
         return made
@@ -161,34 +172,40 @@ class HypothesisService:
         )
         return made, background
 
-    async def recalibrate(self, tenant_id: str) -> Calibration | None:
-        """Fit the tenant's calibration anew when enough has happened since the last fit, else None."""
+    async def recalibrate(self, tenant_id: str) -> None:
+        """Fit the tenant's calibrations anew, those of the sources with enough outcomes since the last fit."""
+        async with self.database.begin(tenant_id) as connection:
+            counts = await self.hypotheses.count_new_outcomes(connection, tenant_id)
+        for source, new in counts.items():
+            if new >= REFIT_EVERY:
+                await self._recalibrate(tenant_id, source, new)
+
+    async def _recalibrate(self, tenant_id: str, source: str, new: int) -> None:
         now = self.clock.now()
         async with self.database.begin(tenant_id) as connection:
-            held = await self.hypotheses.calibration(connection, tenant_id)
-            new = await self.hypotheses.count_new_outcomes(connection, tenant_id)
-            if new < max(REFIT_EVERY, REFIT_SHARE * held.outcomes):
-                return None
-            outcomes = await self.hypotheses.outcomes(connection, tenant_id)
-        fitted = fit(outcomes, held.version + 1)
+            held = await self.hypotheses.calibration(connection, tenant_id, source)
+            if new < REFIT_SHARE * held.outcomes:
+                return
+            outcomes = await self.hypotheses.outcomes(connection, tenant_id, source)
+        fitted = fit(outcomes, held.version + 1, prior_of(source))
         async with self.database.begin(tenant_id) as connection:
-            await self.hypotheses.save_calibration(connection, tenant_id, fitted, now)
+            await self.hypotheses.save_calibration(connection, tenant_id, source, fitted, now)
         log.info(
             "calibration_fitted",
+            source=source,
             version=fitted.version,
             outcomes=fitted.outcomes,
-            slope=round(fitted.slope, 4),
+            weights={name: round(weight, 4) for name, weight in fitted.weights.items()},
             none_score=round(fitted.none_score, 4),
         )
-        return fitted
 
-    async def _read(self, context: HypothesisContext) -> tuple[Sequence[Reading], str, bool]:
-        """(readings, which model made them, whether that was the fallback)."""
+    async def _read(self, context: HypothesisContext) -> tuple[Sequence[Reading], SLM]:
+        """The readings, and which of the two models made them."""
         try:
-            return await self.slm.propose_readings(context), self.slm.name, False
+            return await self.slm.propose_readings(context), self.slm
         except ModelUnavailable as error:
-            log.warning("hypotheses_degraded", reason=str(error))
-            return await self.fallback.propose_readings(context), self.fallback.name, True
+            log.warning("hypotheses_degraded", cause=error.cause, reason=str(error))
+            return await self.fallback.propose_readings(context), self.fallback
 
     async def _save(
         self,
@@ -216,6 +233,8 @@ class HypothesisService:
             "is_degraded": made.is_degraded,
             "calibration_version": made.calibration_version,
             "created_at": now,
+            "model": made.model,
+            "prompt_version": made.prompt_version,
         }
         async with self.database.transact(tenant_id) as statements:
             said = self._said(centroid, vector, now)
@@ -242,6 +261,7 @@ def as_document(hypothesis: Hypothesis) -> dict[str, Any]:
         "rationale": hypothesis.rationale,
         "confidence": hypothesis.confidence,
         "score": hypothesis.score,
+        "features": dict(hypothesis.features),
         "origin": hypothesis.origin,
         "slots": dict(hypothesis.slots),
         "evidence": [str(memory_id) for memory_id in hypothesis.evidence],

@@ -58,7 +58,7 @@ class PersonaService:
         try:
             deltas = await self.slm.compute_facet_updates(signal)
         except ModelUnavailable as error:
-            log.warning("facet_updates_degraded", reason=str(error))
+            log.warning("facet_updates_degraded", cause=error.cause, reason=str(error))
             source = self.fallback.name
             deltas = await self.fallback.compute_facet_updates(signal)
         if not deltas:

@@ -1,7 +1,7 @@
 """Ranking: the memories that matter for a text, best first."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from datetime import datetime
 
 import structlog
@@ -41,7 +41,8 @@ class SearchRequest:
     tags: Sequence[str] | None = None
     as_of: datetime | None = None
     weights: Weights | None = None
-    is_reranked: bool = False
+    is_reranked: bool | None = None
+    """None: as the service does it by default."""
 
 
 @dataclass(frozen=True)
@@ -51,10 +52,14 @@ class RankingService:
     database: Database
     embedder: Embedder
     reranker: Reranker
+    fallback: Reranker
     catalogues: CatalogueService
     clock: Clock
     memories: MemoryStore
     users: UserStore
+    _: KW_ONLY
+    is_reranking: bool = False
+    """Whether memories are reranked where nobody says otherwise: a model that is good at it is there."""
 
     async def search(self, tenant_id: str, user_id: str, request: SearchRequest) -> Found:
         """The user's memories most relevant to a query. Raises NotFound for an unknown user."""
@@ -77,25 +82,48 @@ class RankingService:
                 if not await self.users.exists(connection, tenant_id, user_id):
                     raise NotFound("no such user")
         weights = request.weights or (await self.catalogues.settings(tenant_id)).weights or Weights()
-        ranked = rank(candidates, weights, at, max(request.limit, RERANK_TOP if request.is_reranked else 0))
-        if request.is_reranked:
-            ranked = await self._rerank(request.query, ranked)
-        return Found(ranked[: request.limit], self.embedder.space.id, is_degraded=vector is None)
+        is_reranked = self.is_reranking if request.is_reranked is None else request.is_reranked
+        ranked = rank(candidates, weights, at, max(request.limit, RERANK_TOP if is_reranked else 0))
+        is_degraded = vector is None
+        if is_reranked:
+            ranked, is_replaced = await self.rerank(request.query, ranked)
+            is_degraded = is_degraded or is_replaced
+        return Found(ranked[: request.limit], self.embedder.space.id, is_degraded)
 
     async def embed_or_none(self, text: str) -> Vector | None:
         """The vector of `text`, or None when the embedder is out of service: words still find memories."""
         try:
             return (await self.embedder.embed([text]))[0]
         except ModelUnavailable as error:
-            log.warning("embedding_unavailable", reason=str(error))
+            log.warning("embedding_unavailable", cause=error.cause, reason=str(error))
             return None
 
-    async def _rerank(self, query: str, ranked: Sequence[Ranked]) -> list[Ranked]:
+    async def rerank(self, query: str, ranked: Sequence[Ranked]) -> tuple[list[Ranked], bool]:
+        """The best RERANK_TOP in the order of a model that reads them with the query, the rest behind them; and
+        whether the built-in rules stood in for it."""
         head = ranked[:RERANK_TOP]
+        if not head:
+            return list(ranked), False
         try:
-            relevances = await self.reranker.rerank(query, [item.memory.content for item in head])
+            relevances, model, is_replaced = await self.rerank_texts(query, [item.memory.content for item in head])
         except ModelUnavailable as error:
-            log.warning("reranking_unavailable", reason=str(error))
-            return list(ranked)
-        log.info("memories_reranked", count=len(head))
-        return apply_rerank(ranked, relevances)
+            log.warning("reranking_unavailable", cause=error.cause, reason=str(error))
+            return list(ranked), True
+        reranked = apply_rerank(ranked, relevances)
+        moved = sum(a.memory.memory_id != b.memory.memory_id for a, b in zip(head, reranked, strict=False))
+        if model == self.fallback.model:
+            log.info("memories_reranked", count=len(head), moved=moved)
+        else:
+            log.info("vllm_reranking", count=len(head), moved=moved, model=model)
+        return reranked, is_replaced
+
+    async def rerank_texts(self, query: str, documents: Sequence[str]) -> tuple[Sequence[float], str, bool]:
+        """(one relevance in 0..1 per document, what computed them, whether the built-in rules stood in). Raises
+        ModelUnavailable when these have no embedding model either."""
+        try:
+            return await self.reranker.rerank(query, documents), self.reranker.model, False
+        except ModelUnavailable as error:
+            if self.reranker.model == self.fallback.model:
+                raise
+            log.warning("reranking_degraded", cause=error.cause, reason=str(error))
+        return await self.fallback.rerank(query, documents), self.fallback.model, True

@@ -26,23 +26,26 @@ class ReflectionService:
     fallback: SLM
     clock: Clock
 
-    async def enrich(self, tenant_id: str, user_id: str, input_text: str) -> Mapping[str, object]:
-        """`implicit_goals`, `inferred_expertise_level` and `next_steps` of an input."""
+    async def enrich(self, tenant_id: str, user_id: str, input_text: str) -> tuple[Mapping[str, object], bool]:
+        """`implicit_goals`, `inferred_expertise_level` and `next_steps` of an input, and whether the local rules
+        stood in."""
         context = await self._context(tenant_id, user_id, input_text)
         try:
-            return await self.slm.enrich_context(context)
+            return await self.slm.enrich_context(context), False
         except ModelUnavailable as error:
-            log.warning("enrichment_degraded", reason=str(error))
-            return await self.fallback.enrich_context(context)
+            log.warning("enrichment_degraded", cause=error.cause, reason=str(error))
+            return await self.fallback.enrich_context(context), True
 
-    async def followups(self, tenant_id: str, user_id: str, conversation_context: str, count: int) -> Sequence[str]:
-        """Up to `count` questions about what a conversation leaves open."""
+    async def followups(
+        self, tenant_id: str, user_id: str, conversation_context: str, count: int
+    ) -> tuple[Sequence[str], bool]:
+        """Up to `count` questions about what a conversation leaves open, and whether the local rules stood in."""
         context = await self._context(tenant_id, user_id, conversation_context)
         try:
-            return await self.slm.generate_followup_questions(conversation_context, context, count)
+            return await self.slm.generate_followup_questions(conversation_context, context, count), False
         except ModelUnavailable as error:
-            log.warning("followups_degraded", reason=str(error))
-            return await self.fallback.generate_followup_questions(conversation_context, context, count)
+            log.warning("followups_degraded", cause=error.cause, reason=str(error))
+            return await self.fallback.generate_followup_questions(conversation_context, context, count), True
 
     async def _context(self, tenant_id: str, user_id: str, text: str) -> HypothesisContext:
         settings = await self.catalogues.settings(tenant_id)

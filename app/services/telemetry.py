@@ -50,9 +50,11 @@ class TelemetryReports:
 
     database: Database
     hypotheses: HypothesisStore
+    source: str
+    """Whose calibration is reported: the SLM's."""
 
     async def summary(self, tenant_id: str, since: datetime) -> tuple[Summary, Calibration]:
         """The tenant's figures since a moment, and the calibration now in force."""
         async with self.database.begin(tenant_id) as connection:
             shown = await self.hypotheses.shown_since(connection, tenant_id, since)
-            return summarise(shown), await self.hypotheses.calibration(connection, tenant_id)
+            return summarise(shown), await self.hypotheses.calibration(connection, tenant_id, self.source)

@@ -11,7 +11,7 @@ from sqlalchemy import func, insert, select, text, update
 from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from app.domain.calibration import PRIOR, Calibration, Outcome
+from app.domain.calibration import Calibration, Outcome, prior_of
 from app.domain.embeddings import Vector
 from app.domain.hypotheses import CohortChoice, PastChoice
 from app.domain.persona import Facet
@@ -32,6 +32,9 @@ COHORT_COSINE = 0.6
 
 FIT_WINDOW = 2000
 """How many of a tenant's latest outcomes a calibration is fitted on."""
+
+DECIDED = ("selected", "custom", "none")
+"""Outcomes that a user decided."""
 
 _CHOICES = """
 SELECT intent, chosen_id, chosen_slots, answer, input_text, rejected_ids, hypotheses, outcome,
@@ -70,14 +73,16 @@ ORDER BY users DESC, chosen_slots::text
 LIMIT 3
 """
 
-# What an input is read with that is one row each: the tenant's calibration and the user's persona.
+# What an input is read with that is one row: the tenant's latest calibrations and the user's persona.
 _BACKGROUND = """
-SELECT c.slope, c.none_score, c.version AS calibration_version, c.outcomes,
+SELECT c.calibrations,
        u.facets, u.created_at, vector_send(u.vector) AS vector, u.vector_space, u.vector_weight, u.vector_at
-FROM (SELECT 1) AS one
-LEFT JOIN (
-    SELECT * FROM calibrations WHERE tenant_id = $1::text ORDER BY version DESC LIMIT 1
-) AS c ON true
+FROM (
+    SELECT jsonb_object_agg(source, jsonb_build_array(weights, none_score, version, outcomes)) AS calibrations
+    FROM (
+        SELECT DISTINCT ON (source) * FROM calibrations WHERE tenant_id = $1::text ORDER BY source, version DESC
+    ) AS latest
+) AS c
 LEFT JOIN users u ON u.tenant_id = $1::text AND u.user_id = $2::text
 """
 
@@ -95,10 +100,12 @@ _SET_COLUMNS = (
     "is_degraded",
     "calibration_version",
     "created_at",
+    "model",
+    "prompt_version",
 )
 _INSERT_SET = f"""
 INSERT INTO hypothesis_sets ({", ".join(_SET_COLUMNS)}, input_vector, hypotheses)
-VALUES ({", ".join(f"${place}" for place in range(1, 13))}, $13::text::vector, $14::text::jsonb)
+VALUES ({", ".join(f"${place}" for place in range(1, 15))}, $15::text::vector, $16::text::jsonb)
 """
 
 
@@ -106,9 +113,13 @@ VALUES ({", ".join(f"${place}" for place in range(1, 13))}, $13::text::vector, $
 class Background:
     """What an input is read with besides memories and choices."""
 
-    calibration: Calibration
+    calibrations: Mapping[str, Calibration]
     facets: Mapping[str, Facet]
     centroid: Centroid
+
+    def calibration(self, source: str) -> Calibration:
+        """The calibration of a source of hypotheses, or its prior."""
+        return self.calibrations.get(source) or prior_of(source)
 
 
 @dataclass(frozen=True)
@@ -150,13 +161,12 @@ class HypothesisStore:
         return [CohortChoice(row["chosen_slots"], row["users"], row["share"]) for row in rows]
 
     async def background(self, statements: Statements, tenant_id: str, user_id: str) -> Background:
-        """The tenant's calibration and the user's persona, each as its default where there is none."""
+        """The tenant's calibrations and the user's persona, each as its default where there is none."""
         row = (await statements.fetch(_BACKGROUND, tenant_id, user_id))[0]
-        calibration = PRIOR
-        if row["calibration_version"] is not None:
-            calibration = Calibration(row["slope"], row["none_score"], row["calibration_version"], row["outcomes"])
+        latest: dict[str, tuple[dict[str, float], float, int, int]] = row["calibrations"] or {}
+        calibrations = {source: Calibration(*values) for source, values in latest.items()}
         facets = facets_of(row["facets"] or {})
-        return Background(calibration, facets, centroid_of(row))
+        return Background(calibrations, facets, centroid_of(row))
 
     async def insert_set(self, statements: Statements, row: Mapping[str, Any]) -> None:
         """Write a shown set. The user has to exist."""
@@ -242,58 +252,69 @@ class HypothesisStore:
         """Write a signal."""
         await connection.execute(insert(signals), [dict(row)])
 
-    async def calibration(self, connection: AsyncConnection, tenant_id: str) -> Calibration:
-        """The tenant's latest calibration, or the prior."""
+    async def calibration(self, connection: AsyncConnection, tenant_id: str, source: str) -> Calibration:
+        """The tenant's latest calibration of a source, or its prior."""
         query = (
             select(calibrations)
-            .where(calibrations.c.tenant_id == tenant_id)
+            .where(calibrations.c.tenant_id == tenant_id, calibrations.c.source == source)
             .order_by(calibrations.c.version.desc())
             .limit(1)
         )
         row = (await connection.execute(query)).one_or_none()
-        return Calibration(row.slope, row.none_score, row.version, row.outcomes) if row else PRIOR
+        return Calibration(row.weights, row.none_score, row.version, row.outcomes) if row else prior_of(source)
 
     async def save_calibration(
-        self, connection: AsyncConnection, tenant_id: str, calibration: Calibration, now: datetime
+        self, connection: AsyncConnection, tenant_id: str, source: str, calibration: Calibration, now: datetime
     ) -> None:
         """Write a new version; of two fits of the same version the first stays."""
         query = upsert(calibrations).values(
             tenant_id=tenant_id,
+            source=source,
             version=calibration.version,
-            slope=calibration.slope,
+            weights=dict(calibration.weights),
             none_score=calibration.none_score,
             outcomes=calibration.outcomes,
             fitted_at=now,
         )
         await connection.execute(query.on_conflict_do_nothing())
 
-    async def outcomes(self, connection: AsyncConnection, tenant_id: str) -> list[Outcome]:
-        """The tenant's latest outcomes that a user decided (what the service assumed is not one)."""
+    async def outcomes(self, connection: AsyncConnection, tenant_id: str, source: str) -> list[Outcome]:
+        """The latest outcomes of a source that a user decided (what the service assumed is not one)."""
         query = (
             select(hypothesis_sets.c.hypotheses, hypothesis_sets.c.chosen_id)
             .where(
                 hypothesis_sets.c.tenant_id == tenant_id,
-                hypothesis_sets.c.outcome.in_(("selected", "custom", "none")),
+                hypothesis_sets.c.source == source,
+                hypothesis_sets.c.outcome.in_(DECIDED),
             )
             .order_by(hypothesis_sets.c.answered_at.desc())
             .limit(FIT_WINDOW)
         )
         rows = await connection.execute(query)
         return [
-            Outcome(tuple(h["score"] for h in row.hypotheses), _index_of(row.hypotheses, row.chosen_id))
+            Outcome(tuple(_features_of(h) for h in row.hypotheses), _index_of(row.hypotheses, row.chosen_id))
             for row in rows
             if row.hypotheses
         ]
 
-    async def count_new_outcomes(self, connection: AsyncConnection, tenant_id: str) -> int:
-        """How many outcomes there were since the last fit."""
-        fitted_at = select(func.max(calibrations.c.fitted_at)).where(calibrations.c.tenant_id == tenant_id)
-        query = select(func.count()).where(
-            hypothesis_sets.c.tenant_id == tenant_id,
-            hypothesis_sets.c.outcome.in_(("selected", "custom", "none")),
-            hypothesis_sets.c.answered_at > func.coalesce(fitted_at.scalar_subquery(), text("'-infinity'")),
+    async def count_new_outcomes(self, connection: AsyncConnection, tenant_id: str) -> Mapping[str, int]:
+        """How many outcomes each source had since its last fit; sources without any are left out."""
+        fitted_at = (
+            select(func.max(calibrations.c.fitted_at))
+            .where(calibrations.c.tenant_id == tenant_id, calibrations.c.source == hypothesis_sets.c.source)
+            .correlate(hypothesis_sets)
+            .scalar_subquery()
         )
-        return (await connection.execute(query)).scalar_one()
+        query = (
+            select(hypothesis_sets.c.source, func.count())
+            .where(
+                hypothesis_sets.c.tenant_id == tenant_id,
+                hypothesis_sets.c.outcome.in_(DECIDED),
+                hypothesis_sets.c.answered_at > func.coalesce(fitted_at, text("'-infinity'")),
+            )
+            .group_by(hypothesis_sets.c.source)
+        )
+        return {row[0]: row[1] for row in await connection.execute(query)}
 
     async def shown_since(self, connection: AsyncConnection, tenant_id: str, since: datetime) -> list[Shown]:
         """Every set shown since a moment, as telemetry sees it."""
@@ -307,11 +328,16 @@ class HypothesisStore:
             Shown(
                 confidences=tuple(h["confidence"] for h in row.hypotheses),
                 is_auto_advanced=row.decision == "auto_advance",
-                is_answered=row.outcome in {"selected", "custom", "none"},
+                is_answered=row.outcome in DECIDED,
                 chosen=_index_of(row.hypotheses, row.chosen_id),
             )
             for row in await connection.execute(query)
         ]
+
+
+def _features_of(shown: Mapping[str, Any]) -> Mapping[str, float]:
+    """What a shown hypothesis' probability was read from; sets from before features were kept have a score."""
+    return shown.get("features") or {"score": shown["score"]}
 
 
 def _index_of(hypotheses: Sequence[Mapping[str, Any]], chosen_id: str | None) -> int | None:

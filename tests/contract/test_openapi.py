@@ -38,6 +38,7 @@ CONTRACT = [
     ("POST", "/v1/embeddings"),
     ("POST", "/api/v1/embeddings"),
     ("POST", "/embed"),
+    ("POST", "/v1/rerank"),
     ("GET", "/healthz"),
     ("GET", "/v1/healthz"),
     ("GET", "/readyz"),

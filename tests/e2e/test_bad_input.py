@@ -118,6 +118,13 @@ def bodies(known: dict[str, str]) -> dict[tuple[str, str], dict[str, Any]]:
         ("POST", "/v1/embeddings"): texts,
         ("POST", "/api/v1/embeddings"): texts,
         ("POST", "/embed"): {"inputs": [text], "normalise": True},
+        ("POST", "/v1/rerank"): {
+            "query": text,
+            "documents": [text, {"text": text}],
+            "top_n": 2,
+            "model": "any",
+            "return_documents": False,
+        },
         ("PUT", "/v1/settings"): {"weights": weights, "token_budget": 4000},
     }
 
@@ -264,7 +271,7 @@ def wrong_versions(body: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]
             wrong += [MARKER, {}, [None], ["\0"], [MARKER * 2000] * 50]
         for one in wrong:
             yield f"{name}={one!r:.40}", body | {name: one}
-        if name in {"user_id", "input_text", "query", "hypothesis_a", "facets", "input", "inputs"}:
+        if name in {"user_id", "input_text", "query", "hypothesis_a", "facets", "input", "inputs", "documents"}:
             yield f"without {name}", {key: kept for key, kept in body.items() if key != name}
 
 
@@ -277,8 +284,8 @@ def test_wrong_fields_are_named_and_change_nothing(
     tried = 0
     for (method, path), body in bodies.items():
         for what, wrong in wrong_versions(body):
-            if path.endswith("/embeddings") and what.startswith(("an unknown", "input='x")):
-                continue  # a text alone is an input, and OpenAI's clients may send fields of theirs
+            if path.endswith(("/embeddings", "/rerank")) and what.startswith(("an unknown", "input='x")):
+                continue  # a text alone is an input, and clients of other services may send fields of theirs
             response = service_client.request(method, path_of(path, known), json=wrong)
             assert response.status_code == 422, (method, path, what, response.text[:300])
             items = problem_of(response, 422)["errors"]

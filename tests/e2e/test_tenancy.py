@@ -186,6 +186,7 @@ def attempts(them: Held, me: Held | None) -> dict[tuple[str, str], list[tuple[in
         ("POST", "/v1/embeddings"): [(200, "", {"input": "hello"})],
         ("POST", "/api/v1/embeddings"): [(200, "", {"input": "hello"})],
         ("POST", "/embed"): [(200, "", {"inputs": ["hello"]})],
+        ("POST", "/v1/rerank"): [(200, "", {"query": "what do I like?", "documents": ["hello", {"text": "goodbye"}]})],
     }
 
 

@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 
-from app import wiring
 from app.api.deps import Services
 from app.clients.embeddings.onnx import OnnxEmbedder
 from app.domain.errors import InvalidInput, ModelUnavailable
@@ -29,6 +28,9 @@ class BrokenSLM:
     """A language model that never answers."""
 
     name = "broken"
+    model = "none"
+    prompt_version = "0"
+    state = "closed"
 
     async def propose_readings(self, context: HypothesisContext) -> Sequence[Reading]:
         raise ModelUnavailable("no answer in time")
@@ -46,6 +48,9 @@ class BrokenSLM:
         self, conversation_context: str, context: HypothesisContext, count: int
     ) -> Sequence[str]:
         raise ModelUnavailable("no answer in time")
+
+    async def aclose(self) -> None:
+        """Nothing to let go of."""
 
 
 async def stored_sets(services: Services, tenant: str, user: str) -> list[Any]:
@@ -93,6 +98,7 @@ async def test_the_shown_set_is_stored_with_scores_and_propensities(services: Se
             "rationale": shown.rationale,
             "confidence": shown.confidence,
             "score": shown.score,
+            "features": {"score": shown.score},
             "origin": shown.origin,
             "slots": dict(shown.slots),
             "evidence": [str(one) for one in shown.evidence],
@@ -201,12 +207,11 @@ async def test_many_questions_of_one_user_at_once(services: Services, tenant: st
 
 
 async def test_without_the_language_model_the_local_one_answers(
-    settings: Settings, database: Database, embedder: OnnxEmbedder, tenant: str, monkeypatch: pytest.MonkeyPatch
+    settings: Settings, database: Database, embedder: OnnxEmbedder, tenant: str
 ) -> None:
     """Every use of the model falls back: the answer says `local` and degraded, and choices teach as ever."""
-    monkeypatch.setattr(wiring, "build_slm", lambda *_: BrokenSLM())
-    services = build_services(settings, database, embedder)
-    assert services.slm_name == "broken"
+    services = build_services(settings, database, embedder, BrokenSLM())
+    assert services.slm.name == "broken"
     await services.memories.add(tenant, "ada", facts("I write Python and deploy with Docker on AWS"))
     made, executed = await choose(services, tenant, "ada", DEPLOY)
     assert (made.source, made.is_degraded) == ("local", True)
@@ -215,8 +220,12 @@ async def test_without_the_language_model_the_local_one_answers(
     assert (stored.source, stored.is_degraded) == ("local", True)
     deltas = await services.feedback.give(tenant, "ada", Feedback(executed.execution_id, comment="too long"))
     assert deltas["concise"] > 0
-    assert (await services.reflection.enrich(tenant, "ada", DEPLOY))["next_steps"]
-    assert await services.reflection.followups(tenant, "ada", DEPLOY, 2)
+    enrichment, is_degraded = await services.reflection.enrich(tenant, "ada", DEPLOY)
+    assert enrichment["next_steps"]
+    assert is_degraded
+    questions, is_degraded = await services.reflection.followups(tenant, "ada", DEPLOY, 2)
+    assert questions
+    assert is_degraded
 
 
 async def test_without_the_embedding_model_words_still_read(

@@ -1,6 +1,8 @@
 """Migrations up and down, and the same service on the embedded database and on an outside one."""
 
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
+from datetime import UTC, datetime
 from typing import Any
 
 import asyncpg
@@ -12,11 +14,13 @@ from alembic.migration import MigrationContext
 from sqlalchemy import Connection, text
 
 from app.clients.embeddings.onnx import OnnxEmbedder
+from app.domain.calibration import MODEL_PRIOR, Calibration
 from app.domain.errors import NotFound
 from app.services.feedback import Feedback
 from app.services.ranking import SearchRequest
 from app.settings import Settings
 from app.store.engine import MIGRATIONS, Database, migrate, prepare_database
+from app.store.hypotheses import HypothesisStore
 from app.store.tables import metadata
 from app.wiring import build_services
 from tests.integration.conftest import choose, create_tenant, facts
@@ -81,6 +85,33 @@ async def test_up_down_and_up_again(database: Database, tcp_server: TcpServer, t
     async with opened.engine.connect() as connection:
         assert await connection.run_sync(differences) == []
         assert sorted((await connection.execute(ROWS_ARE_CLOSED)).all()) == first
+    await opened.aclose()
+
+
+@pytest.mark.parametrize("where", ["embedded", "outside"])
+async def test_what_was_calibrated_survives_the_change_to_sources(
+    database: Database, tcp_server: TcpServer, tenant: str, where: str
+) -> None:
+    """A fit of the first release becomes the local source's, with its slope as the weight, and back; fits of
+    language models are dropped on the way down."""
+    opened = Database(await prepare_database(await new_database(database, tcp_server, where)), pool_size=1)
+    await run(opened, lambda config: command.upgrade(config, "0001"))
+    await create_tenant(opened, tenant)
+    async with opened.begin(tenant) as connection:
+        await connection.execute(
+            text("INSERT INTO calibrations VALUES (:tenant, 3, 1.7, 0.2, 40, now())"), {"tenant": tenant}
+        )
+    await run(opened, lambda config: command.upgrade(config, "0002"))
+    async with opened.begin(tenant) as connection:
+        held = await HypothesisStore().calibration(connection, tenant, "local")
+        assert held == Calibration({"score": 1.7}, 0.2, 3, 40)
+        other = replace(MODEL_PRIOR, version=1)
+        await HypothesisStore().save_calibration(connection, tenant, "vllm", other, datetime.now(UTC))
+        assert await HypothesisStore().calibration(connection, tenant, "vllm") == other
+    await run(opened, lambda config: command.downgrade(config, "0001"))
+    async with opened.begin(tenant) as connection:
+        rows = (await connection.execute(text("SELECT version, slope, none_score FROM calibrations"))).all()
+    assert rows == [(3, 1.7, 0.2)]
     await opened.aclose()
 
 

@@ -4,34 +4,34 @@ import asyncio
 import json
 from collections.abc import Callable
 
-import httpx
+import httpx2
 import numpy as np
 import pytest
 
 from app.clients.embeddings.http import HttpEmbedder
 from app.domain.errors import ModelUnavailable, Overloaded
 
-Answer = Callable[[httpx.Request], httpx.Response]
+Answer = Callable[[httpx2.Request], httpx2.Response]
 
 
 def embedder_on(answer: Answer, url: str = "http://host:1", **options: object) -> HttpEmbedder:
-    client = httpx.AsyncClient(transport=httpx.MockTransport(answer))
+    client = httpx2.AsyncClient(transport=httpx2.MockTransport(answer))
     return HttpEmbedder(url, client=client, **options)  # type: ignore[arg-type]
 
 
-def vectors_of(request: httpx.Request, dimension: int = 3) -> list[list[float]]:
+def vectors_of(request: httpx2.Request, dimension: int = 3) -> list[list[float]]:
     return [[float(len(text) + 1)] * dimension for text in json.loads(request.content)["inputs"]]
 
 
-def good(request: httpx.Request) -> httpx.Response:
-    return httpx.Response(200, json={"embeddings": vectors_of(request), "model": "m"})
+def good(request: httpx2.Request) -> httpx2.Response:
+    return httpx2.Response(200, json={"embeddings": vectors_of(request), "model": "m"})
 
 
 def instead(second: Answer) -> Answer:
     """Answers well to the first request, by `second` after it."""
-    asked: list[httpx.Request] = []
+    asked: list[httpx2.Request] = []
 
-    def answer(request: httpx.Request) -> httpx.Response:
+    def answer(request: httpx2.Request) -> httpx2.Response:
         asked.append(request)
         return good(request) if len(asked) == 1 else second(request)
 
@@ -39,11 +39,11 @@ def instead(second: Answer) -> Answer:
 
 
 def says(status: int = 200, headers: dict[str, str] | None = None, **body: object) -> Answer:
-    return lambda _: httpx.Response(status, json=body, headers=headers)
+    return lambda _: httpx2.Response(status, json=body, headers=headers)
 
 
-def breaks(request: httpx.Request) -> httpx.Response:
-    raise httpx.ConnectError("refused", request=request)
+def breaks(request: httpx2.Request) -> httpx2.Response:
+    raise httpx2.ConnectError("refused", request=request)
 
 
 @pytest.mark.parametrize(
@@ -58,12 +58,12 @@ def breaks(request: httpx.Request) -> httpx.Response:
 async def test_the_address_says_how_to_ask(endpoint: str, path: str) -> None:
     asked: list[tuple[str, dict[str, object]]] = []
 
-    def answer(request: httpx.Request) -> httpx.Response:
+    def answer(request: httpx2.Request) -> httpx2.Response:
         if request.method == "GET":
-            return httpx.Response(404)
+            return httpx2.Response(404)
         asked.append((request.url.path, json.loads(request.content)))
         data = [{"index": 0, "embedding": [1.0, 0.0]}]
-        return httpx.Response(200, json={"data": data, "embeddings": [[1.0, 0.0]]})
+        return httpx2.Response(200, json={"data": data, "embeddings": [[1.0, 0.0]]})
 
     await embedder_on(answer, endpoint).embed(["x"])
 
@@ -78,8 +78,8 @@ async def test_the_address_says_how_to_ask(endpoint: str, path: str) -> None:
         breaks,
         says(500, error="x"),
         says(301, headers={"location": "/elsewhere"}),
-        lambda _: httpx.Response(200, text="<html>"),
-        lambda _: httpx.Response(200, json=[1, 2]),
+        lambda _: httpx2.Response(200, text="<html>"),
+        lambda _: httpx2.Response(200, json=[1, 2]),
         says(embeddings=None),
         says(embeddings=[]),
         says(embeddings=[[1.0, 2.0, 3.0]] * 2),
@@ -136,11 +136,11 @@ async def test_a_busy_server_is_busy_not_broken() -> None:
 
 
 async def test_a_late_answer_is_none() -> None:
-    async def answer(_: httpx.Request) -> httpx.Response:
+    async def answer(_: httpx2.Request) -> httpx2.Response:
         await asyncio.sleep(10)
-        return httpx.Response(200)
+        return httpx2.Response(200)
 
-    client = httpx.AsyncClient(transport=httpx.MockTransport(answer))
+    client = httpx2.AsyncClient(transport=httpx2.MockTransport(answer))
 
     with pytest.raises(ModelUnavailable, match=r"within 0\.02 s"):
         await HttpEmbedder("http://host:1", client=client, deadline_s=0.02).embed(["x"])
@@ -149,10 +149,10 @@ async def test_a_late_answer_is_none() -> None:
 async def test_many_texts_go_in_several_requests_in_order() -> None:
     sizes: list[int] = []
 
-    def answer(request: httpx.Request) -> httpx.Response:
+    def answer(request: httpx2.Request) -> httpx2.Response:
         texts = json.loads(request.content)["inputs"]
         sizes.append(len(texts))
-        return httpx.Response(200, json={"embeddings": [[1.0, float(len(text))] for text in texts]})
+        return httpx2.Response(200, json={"embeddings": [[1.0, float(len(text))] for text in texts]})
 
     vectors = await embedder_on(answer).embed(["x" * n for n in range(150)])
 

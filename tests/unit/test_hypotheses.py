@@ -39,8 +39,8 @@ def test_ties_keep_the_order_of_the_readings() -> None:
 
 
 def test_the_calibration_decides_how_sure_the_same_scores_are() -> None:
-    sure = shown_hypotheses([reading(2.0)], Calibration(2.0, 0.0), 1)[0].confidence
-    assert sure > shown_hypotheses([reading(2.0)], Calibration(0.5, 0.0), 1)[0].confidence
+    sure = shown_hypotheses([reading(2.0)], Calibration({"score": 2.0}, 0.0), 1)[0].confidence
+    assert sure > shown_hypotheses([reading(2.0)], Calibration({"score": 0.5}, 0.0), 1)[0].confidence
     assert sure == pytest.approx(0.982, abs=0.001)
 
 

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from typing import Any, cast
 from urllib.parse import urlsplit, urlunsplit
 
-import httpx
+import httpx2
 import numpy as np
 import orjson
 
@@ -43,7 +43,7 @@ class HttpEmbedder:
         *,
         dims: int | None = None,
         model: str | None = None,
-        client: httpx.AsyncClient | None = None,
+        client: httpx2.AsyncClient | None = None,
         tokenizer: Tokenizer | None = None,
         deadline_s: float = DEADLINE_S,
     ) -> None:
@@ -57,7 +57,7 @@ class HttpEmbedder:
         self._dims = dims
         self._model = model
         self._space: EmbeddingSpace | None = None
-        self._client = client or httpx.AsyncClient()
+        self._client = client or httpx2.AsyncClient()
         self._owns_client = client is None
         self._tokenizer = tokenizer
         self._deadline_s = deadline_s
@@ -147,9 +147,9 @@ class HttpEmbedder:
                     headers={"content-type": "application/json"},
                     timeout=self._deadline_s,
                 )
-        except (TimeoutError, httpx.TimeoutException) as error:
+        except (TimeoutError, httpx2.TimeoutException) as error:
             raise self._unavailable(f"did not answer within {self._deadline_s:g} s") from error
-        except (httpx.HTTPError, httpx.InvalidURL) as error:
+        except (httpx2.HTTPError, httpx2.InvalidURL) as error:
             raise self._unavailable(f"cannot be reached ({type(error).__name__})") from error
         if response.status_code == 429:
             raise Overloaded(f"The embedding server at {self._address} is busy.", _retry_after_s(response))
@@ -218,7 +218,7 @@ def _name_in(answer: dict[str, Any]) -> str | None:
     return name if isinstance(name, str) and name else None
 
 
-def _retry_after_s(response: httpx.Response) -> float:
+def _retry_after_s(response: httpx2.Response) -> float:
     value = response.headers.get("retry-after", "")
     return float(value) if value.isdecimal() else 1.0
 

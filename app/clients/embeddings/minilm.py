@@ -22,6 +22,7 @@ import hashlib
 import os
 import shutil
 import tempfile
+from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -72,7 +73,7 @@ def ensure_model(models_dir: Path) -> Path:
     Raises ModelUnavailable when the package is missing or its file is not the expected one.
     """
     folder = models_dir / FOLDER
-    if not _is_intact(folder):
+    if not is_intact(folder):
         _build(folder)
     return folder / "model.onnx"
 
@@ -99,7 +100,7 @@ def _checked_file(name: str, sha256: str) -> Path:
     return path
 
 
-def _is_intact(folder: Path) -> bool:
+def is_intact(folder: Path) -> bool:
     sums = folder / "SHA256SUMS"
     if not sums.is_file():
         return False
@@ -115,11 +116,16 @@ def _lines(path: Path) -> list[str]:
 
 def _build(folder: Path) -> None:
     source = _checked_file("model.safetensors", WEIGHTS_SHA256)
+    write_folder(folder, lambda draft: _convert(source, draft), ("model.onnx", "weights.bin"))
+
+
+def write_folder(folder: Path, convert: Callable[[Path], None], files: Sequence[str]) -> None:
+    """Have `convert` write `files` into a draft, which takes the place of `folder`, whole and with its SHA256SUMS."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     draft = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
-        _convert(source, draft)
-        sums = "".join(f"{sha256_of(draft / name)}  {name}\n" for name in ("model.onnx", "weights.bin"))
+        convert(draft)
+        sums = "".join(f"{sha256_of(draft / name)}  {name}\n" for name in files)
         (draft / "SHA256SUMS").write_text(sums, "utf8")
         for file in draft.iterdir():
             _flush(file)
@@ -135,13 +141,13 @@ def _flush(file: Path) -> None:
 
 def _put_in_place(draft: Path, folder: Path) -> None:
     """Rename `draft` to `folder`; what stands there is set aside first, or kept when another process made it."""
-    if folder.exists() and not _is_intact(folder):
+    if folder.exists() and not is_intact(folder):
         folder.rename(draft.with_name(draft.name + "-damaged"))
         shutil.rmtree(draft.with_name(draft.name + "-damaged"), ignore_errors=True)
     try:
         draft.rename(folder)
     except OSError:
-        if not _is_intact(folder):
+        if not is_intact(folder):
             raise
 
 
@@ -151,13 +157,13 @@ def _convert(source: Path, folder: Path) -> None:
     from safetensors.numpy import load_file  # noqa: PLC0415  # pyright: ignore[reportUnknownVariableType]
 
     weights: dict[str, _Array] = load_file(source)
-    model = _Graph(weights).model()
+    model = Graph(weights).model()
     onnx.save_model(
         model, str(folder / "model.onnx"), save_as_external_data=True, location="weights.bin", size_threshold=1024
     )
 
 
-class _Graph:
+class Graph:
     """The network of BERT as ONNX nodes, written in the order in which they run."""
 
     def __init__(self, weights: dict[str, _Array]) -> None:

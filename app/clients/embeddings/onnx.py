@@ -40,7 +40,7 @@ _INLINE_CHARACTERS = 2000
 _HEAD_CHARACTERS = 4096
 
 _ort = import_module("onnxruntime.capi.onnxruntime_pybind11_state")  # compiled, without types
-_RUN_ERRORS: tuple[type[Exception], ...] = (
+RUN_ERRORS: tuple[type[Exception], ...] = (
     _ort.Fail,
     _ort.RuntimeException,
     _ort.InvalidArgument,
@@ -49,7 +49,7 @@ _RUN_ERRORS: tuple[type[Exception], ...] = (
     MemoryError,
 )
 _LOAD_ERRORS: tuple[type[Exception], ...] = (
-    *_RUN_ERRORS,
+    *RUN_ERRORS,
     _ort.InvalidProtobuf,
     _ort.InvalidGraph,
     _ort.NotImplemented,
@@ -253,7 +253,7 @@ class OnnxEmbedder:
         started = time.monotonic()
         try:
             rows = self._vectors_of([seat.pieces for seat in seats])
-        except _RUN_ERRORS as error:
+        except RUN_ERRORS as error:
             _log.error("embedding_run_failed", texts=len(seats), error=type(error).__name__)
             for call in {seat.call for seat in seats}:
                 call.is_abandoned = True

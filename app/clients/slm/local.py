@@ -14,6 +14,9 @@ class LocalSLM:
     """Implements the SLM port with the domain's own rules."""
 
     name = "local"
+    model = None
+    prompt_version = None
+    state = "closed"
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
@@ -39,3 +42,6 @@ class LocalSLM:
     ) -> Sequence[str]:
         """Questions about what the conversation leaves open, most important first."""
         return enrichment.followup_questions(conversation_context, context, count)
+
+    async def aclose(self) -> None:
+        """Nothing to let go of."""

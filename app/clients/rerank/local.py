@@ -1,5 +1,6 @@
-"""Rerankers: models that read query and document together."""
+"""Reranking without a reranking model: `LocalReranker`."""
 
+import asyncio
 from collections import Counter
 from collections.abc import Sequence
 
@@ -20,6 +21,11 @@ class LocalReranker:
     def __init__(self, embedder: Embedder) -> None:
         self._embedder = embedder
 
+    @property
+    def model(self) -> str:
+        """`local`."""
+        return "local"
+
     async def rerank(self, query: str, documents: Sequence[str]) -> Sequence[float]:
         """One relevance in 0..1 per document, in order. Raises ModelUnavailable."""
         if not documents:
@@ -28,7 +34,7 @@ class LocalReranker:
         flat = [sentence for each in sentences for sentence in each]
         vectors = await self._embedder.embed([query, *flat])
         cosines = vectors[1:] @ vectors[0]
-        lexical = _coverage(query, documents)
+        lexical = await asyncio.to_thread(_coverage, query, documents)  # seconds for a thousand long ones
         relevances: list[float] = []
         at = 0
         for each, covered in zip(sentences, lexical, strict=True):
@@ -36,6 +42,9 @@ class LocalReranker:
             at += len(each)
             relevances.append(0.5 * min(1.0, max(0.0, best)) + 0.5 * covered)
         return relevances
+
+    async def aclose(self) -> None:
+        """Nothing to free: the embedder is its owner's."""
 
 
 def _sentences(document: str, most: int = 8) -> list[str]:

@@ -1,0 +1,204 @@
+"""The SLM port on a language model: domain values in, a client's calls, domain values out."""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from app.clients.slm.builtin import BuiltinServer, find_model
+from app.clients.slm.resilience import Limits
+from app.clients.slm.vllm import ModelHypothesis, VLLMClient
+from app.domain import wording
+from app.domain.calibration import prior_of, score
+from app.domain.errors import ModelUnavailable
+from app.domain.hypotheses import HypothesisContext, Reading
+from app.domain.instructions import MAX_MEMORIES
+from app.domain.memory import MemoryType
+from app.domain.persona import Facet, Signal
+from app.domain.ranking import Ranked
+from app.domain.readings import VALUE_SEPARATOR
+from app.domain.redaction import redact
+from app.settings import Settings
+
+_STANDING = frozenset({MemoryType.PREFERENCE, MemoryType.CONSTRAINT, MemoryType.GOAL, MemoryType.PROFILE})
+
+MIN_SIMILARITY = 0.15
+"""A memory further from the input than this is no material for reading it, unless it says how things are wanted."""
+
+UNSUPPORTED = "A likely reading; nothing you told me before speaks for it or against it."
+
+
+class ModelSLM:
+    """Implements the SLM port with a `VLLMClient`. Raises ModelUnavailable as the client does."""
+
+    def __init__(self, client: VLLMClient) -> None:
+        self.client = client
+        self.name = client.name
+
+    @property
+    def model(self) -> str:
+        """The model that answers; the server's address until it has named its model."""
+        return self.client.model or self.client.address
+
+    @property
+    def prompt_version(self) -> str | None:
+        """The version of the prompts its answers come from."""
+        return self.client.prompt_version
+
+    @property
+    def state(self) -> str:
+        """The breaker's: `closed`, `open` or `half_open`."""
+        return self.client.state
+
+    async def propose_readings(self, context: HypothesisContext) -> Sequence[Reading]:
+        """The model's readings, each with the memories it demonstrably rests on."""
+        memories = offered(context)
+        described = {**_described(context.facets), "memories": [_document(each) for each in memories]}
+        described["conversation"] = [{"role": turn.role, "content": turn.content} for turn in context.conversation]
+        made = await self.client.generate_hypotheses(context.input_text, described, context.count)
+        readings = [as_reading(one, memories, context, self.name) for one in made]
+        about = [one for one in readings if one.evidence or is_about(one, context.input_text)]
+        if not about:
+            raise ModelUnavailable("no reading has to do with the input", "off_topic")
+        return about
+
+    async def compute_facet_updates(self, signal: Signal) -> Mapping[str, float]:
+        """The model's facet deltas for one signal."""
+        said = {
+            "kind": signal.kind,
+            "chosen": signal.chosen_text,
+            "rejected": list(signal.rejected_texts),
+            "feedback": signal.comment,
+            "rating": signal.rating,
+            "success": signal.is_success,
+        }
+        values = {name: facet.value for name, facet in signal.facets.items()}
+        return await self.client.compute_facet_updates(said, values)
+
+    async def summarize(self, texts: Sequence[str], max_tokens: int) -> str:
+        """The gist of `texts`."""
+        return await self.client.summarize(texts, max_tokens)
+
+    async def enrich_context(self, context: HypothesisContext) -> Mapping[str, object]:
+        """Implicit goals, expertise and next steps."""
+        known = {**_described(context.facets), "memories": [_document(each) for each in offered(context)]}
+        answer = await self.client.enrich_context(context.input_text, known)
+        return answer["enrichment"]
+
+    async def generate_followup_questions(
+        self, conversation_context: str, context: HypothesisContext, count: int
+    ) -> Sequence[str]:
+        """Questions that move the conversation on."""
+        known = {**_described(context.facets), "memories": [_document(each) for each in offered(context)]}
+        return await self.client.generate_followup_questions(conversation_context, count=count, context=known)
+
+    async def aclose(self) -> None:
+        """Close the connections."""
+        await self.client.aclose()
+
+
+class BuiltinSLM(ModelSLM):
+    """A small model in a child process beside the service."""
+
+    def __init__(self, client: VLLMClient, server: BuiltinServer) -> None:
+        super().__init__(client)
+        self._server = server
+
+    @classmethod
+    async def open(cls, settings: Settings, limits: Limits) -> "BuiltinSLM":
+        """Start the child and the client. Raises ModelUnavailable."""
+        model = await asyncio.to_thread(find_model, settings.builtin_model, settings.local_models_dir)
+        server = BuiltinServer(model, settings.log_dir / "builtin-model.log")
+        await server.start()
+        client = VLLMClient(server.base_url, server.model, name="builtin", api_key=server.api_key, limits=limits)
+        return cls(client, server)
+
+    async def aclose(self) -> None:
+        """Close the connections and end the child."""
+        try:
+            await super().aclose()
+        finally:
+            await self._server.aclose()
+
+
+class SLMReranker:
+    """The Reranker port on the chat model, a constrained call for every ten documents."""
+
+    def __init__(self, slm: ModelSLM) -> None:
+        self._slm = slm
+
+    @property
+    def model(self) -> str:
+        """The chat model."""
+        return self._slm.model
+
+    async def rerank(self, query: str, documents: Sequence[str]) -> Sequence[float]:
+        """One relevance in 0..1 per document, in order. Raises ModelUnavailable."""
+        return await self._slm.client.relevances(query, documents)
+
+    async def aclose(self) -> None:
+        """Nothing: the model is closed by its owner."""
+
+
+def offered(context: HypothesisContext) -> list[Ranked]:
+    """The memories a prompt tells, in the order of their ids: prompts of one user then begin alike, whatever the
+    input, and the server computes that part once."""
+    fitting = [each for each in context.memories if each.similarity >= MIN_SIMILARITY or each.memory.type in _STANDING]
+    best = fitting[:MAX_MEMORIES]
+    return sorted(best, key=lambda each: (each.memory.created_at, each.memory.memory_id))
+
+
+def as_reading(made: ModelHypothesis, memories: Sequence[Ranked], context: HypothesisContext, source: str) -> Reading:
+    """A model's hypothesis as a reading. A memory counts as its evidence when the reading says something that the
+    memory says and the input does not; what the model merely cites without using does not count."""
+    text = f"{made.question} {made.request}"
+    new = set(wording.content_words(text)) - set(wording.content_words(context.input_text))
+    shared = {
+        index: len(new & set(wording.content_words(ranked.memory.content))) for index, ranked in enumerate(memories)
+    }
+    cited = set(made.memories)
+    found = sorted(
+        (index for index, words in shared.items() if words >= (1 if index in cited else 2)),
+        key=lambda index: (-shared[index], index),
+    )[:3]
+    said = context.catalogue.values_in(context.input_text)
+    values = context.catalogue.values_in(text)
+    return Reading(
+        question=made.question,
+        request=made.request,
+        rationale=_rationale([memories[index] for index in found]),
+        score=score(made.features, prior_of(source)),
+        origin="model",
+        slots={slot: VALUE_SEPARATOR.join(each) for slot, each in values.items() if slot not in said},
+        evidence=tuple(memories[index].memory.memory_id for index in found),
+        features=made.features,
+    )
+
+
+def is_about(reading: Reading, input_text: str) -> bool:
+    """Whether a reading takes up any word of the input; of a script without spaces, any two letters in a row. A
+    small model sometimes answers what nobody asked."""
+    said = f"{reading.question} {reading.request}".lower()
+    terms = wording.content_words(input_text) or wording.words(input_text)
+    pieces = [
+        term[at : at + 2] if not term.isascii() else term
+        for term in terms
+        for at in range(1 if term.isascii() else max(1, len(term) - 1))
+    ]
+    return not pieces or any(piece in said for piece in pieces)
+
+
+def _rationale(evidence: Sequence[Ranked]) -> str:
+    if not evidence:
+        return UNSUPPORTED
+    said = " and ".join(f"“{wording.snippet(redact(each.memory.content).text, 24)}”" for each in evidence[:2])
+    return f"You said {said}."
+
+
+def _described(facets: Mapping[str, Facet]) -> dict[str, Any]:
+    """The facets that are known well enough to shape an answer."""
+    return {"persona_facets": {name: facet.value for name, facet in facets.items() if facet.is_expressed}}
+
+
+def _document(ranked: Ranked) -> dict[str, Any]:
+    memory = ranked.memory
+    return {"type": memory.type.value, "content": memory.content, "date": memory.valid_from.date().isoformat()}
