@@ -10,6 +10,7 @@ import sys
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, cast
+from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_core import ErrorDetails
@@ -94,7 +95,11 @@ class Settings(BaseSettings):
     @field_validator("embed_endpoint", "vllm_base_url", "vllm_rerank_url", "slm_base_url")
     @classmethod
     def _check_address(cls, value: str | None) -> str | None:
-        if value and not value.startswith(("http://", "https://")):
+        try:
+            is_usable = not value or (urlsplit(value).scheme in {"http", "https"} and _has_place(value))
+        except ValueError:
+            is_usable = False
+        if not is_usable:
             raise ValueError("an http:// or https:// address, or unset")
         return value or None
 
@@ -115,6 +120,12 @@ class Settings(BaseSettings):
     def training_dir(self) -> Path:
         """Where training samples are written."""
         return self.training_data_dir or self.data_dir / "training"
+
+
+def _has_place(address: str) -> bool:
+    """Whether an address names a host, and a port that can be one. Raises ValueError for another port."""
+    parts = urlsplit(address)
+    return bool(parts.hostname) and parts.port != 0
 
 
 def _is_weight(value: object) -> bool:

@@ -24,6 +24,8 @@ The measure, which looks at nothing that a model says about itself:
   share is above that is what knowing the user brings.
 - It *names something never said* when it holds a name (a capitalised word within a sentence) or a number that is
   neither in the input nor in any of the user's memories. Some are harmless: a common tool offered as an option.
+- It *copies the example* when it shares two words with the worked example of the prompt that are neither in the
+  input nor in the user's memories: a small model takes an example for the task.
 - *Valid* is an answer of the asked shape, at the first try or after the one repair. An answer that is valid and still
   not used (about something else, in another language) counts as failed, with its cause; the service would answer
   with the built-in rules instead.
@@ -67,6 +69,7 @@ from app.domain.calibration import prior_of
 from app.domain.errors import ModelUnavailable
 from app.domain.extraction import statements_in
 from app.domain.hypotheses import Hypothesis, HypothesisContext, shown_hypotheses
+from app.domain.instructions import HYPOTHESES, PROMPT_VERSION
 from app.domain.memory import Draft, MemoryType
 from app.ports import SLM
 from app.services.keys import DEFAULT_TENANT
@@ -124,6 +127,7 @@ class Verdict:
     is_true: bool
     is_true_by_chance: bool
     is_untrue: bool
+    is_copied: bool
     has_evidence: bool
 
 
@@ -175,6 +179,10 @@ class Facts:
         """Whether `text` holds a name or a number that neither the memories nor `said` hold."""
         return bool(values_in(text) - self._words - all_words(said))
 
+    def copies(self, text: str, said: str, example: Collection[str]) -> bool:
+        """Whether `text` shares two words of `example` that neither the memories nor `said` hold."""
+        return len((telling(text) & frozenset(example)) - self._words - all_words(said)) >= 2
+
 
 def telling(text: str) -> frozenset[str]:
     """The stems of the words that carry meaning, and the numbers."""
@@ -197,6 +205,14 @@ def stem(word: str) -> str:
     return wording.stem(word.lower())
 
 
+def example_words(prompt: str) -> frozenset[str]:
+    """The telling words of the worked examples in a prompt: of every `"request":"…"` and `"question":"…"` in it."""
+    return telling(" ".join(re.findall(r'"(?:request|question)" ?: ?"([^"]*)"', prompt)))
+
+
+EXAMPLE = example_words(HYPOTHESES)
+
+
 def common_stems(memories: Mapping[str, Sequence[str]]) -> frozenset[str]:
     """Stems in more than SPECIFIC_SHARE of all users' memories."""
     counts = Counter(word for texts in memories.values() for text in texts for word in telling(text))
@@ -211,6 +227,7 @@ def judged(one: Hypothesis, input_text: str, own: Facts, other: Facts) -> Verdic
         own.names_one(text, input_text),
         other.names_one(text, input_text),
         own.names_unsaid(text, input_text),
+        own.copies(text, input_text, EXAMPLE),
         bool(one.evidence),
     )
 
@@ -410,6 +427,7 @@ HEADINGS = (
     "name a true fact",
     "by chance",
     "name something never said",
+    "copy the example",
     "with evidence",
     "valid at first try",
     "repaired",
@@ -426,7 +444,7 @@ def summarised(name: str, answers: Sequence[Answered]) -> Row:
     count = len(answers)
     verdicts = [one for answer in answers for one in answer.verdicts]
     true, untrue = (share(answers, name) for name in ("is_true", "is_untrue"))
-    chance, evidence = (share(answers, name) for name in ("is_true_by_chance", "has_evidence"))
+    chance, copied, evidence = (share(answers, name) for name in ("is_true_by_chance", "is_copied", "has_evidence"))
     outcomes = Counter(answer.outcome for answer in answers)
     first, repaired = outcomes.pop("first", 0) / count, outcomes.pop("repaired", 0) / count
     causes = ", ".join(f"{cause} {number}" for cause, number in outcomes.most_common())
@@ -440,6 +458,7 @@ def summarised(name: str, answers: Sequence[Answered]) -> Row:
         "true_fact_share": true[0],
         "true_fact_by_chance_share": chance[0],
         "never_said_share": untrue[0],
+        "copied_share": copied[0],
         "evidence_share": evidence[0],
         "first_try_share": first,
         "repaired_share": repaired,
@@ -456,6 +475,7 @@ def summarised(name: str, answers: Sequence[Answered]) -> Row:
         _percent(*true),
         f"{chance[0]:.0%}",
         _percent(*untrue),
+        f"{copied[0]:.0%}",
         f"{evidence[0]:.0%}",
         f"{first:.0%}",
         f"{repaired:.0%}",
@@ -506,7 +526,7 @@ def main() -> None:
             rows, answers = uvloop.run(run(own, options.data, count, folder, events, progress))
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-    machine |= {row.name: row.about for row in rows}
+    machine |= {"prompts": PROMPT_VERSION} | {row.name: row.about for row in rows}
     machine["load average at the end"] = ", ".join(f"{each:.2f}" for each in os.getloadavg())
     lines = [summarised(row.name, answers[row.name]) for row in rows]
     note = (

@@ -187,7 +187,7 @@ def plan_for(kind: str, is_quick: bool) -> Plan:
     """How much is measured with a server."""
     if is_quick:
         return Plan(2, 1, 1, 0)
-    return {"builtin": Plan(12, 2, 1, 0), "vllm": Plan(10, 1, 1, 0)}.get(kind, Plan(40, 3, 8))
+    return {"builtin": Plan(12, 2, 1, 0), "vllm": Plan(8, 1, 1, 0)}.get(kind, Plan(40, 3, 8))
 
 
 async def run(
@@ -393,8 +393,18 @@ def latency_figures(served: Sequence[Served], direct: Sequence[tuple[Reply, floa
             f"5 ms + 2 % of the model's p50; {1000 * low:.1f} to {1000 * high:.1f}",
         ),
         Figure("hypothesize/overhead_ms/p95", 1000 * percentile(overhead, 95), "ms"),
-        Figure("hypothesize/before_ms/p50", 1000 * median([one.before_s for one in served]), "ms", note="model's call"),
-        Figure("hypothesize/after_ms/p50", 1000 * median([one.after_s for one in served]), "ms", note="its last byte"),
+        Figure(
+            "hypothesize/before_ms/p50",
+            1000 * median([one.before_s for one in served]),
+            "ms",
+            note="until the model is called",
+        ),
+        Figure(
+            "hypothesize/after_ms/p50",
+            1000 * median([one.after_s for one in served]),
+            "ms",
+            note="from its last byte on",
+        ),
         *milliseconds("direct", straight, f"the same prompts; {written_straight.mean():.0f} tokens written"),
         Figure("direct/overhead_ms/p50", 1000 * percentile(floor, 50), "ms", note="the measurement's own part"),
         Figure("prompt/same_share", same, note="of the prompts were the recorded ones, byte for byte"),

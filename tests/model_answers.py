@@ -33,7 +33,7 @@ def streamed(
     events: list[dict[str, Any]] = []
     for start in range(0, len(text), 4):
         piece = text[start : start + 4]
-        token = {"token": piece, "bytes": list(piece.encode()), "logprob": logprob}
+        token = {"token": piece, "bytes": list(piece.encode(errors="replace")), "logprob": logprob}
         logprobs = None if logprob is None else {"content": [token]}
         events.append({"index": 0, "delta": {"content": piece}, "logprobs": logprobs, "finish_reason": None})
     events.append({"index": 0, "delta": {}, "logprobs": None, "finish_reason": finish_reason})

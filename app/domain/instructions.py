@@ -21,6 +21,7 @@ MAX_TURNS = 6
 MEMORY_WORDS = 40
 TURN_WORDS = 60
 INPUT_CHARACTERS = 2000
+SUMMARY_CHARACTERS = 8000
 """How much of a user's material a prompt holds; a small model gains nothing from more."""
 
 _DATA = (
@@ -43,6 +44,9 @@ HYPOTHESES = (
     '"confidence":60}\n' + _DATA
 )
 
+EXAMPLE_WORDS = frozenset({"bakery", "porto"})
+"""Words of the example above that a model may only use where the user does."""
+
 FACETS = (
     "You judge how a user of a chat assistant wants to be answered in future. You get one signal: what they chose, "
     "what they rejected, or their feedback on an answer. For each facet say what they want: much less, less, same, "
@@ -60,10 +64,11 @@ SUMMARY = (
 )
 
 ENRICHMENT = (
-    "You help a chat assistant to understand a request. You get what is known about a user and their request as "
-    "<input>. Give implicit_goals, up to three things the user wants to reach beyond the words of the request; "
-    "inferred_expertise_level, one of beginner, intermediate, expert; next_steps, up to three questions to settle "
-    "or things to do next. Use what the memories say; invent nothing about the user.\n" + _DATA
+    "You help a chat assistant to understand a request. You get what is known about a user as <memory> lines, and "
+    "their request as <input>. Write in the language of the input. Give implicit_goals, up to three short sentences "
+    "on what the user wants to reach beyond the words of the request; inferred_expertise_level, one of beginner, "
+    "intermediate, expert; next_steps, up to three short questions to settle or things to do next. Use what the "
+    "memories say; invent nothing about the user.\n" + _DATA
 )
 
 FOLLOWUPS = (
@@ -117,7 +122,8 @@ def facets_instruction(signal: Mapping[str, Any], facets: Mapping[str, float]) -
 def summary_instruction(texts: Sequence[str], max_tokens: int) -> Instruction:
     """To shorten notes to at most `max_tokens` tokens."""
     words = max(5, int(max_tokens * 0.6))
-    documents = [f"<document>{escape(redact(text).text, quote=False)}</document>" for text in texts]
+    room = SUMMARY_CHARACTERS // max(1, len(texts))
+    documents = [f"<document>{escape(redact(text[:room]).text, quote=False)}</document>" for text in texts]
     return Instruction(SUMMARY, _joined([*documents, f"Shorten this to at most {words} words."]))
 
 

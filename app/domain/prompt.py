@@ -166,7 +166,7 @@ def overflows(request: PromptRequest, count: CountTokens) -> list[Overflow]:
 
 def fence_gist(gist: str) -> str:
     """A summary of memories as data."""
-    return f'<memory type="SUMMARY">{escape(redact(gist).text, quote=False)}</memory>'
+    return f'<memory type="summary">{escape(redact(gist).text, quote=False)}</memory>'
 
 
 def _prepared(request: PromptRequest) -> _Material:
@@ -226,18 +226,23 @@ def _fill(
         gist = summarise(overflow, left - 2) if overflow and left > 24 else ""
         if gist:
             lines.append(gist)
-            uses.extend(use for item in overflow if _is_told(item, gist) for use in _use(item, name))
+            uses.extend(use for item in _told(overflow, gist) for use in _use(item, name))
         if lines:
             filled[name] = "\n".join(lines)
     return filled, uses
 
 
-def _is_told(item: Item, gist: str) -> bool:
-    """Whether a gist says what an item says: one of its sentences, or most of its words."""
-    if set(sentences(gist)) & set(sentences(item.text)):
-        return True
-    terms = set(content_words(item.content))
-    return bool(terms) and len(terms & set(content_words(gist))) >= MOST_TOLD * len(terms)
+def _told(items: Sequence[Item], gist: str) -> list[Item]:
+    """The items that a gist tells: those with a sentence in it; where it has words of its own, those with most of
+    their words in it."""
+    said = set(sentences(gist))
+    quoted = [item for item in items if said & set(sentences(item.text))]
+    words = set(content_words(gist))
+    return quoted or [item for item in items if _share(set(content_words(item.content)), words) >= MOST_TOLD]
+
+
+def _share(terms: set[str], words: set[str]) -> float:
+    return len(terms & words) / len(terms) if terms else 0.0
 
 
 def _use(item: Item, section: str) -> list[Use]:

@@ -7,6 +7,7 @@ import contextlib
 import json
 import math
 import re
+import signal
 import socket
 import statistics
 import time
@@ -220,6 +221,7 @@ def test_a_fault_is_borne_named_and_got_over(world: World, by_rules: list[dict[s
         assert [event["status"] for event in world.events(answer, "request_answered")] == [200]
         assert seconds < 1.25 * BUDGET_S
     if fault.does_hang:
+        print(f"{fault.name}: {first[1]:.3f} s")
         assert first[1] == pytest.approx(BUDGET_S, rel=0.1)
 
     world.server.heal()
@@ -275,6 +277,7 @@ def test_the_caller_may_give_less_time(world: World) -> None:
         assert [event["cause"] for event in world.events(answer, "hypotheses_degraded")] == ["timeout"]
         taken.append(seconds)
 
+    print(f"given 1 s: {min(taken):.3f} to {max(taken):.3f} s")
     assert statistics.median(taken) == pytest.approx(1.0, rel=0.1)
     assert world.ready() == ("ready", "closed")
 
@@ -344,6 +347,33 @@ def test_down_at_the_start(by_rules: list[dict[str, Any]]) -> None:
 
         made = world.hypothesize()[0].json()
         assert (made["source"], made["degraded"]) == ("vllm", False)
+
+
+def test_a_restarted_server_is_found_at_once(world: World) -> None:
+    """Its old connections are dead; that costs no request its answer."""
+    world.hypothesize()
+    world.server.go_down()
+    world.server.come_up()
+
+    made = world.hypothesize()[0].json()
+
+    assert (made["source"], made["degraded"]) == ("vllm", False)
+
+
+def test_it_stops_in_the_middle_of_a_hanging_call() -> None:
+    """The request under way is answered, what it taught is kept, and the process ends by itself."""
+    with open_world() as world, ThreadPoolExecutor(1) as pool:
+        world.server.fault = "hung"
+        body = {"user_id": uuid4().hex, "input_text": INPUT, "custom_answer": "with Docker"}
+        sent = pool.submit(world.post, "/v1/execute", **body)
+        until(lambda: bool(world.server.chats()), BUDGET_S)
+        started = time.monotonic()
+
+        assert world.service.stop() in {0, -signal.SIGTERM}  # uvicorn ends by the signal, once all is done
+
+        assert time.monotonic() - started < 3 * BUDGET_S
+        assert sent.result().status_code == 200
+        assert world.events(sent.result(), "facet_updates_degraded")
 
 
 @dataclass(frozen=True)

@@ -145,7 +145,7 @@ def test_no_text_takes_long_to_refuse(text: str) -> None:
 
     assert cause_of(text) == "broken_answer"
 
-    assert time.perf_counter() - started < 1.0
+    assert time.perf_counter() - started < 2.0
 
 
 @pytest.mark.parametrize("count", [1, 3, 5])

@@ -179,6 +179,16 @@ def test_never_said_is_a_name_or_number_that_nobody_said(text: str, said: str, i
     assert comparison.Facts(MEMORIES).names_unsaid(text, said) is is_unsaid
 
 
+def test_what_repeats_the_prompts_example_is_found_unless_the_user_said_it() -> None:
+    example = comparison.example_words(
+        'A reading: {"request":"Write an ad for my bakery in Porto.","question":"An ad?"}'
+    )
+    facts = comparison.Facts(MEMORIES)
+    assert facts.copies("Write a short ad for your bakery in Porto.", "help", example)
+    assert not facts.copies("Write a letter?", "help", example)
+    assert not comparison.Facts(["My bakery in Porto"]).copies("A bakery in Porto?", "an ad", example)
+
+
 def test_common_words_tell_nothing() -> None:
     memories = {"a": [f"going number {each}" for each in range(200)], "b": ["the violin", "a cello"]}
     common = comparison.common_stems(memories)
@@ -208,7 +218,7 @@ def test_a_speakers_sessions_end_yesterday() -> None:
 
 
 def _answered(outcome: str, *true: bool) -> comparison.Answered:
-    verdicts = [comparison.Verdict(each, False, not each, True) for each in true]
+    verdicts = [comparison.Verdict(each, False, not each, False, True) for each in true]
     return comparison.Answered(1.0, outcome, verdicts, 500, 100)
 
 
@@ -232,7 +242,7 @@ def test_a_model_that_only_fails_has_no_share() -> None:
 def test_the_verdict_reads_the_question_and_the_request() -> None:
     one = Hypothesis("h1", "Is it this?", "deploy it on Heroku", "", 0.5, 0.0, "model", {}, (uuid4(),), {})
     verdict = comparison.judged(one, "deploy it", comparison.Facts(MEMORIES), comparison.Facts(["I use Heroku"]))
-    assert verdict == comparison.Verdict(False, True, True, True)
+    assert verdict == comparison.Verdict(False, True, True, False, True)
 
 
 def test_a_gguf_files_model_is_named_as_the_file_names_it() -> None:

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping, Sequence
+from itertools import islice
 from typing import Annotated, Any, Literal, TypeVar
 
 import orjson
@@ -11,6 +12,8 @@ from app.domain.errors import ModelUnavailable
 
 MAX_QUESTION = 180
 MAX_EVIDENCE = 3
+MAX_FENCED = 8
+"""Fenced blocks that are looked at; a model that rambles writes thousands."""
 SPARE = 1.15
 """Some servers' grammars allow spaces between the parts of JSON."""
 
@@ -144,7 +147,7 @@ def parse(text: str, kind: type[A]) -> A:
 
 def _candidates(text: str) -> list[str]:
     """Where JSON may be: the whole text, a fenced block, or from the first brace to the last."""
-    fenced = re.findall(r"```(?:json)?(.*?)```", text, re.DOTALL)
+    fenced = [found[1] for found in islice(re.finditer(r"```(?:json)?(.*?)```", text, re.DOTALL), MAX_FENCED)]
     start, end = text.find("{"), text.rfind("}")
     return [text, *fenced, text[start : end + 1] if 0 <= start < end else ""]
 

@@ -20,7 +20,8 @@ from app.domain.errors import ModelUnavailable
 log = structlog.get_logger(__name__)
 
 MAX_ANSWER_BYTES = 4 * 1024 * 1024
-"""An answer that goes on after this many bytes of HTTP body is broken off. A token is some 300 of them."""
+"""An answer that goes on after this many bytes of HTTP body is broken off. A token is 300 of them, or 2,000 where a
+server tells of every alternative."""
 
 MAX_TEXT = 100_000
 """Characters of text after which a model is rambling."""

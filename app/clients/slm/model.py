@@ -5,13 +5,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from app.clients.slm.builtin import BuiltinServer, find_model
-from app.clients.slm.resilience import Limits
+from app.clients.slm.resilience import Limits, reject
 from app.clients.slm.vllm import ModelHypothesis, VLLMClient
 from app.domain import wording
 from app.domain.calibration import prior_of, score
-from app.domain.errors import ModelUnavailable
 from app.domain.hypotheses import HypothesisContext, Reading
-from app.domain.instructions import MAX_MEMORIES
+from app.domain.instructions import EXAMPLE_WORDS, MAX_MEMORIES
 from app.domain.memory import MemoryType
 from app.domain.persona import Facet, Signal
 from app.domain.ranking import Ranked
@@ -23,6 +22,9 @@ _STANDING = frozenset({MemoryType.PREFERENCE, MemoryType.CONSTRAINT, MemoryType.
 
 MIN_SIMILARITY = 0.15
 """A memory further from the input than this is no material for reading it, unless it says how things are wanted."""
+
+MIN_LETTERS_SHARE = 0.4
+"""A line with fewer letters than this comes from a model that lost its way into digits and signs."""
 
 UNSUPPORTED = "A likely reading; nothing you told me before speaks for it or against it."
 
@@ -56,9 +58,15 @@ class ModelSLM:
         described["conversation"] = [{"role": turn.role, "content": turn.content} for turn in context.conversation]
         made = await self.client.generate_hypotheses(context.input_text, described, context.count)
         readings = [as_reading(one, memories, context, self.name) for one in made]
-        about = [one for one in readings if one.evidence or is_about(one, context.input_text)]
+        about = [
+            one
+            for one in readings
+            if (one.evidence or is_about(one, context.input_text))
+            and is_worded(one.question)
+            and not is_copied(one, context, memories)
+        ]
         if not about:
-            raise ModelUnavailable("no reading has to do with the input", "off_topic")
+            raise reject("hypotheses", "no reading has to do with the input", "off_topic")
         return about
 
     async def compute_facet_updates(self, signal: Signal) -> Mapping[str, float]:
@@ -81,15 +89,17 @@ class ModelSLM:
     async def enrich_context(self, context: HypothesisContext) -> Mapping[str, object]:
         """Implicit goals, expertise and next steps."""
         known = {**_described(context.facets), "memories": [_document(each) for each in offered(context)]}
-        answer = await self.client.enrich_context(context.input_text, known)
-        return answer["enrichment"]
+        enrichment = (await self.client.enrich_context(context.input_text, known))["enrichment"]
+        lists = {name: readable("enrichment", enrichment[name]) for name in ("implicit_goals", "next_steps")}
+        return {**enrichment, **lists}
 
     async def generate_followup_questions(
         self, conversation_context: str, context: HypothesisContext, count: int
     ) -> Sequence[str]:
         """Questions that move the conversation on."""
         known = {**_described(context.facets), "memories": [_document(each) for each in offered(context)]}
-        return await self.client.generate_followup_questions(conversation_context, count=count, context=known)
+        questions = await self.client.generate_followup_questions(conversation_context, count=count, context=known)
+        return readable("followups", questions)
 
     async def aclose(self) -> None:
         """Close the connections."""
@@ -185,6 +195,26 @@ def is_about(reading: Reading, input_text: str) -> bool:
         for at in range(1 if term.isascii() else max(1, len(term) - 1))
     ]
     return not pieces or any(piece in said for piece in pieces)
+
+
+def is_worded(text: str) -> bool:
+    """Whether a text is made of letters in the main."""
+    return sum(character.isalpha() for character in text) >= MIN_LETTERS_SHARE * len(text)
+
+
+def readable(call: str, lines: Sequence[str]) -> list[str]:
+    """The lines that are worded, each once. Raises ModelUnavailable when none is."""
+    kept = list(dict.fromkeys(line for line in lines if is_worded(line)))
+    if not kept:
+        raise reject(call, "the answer holds no words", "off_topic")
+    return kept
+
+
+def is_copied(reading: Reading, context: HypothesisContext, memories: Sequence[Ranked]) -> bool:
+    """Whether a reading repeats the example of the instructions instead of reading the input."""
+    said = [context.input_text, *(turn.content for turn in context.conversation)]
+    own = {word for text in [*said, *(each.memory.content for each in memories)] for word in wording.words(text)}
+    return bool((EXAMPLE_WORDS & set(wording.words(f"{reading.question} {reading.request}"))) - own)
 
 
 def _rationale(evidence: Sequence[Ranked]) -> str:

@@ -161,6 +161,13 @@ class Guard:
             await asyncio.gather(*running, return_exceptions=True)
 
 
+def reject(call: str, message: str, cause: str) -> ModelUnavailable:
+    """The failure of an answer that came in time and in shape and is of no use, counted as the others are. It says
+    more about the model than about its server: the breaker does not see it."""
+    UNAVAILABLE.labels(call, cause).inc()
+    return ModelUnavailable(message, cause)
+
+
 def _pause(state: RetryCallState) -> float:
     """Seconds before the next try: what the server asks for, else a short while, not the same for all."""
     error: Any = state.outcome.exception() if state.outcome else None

@@ -7,6 +7,7 @@ hypotheses = await client.generate_hypotheses("build api", {"preferences": ["Pyt
 """
 
 import asyncio
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar, cast
@@ -43,6 +44,9 @@ RERANK_BATCH = 10
 
 VARIED = 0.3
 """Temperature where several different answers are wanted."""
+
+_SENTENCES = re.compile(r".*(?:[.!?…](?=\s|$)|[。！？])", re.DOTALL)
+"""A text up to the end of its last whole sentence."""
 
 _REPAIRED = frozenset({"broken_answer", "wrong_shape"})
 
@@ -157,7 +161,7 @@ class VLLMClient:
 
         async def work() -> Completion:
             completion = await self._endpoint.complete(ask)
-            if not completion.text.strip():
+            if not answers.cleaned(completion.text).strip():
                 raise ModelUnavailable("the summary is empty", "wrong_shape")
             await _check_language([completion.text], " ".join(parts), {})
             return completion
@@ -165,7 +169,8 @@ class VLLMClient:
         completion = await self._guard.run(ask.call, work)
         self._log("vllm_summary_generated", completion, texts=len(parts))
         text = answers.cleaned(completion.text).strip()
-        return text if completion.finish_reason != "length" else text[: text.rfind(".") + 1] or text
+        whole = _SENTENCES.match(text) if completion.finish_reason == "length" else None
+        return whole[0] if whole else text
 
     async def enrich_context(self, user_input: str, context: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
         """`{"enrichment": {implicit_goals, inferred_expertise_level, next_steps}}` of a request."""
