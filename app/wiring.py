@@ -22,6 +22,7 @@ from app.ports import SLM, Embedder, Reranker, SystemClock
 from app.services.afterwards import Afterwards
 from app.services.catalogues import CatalogueService
 from app.services.choices import ChoiceService
+from app.services.consent import ConsentService
 from app.services.context import ContextService
 from app.services.feedback import FeedbackService
 from app.services.hypotheses import HypothesisService
@@ -204,6 +205,7 @@ def build_services(
         ),
         personas=personas,
         transfer=TransferService(database, embedder, collector, user_store),
+        consent=ConsentService(database, user_store, collector, clock),
         telemetry=TelemetryReports(database, hypothesis_store, slm.name),
         collector=collector,
         slm=slm,

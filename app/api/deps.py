@@ -12,6 +12,7 @@ from app.domain.errors import Forbidden, Unauthenticated
 from app.ports import SLM, Embedder
 from app.services.afterwards import Afterwards
 from app.services.catalogues import CatalogueService
+from app.services.consent import ConsentService
 from app.services.context import ContextService
 from app.services.feedback import FeedbackService
 from app.services.hypotheses import HypothesisService
@@ -44,6 +45,7 @@ class Services:
     feedback: FeedbackService
     personas: PersonaService
     transfer: TransferService
+    consent: ConsentService
     telemetry: TelemetryReports
     collector: TrainingDataCollector
     slm: SLM

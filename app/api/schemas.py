@@ -575,12 +575,27 @@ class IntentsIn(Request):
     intents: Annotated[dict[Name, IntentIn], Field(max_length=200, json_schema_extra=_CLOSED)] | None = None
 
 
+class ConsentIn(Request):
+    """What a user says to training."""
+
+    training: bool
+
+
+class ConsentOut(Response):
+    """Whether samples of the user are kept; of those erased, the lines by file."""
+
+    training: bool
+    erased: dict[str, int] = {}
+
+
 class SettingsIn(Request):
-    """A tenant's own settings; what is absent falls back to the service's."""
+    """A tenant's own settings; what is absent falls back to the service's. `collect_training_data` false: no sample
+    of any of the tenant's users is kept."""
 
     weights: WeightsIn | None = None
     token_budget: Annotated[int, Field(ge=256, le=1_000_000), WHOLE] | None = None
     auto_advance_confidence: Annotated[float, Field(ge=0.5, le=1, allow_inf_nan=False)] | None = None
+    collect_training_data: bool | None = None
     intents: IntentsIn | None = None
 
 

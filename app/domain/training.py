@@ -14,8 +14,9 @@ from uuid import UUID
 from app.domain.errors import InvalidInput
 from app.domain.redaction import redact
 
-SCHEMA_VERSION = 1
-"""The version of all shapes here; a field that changes its meaning makes it rise."""
+SCHEMA_VERSION = 2
+"""The version of all shapes here; a field that changes its meaning makes it rise. 2: what a model was told
+(`context.memories`) and every hypothesis' `request`; `model`, `prompt_version` and `adapter` in every file."""
 
 HYPOTHESES_FILE = "hypotheses_data.jsonl"
 PERSONA_FILE = "persona_updates.jsonl"
@@ -44,12 +45,23 @@ class Proposed(Protocol):
 
 
 @dataclass(frozen=True)
+class Maker:
+    """What made the answer that a sample is about: the model (or `local`), its prompts' version, the adapter."""
+
+    model: str | None = None
+    prompt_version: str | None = None
+    adapter: str | None = None
+
+
+@dataclass(frozen=True)
 class About:
-    """What every sample says: when and of whom."""
+    """What every sample says: when, of whom, of whose making."""
 
     at: datetime
     user_id: str
     tenant_id: str = "default"
+    hypothesis_set_id: Id | None = None
+    maker: Maker = Maker()
 
     @property
     def timestamp(self) -> str:
@@ -62,7 +74,15 @@ class About:
 
     def tail(self) -> Sample:
         """The last fields of a sample. Only what a user consented to is ever made into one."""
-        return {"tenant_id": self.tenant_id, "schema_version": SCHEMA_VERSION, "consent": True}
+        return {
+            "hypothesis_set_id": _text(self.hypothesis_set_id),
+            "prompt_version": self.maker.prompt_version,
+            "model": self.maker.model,
+            "adapter": self.maker.adapter,
+            "tenant_id": self.tenant_id,
+            "schema_version": SCHEMA_VERSION,
+            "consent": True,
+        }
 
 
 def hypotheses_sample(
@@ -74,12 +94,10 @@ def hypotheses_sample(
     hypotheses: Sequence[Proposed | Mapping[str, Any]],
     selected_id: str | None,
     label: Label | None = None,
-    hypothesis_set_id: Id | None = None,
-    prompt_version: str | None = None,
-    model: str | None = None,
-    adapter: str | None = None,
+    memories: Sequence[Mapping[str, Any]] = (),
 ) -> Sample:
-    """The hypotheses shown for an input and which one the user chose (None: none of them).
+    """The hypotheses shown for an input and which one the user chose (None: none of them). `memories` are what a
+    model is told of the user, in its order: `type`, `content`, `date`.
 
     Without a `label` a choice is positive and no choice negative. Raises InvalidInput for another label or
     a `selected_id` that was not shown.
@@ -97,14 +115,11 @@ def hypotheses_sample(
             "persona_facets": _clean(dict(persona_facets)),
             "recent_goals": _clean(list(recent_goals)),
             "preferences": _clean(list(preferences)),
+            "memories": _clean([dict(memory) for memory in memories]),
         },
         "hypotheses": shown,
         "selected_id": selected_id,
         "label": label,
-        "hypothesis_set_id": _text(hypothesis_set_id),
-        "prompt_version": prompt_version,
-        "model": model,
-        "adapter": adapter,
         **about.tail(),
     }
 
@@ -155,7 +170,6 @@ def ranking_sample(
 def feedback_sample(
     about: About,
     execution_id: Id | None = None,
-    hypothesis_set_id: Id | None = None,
     is_success: bool | None = None,
     rating: float | None = None,
     comment: str | None = None,
@@ -165,7 +179,6 @@ def feedback_sample(
     return {
         **about.head(),
         "execution_id": _text(execution_id),
-        "hypothesis_set_id": _text(hypothesis_set_id),
         "success": is_success,
         "rating": rating,
         "comment": _clean(comment),
@@ -203,9 +216,17 @@ def is_of_tenant(sample: Sample, tenant_id: str) -> bool:
 def _shown(hypothesis: Proposed | Mapping[str, Any]) -> Sample:
     if isinstance(hypothesis, Mapping):
         one, question, confidence = hypothesis["id"], hypothesis["question"], hypothesis["confidence"]
+        request, evidence = hypothesis.get("request"), hypothesis.get("evidence", ())
     else:
         one, question, confidence = hypothesis.id, hypothesis.question, hypothesis.confidence
-    return {"id": str(one), "question": _clean(question), "confidence": float(confidence)}
+        request, evidence = getattr(hypothesis, "request", None), getattr(hypothesis, "evidence", ())
+    return {
+        "id": str(one),
+        "question": _clean(question),
+        "request": _clean(request),
+        "confidence": float(confidence),
+        "evidence": [str(memory_id) for memory_id in evidence],
+    }
 
 
 def _text(one: Id | None) -> str | None:

@@ -11,11 +11,12 @@ import structlog
 
 from app.domain.errors import NotFound, UserErased
 from app.domain.extraction import statements_in
+from app.domain.instructions import offered, told
 from app.domain.memory import Draft, MemoryType
 from app.domain.persona import Facet, Signal
 from app.domain.prompt import EnrichedPrompt
 from app.domain.ranking import Ranked
-from app.services.hypotheses import HypothesisService
+from app.services.hypotheses import HypothesisService, maker_of
 from app.services.memories import MemoryService
 from app.services.persona import PersonaService
 from app.services.training import TrainingDataCollector
@@ -123,7 +124,7 @@ class ChoiceService:
                 )
             if signal_id is not None:
                 await self.hypothesis_store.insert_signal(connection, _signal_row(choice, execution_id, signal_id))
-            if self.collector.is_enabled:
+            if self.collector.is_enabled and await self.users.consents(connection, choice.tenant_id, choice.user_id):
                 # While the user is held, so that an erasure comes before these lines or finds them.
                 await asyncio.to_thread(self._collect, choice, background, prompt)
         return signal_id
@@ -145,6 +146,7 @@ class ChoiceService:
 
     def _collect(self, choice: Choice, background: Background, prompt: EnrichedPrompt) -> None:
         """Keep what was shown and chosen, and how the memories were ranked, as training samples."""
+        maker = maker_of(choice.shown)
         if choice.shown is not None and choice.is_deliberate:
             self.collector.log_hypotheses(
                 user_id=choice.user_id,
@@ -155,9 +157,9 @@ class ChoiceService:
                 recent_goals=_contents(background.ranked, MemoryType.GOAL),
                 preferences=_contents(background.ranked, MemoryType.PREFERENCE),
                 tenant_id=choice.tenant_id,
+                memories=[told(each) for each in offered(background.ranked)],
                 hypothesis_set_id=choice.shown.set_id,
-                model=choice.shown.model or choice.shown.source,
-                prompt_version=choice.shown.prompt_version,
+                maker=maker,
             )
         if background.ranked:
             self.collector.log_ranking(
@@ -166,6 +168,8 @@ class ChoiceService:
                 candidates=[_ranking_sample(item) for item in background.ranked],
                 used_ids=[use.memory_id for use in prompt.uses],
                 tenant_id=choice.tenant_id,
+                hypothesis_set_id=choice.request.set_id,
+                maker=maker,
             )
 
 

@@ -13,7 +13,7 @@ from app.domain.extraction import statements_in
 from app.domain.memory import MemoryType
 from app.domain.persona import Signal
 from app.ports import Clock
-from app.services.hypotheses import HypothesisService
+from app.services.hypotheses import HypothesisService, maker_of
 from app.services.memories import MemoryService
 from app.services.persona import PersonaService
 from app.services.training import TrainingDataCollector
@@ -90,6 +90,7 @@ class FeedbackService:
                     "created_at": now,
                 },
             )
+            has_consent = await self.users.consents(connection, tenant_id, user_id)
             await asyncio.to_thread(
                 self.collector.log_feedback,
                 user_id=user_id,
@@ -100,6 +101,8 @@ class FeedbackService:
                 comment=feedback.comment or None,
                 rejected_ids=feedback.rejected_ids,
                 tenant_id=tenant_id,
+                maker=maker_of(shown),
+                has_consent=has_consent,
             )
         signal = Signal(
             "feedback",
@@ -157,6 +160,7 @@ class FeedbackService:
                 preferred=preferred,
                 reward=reward,
                 tenant_id=tenant_id,
+                has_consent=await self.users.consents(connection, tenant_id, user_id),
             )
         log.info("preference_recorded", preferred=preferred)
 

@@ -25,6 +25,7 @@ from app.domain.hypotheses import (
 from app.domain.persona import moved_centroid
 from app.domain.ranking import Ranked, Weights, rank
 from app.domain.readings import MIN_CHOICE_SIMILARITY
+from app.domain.training import Maker
 from app.ports import SLM, Clock
 from app.services.catalogues import CatalogueService, TenantSettings
 from app.services.ranking import RankingService
@@ -32,6 +33,7 @@ from app.services.telemetry import telemetry_service
 from app.store.engine import Database
 from app.store.hypotheses import Background, HypothesisStore
 from app.store.memories import MemoryStore, SearchFilter
+from app.store.tables import AnyRow
 from app.store.users import Centroid, UserStore
 
 log = structlog.get_logger(__name__)
@@ -267,3 +269,8 @@ def as_document(hypothesis: Hypothesis) -> dict[str, Any]:
         "evidence": [str(memory_id) for memory_id in hypothesis.evidence],
         "propensity": hypothesis.propensity,
     }
+
+
+def maker_of(shown: AnyRow | None) -> Maker:
+    """What made a stored set; nobody where there is none."""
+    return Maker(shown.model or shown.source, shown.prompt_version) if shown is not None else Maker()

@@ -10,6 +10,7 @@ import structlog
 
 from app.domain.errors import ModelUnavailable, NotFound, VersionConflict
 from app.domain.persona import Facet, FacetChange, Persona, Signal, apply_deltas
+from app.domain.training import Maker
 from app.ports import SLM, Clock
 from app.services.training import TrainingDataCollector
 from app.store.engine import Database
@@ -54,13 +55,13 @@ class PersonaService:
         The model judges outside the transaction; its deltas are applied to the facets as they are then,
         under a row lock, so that parallel signals all count.
         """
-        source = self.slm.name
+        judge = self.slm
         try:
             deltas = await self.slm.compute_facet_updates(signal)
         except ModelUnavailable as error:
             log.warning("facet_updates_degraded", cause=error.cause, reason=str(error))
-            source = self.fallback.name
-            deltas = await self.fallback.compute_facet_updates(signal)
+            judge = self.fallback
+            deltas = await judge.compute_facet_updates(signal)
         if not deltas:
             return []
         reason = _reason(signal)
@@ -77,8 +78,10 @@ class PersonaService:
                 facets_before=_values(persona),
                 updates=deltas,
                 facets_after=_values(moved),
-                source=source,
+                source=judge.name,
                 tenant_id=tenant_id,
+                maker=Maker(judge.model or judge.name, judge.prompt_version),
+                has_consent=await self.users.consents(connection, tenant_id, user_id),
             )
         log.info("persona_updated", facets=sorted(change.facet for change in changes), version=moved.version)
         return changes

@@ -83,6 +83,7 @@ users = Table(
     Column("vector_at", Moment),
     Column("created_at", Moment, nullable=False),
     Column("updated_at", Moment, nullable=False),
+    Column("has_consent", Boolean, nullable=False, server_default=text("true")),
     ForeignKeyConstraint(["tenant_id"], ["tenants.tenant_id"]),
 )
 

@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID, uuid4
 
-from sqlalchemy import delete, func, insert, select, text, update
+from sqlalchemy import and_, delete, func, insert, select, text, update
 from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -15,7 +15,7 @@ from app.domain.errors import UserErased
 from app.domain.persona import DEFAULT_FACETS, Facet, FacetChange, Persona
 from app.store.engine import Statements
 from app.store.memories import vector_from_bytes, vector_literal
-from app.store.tables import USER_TABLES, AnyRow, facet_changes, users
+from app.store.tables import USER_TABLES, AnyRow, facet_changes, tenants, users
 
 _LOCK_USER = text("SELECT pg_advisory_xact_lock(hashtextextended(:tenant_id || chr(31) || :user_id, 0))")
 
@@ -104,6 +104,26 @@ class UserStore:
         if known_since is not None:
             query = query.where(users.c.created_at == known_since)
         return (await connection.execute(query.with_for_update(read=True, key_share=True))).first() is not None
+
+    async def consents(self, connection: AsyncConnection, tenant_id: str, user_id: str) -> bool:
+        """Whether what this user does may be kept as training samples: neither they nor their tenant opted out."""
+        is_open = func.coalesce(tenants.c.settings["collect_training_data"].as_boolean(), True)
+        query = (
+            select(and_(users.c.has_consent, is_open))
+            .join(tenants, tenants.c.tenant_id == users.c.tenant_id)
+            .where(users.c.tenant_id == tenant_id, users.c.user_id == user_id)
+        )
+        return (await connection.execute(query)).scalar_one_or_none() or False
+
+    async def set_consent(
+        self, connection: AsyncConnection, tenant_id: str, user_id: str, *, has_consent: bool
+    ) -> None:
+        """Write whether a user consents. The user has to be held."""
+        await connection.execute(
+            update(users)
+            .where(users.c.tenant_id == tenant_id, users.c.user_id == user_id)
+            .values(has_consent=has_consent)
+        )
 
     async def exists(self, connection: AsyncConnection, tenant_id: str, user_id: str) -> bool:
         """Whether the tenant knows this user."""

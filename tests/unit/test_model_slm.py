@@ -9,14 +9,14 @@ from uuid import UUID
 import pytest
 import yaml
 
-from app.clients.slm.model import MIN_SIMILARITY, UNSUPPORTED, ModelSLM, SLMReranker, as_reading, is_about, offered
+from app.clients.slm.model import UNSUPPORTED, ModelSLM, SLMReranker, as_reading, is_about
 from app.clients.slm.resilience import Limits
 from app.clients.slm.vllm import ModelHypothesis, VLLMClient
 from app.domain import catalogue as module
 from app.domain.catalogue import parse_catalogue
 from app.domain.errors import ModelUnavailable
 from app.domain.hypotheses import HypothesisContext, Reading, Turn
-from app.domain.instructions import MAX_MEMORIES, PROMPT_VERSION
+from app.domain.instructions import MAX_MEMORIES, MIN_SIMILARITY, PROMPT_VERSION, offered
 from app.domain.memory import Memory, MemoryType
 from app.domain.persona import Facet, Signal
 from app.domain.ranking import Ranked
@@ -61,7 +61,7 @@ def test_what_is_far_from_the_input_is_not_told_unless_it_always_holds() -> None
         fact("far profile", PROFILE, similarity=far, number=7),
     ]
 
-    told = [each.memory.content for each in offered(context(memories=memories))]
+    told = [each.memory.content for each in offered(memories)]
 
     assert told == ["near", "far preference", "far constraint", "far goal", "far profile"]
 
@@ -72,8 +72,8 @@ def test_the_best_are_told_in_an_order_that_does_not_depend_on_the_input() -> No
         fact(f"fact {number}", number=number) for number in range(20, 40)
     ]
 
-    first = offered(context(memories=memories))
-    second = offered(context("something else", [*reversed(memories[:4]), *memories[4:]]))
+    first = offered(memories)
+    second = offered([*reversed(memories[:4]), *memories[4:]])
 
     assert len(first) == MAX_MEMORIES
     assert [each.memory.memory_id.int for each in first[:4]] == [1, 3, 7, 9]

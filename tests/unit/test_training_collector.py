@@ -12,7 +12,7 @@ import pytest
 import structlog
 
 from app.domain.errors import InvalidInput
-from app.domain.training import FILES
+from app.domain.training import FILES, Maker
 from app.services.training import TrainingDataCollector
 
 NOW = datetime(2025, 10, 19, 10, 30, 0, 123456, tzinfo=UTC)
@@ -81,8 +81,8 @@ def test_a_hypotheses_sample_is_the_guides(collector: TrainingDataCollector, tmp
         hypotheses=[SimpleNamespace(id="h1", question="Do you want to build a REST API?", confidence=0.85)],
         selected_id="h1",
         hypothesis_set_id=UUID(int=7),
-        prompt_version="v1",
-        model="local",
+        maker=Maker("local", "v1"),
+        memories=[{"type": "GOAL", "content": "deploy services", "date": "2025-10-01"}],
     )
     guide = {
         "timestamp": "2025-10-19T10:30:00Z",
@@ -92,8 +92,17 @@ def test_a_hypotheses_sample_is_the_guides(collector: TrainingDataCollector, tmp
             "persona_facets": {"concise": 0.7, "code_first": 0.8},
             "recent_goals": ["deploy services"],
             "preferences": ["Python", "FastAPI"],
+            "memories": [{"type": "GOAL", "content": "deploy services", "date": "2025-10-01"}],
         },
-        "hypotheses": [{"id": "h1", "question": "Do you want to build a REST API?", "confidence": 0.85}],
+        "hypotheses": [
+            {
+                "id": "h1",
+                "question": "Do you want to build a REST API?",
+                "request": None,
+                "confidence": 0.85,
+                "evidence": [],
+            }
+        ],
         "selected_id": "h1",
         "label": "positive",
     }
@@ -103,7 +112,7 @@ def test_a_hypotheses_sample_is_the_guides(collector: TrainingDataCollector, tmp
         "model": "local",
         "adapter": None,
         "tenant_id": "default",
-        "schema_version": 1,
+        "schema_version": 2,
         "consent": True,
     }
     [sample] = lines(tmp_path / "hypotheses_data.jsonl")
@@ -118,7 +127,8 @@ def test_no_choice_is_a_negative_sample(collector: TrainingDataCollector) -> Non
 def test_the_other_samples(collector: TrainingDataCollector, tmp_path: Path) -> None:
     assert log_one_of_each(collector, "u", "acme", "too brief") == [True] * 5
     head = {"timestamp": "2025-10-19T10:30:00Z", "user_id": "u"}
-    tail = {"tenant_id": "acme", "schema_version": 1, "consent": True}
+    made = {"hypothesis_set_id": None, "prompt_version": None, "model": None, "adapter": None}
+    tail = {**made, "tenant_id": "acme", "schema_version": 2, "consent": True}
     assert lines(tmp_path / "persona_updates.jsonl") == [
         head
         | {

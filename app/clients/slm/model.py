@@ -10,18 +10,12 @@ from app.clients.slm.vllm import ModelHypothesis, VLLMClient
 from app.domain import wording
 from app.domain.calibration import prior_of, score
 from app.domain.hypotheses import HypothesisContext, Reading
-from app.domain.instructions import EXAMPLE_WORDS, MAX_MEMORIES
-from app.domain.memory import MemoryType
+from app.domain.instructions import EXAMPLE_WORDS, offered, told
 from app.domain.persona import Facet, Signal
 from app.domain.ranking import Ranked
 from app.domain.readings import VALUE_SEPARATOR
 from app.domain.redaction import redact
 from app.settings import Settings
-
-_STANDING = frozenset({MemoryType.PREFERENCE, MemoryType.CONSTRAINT, MemoryType.GOAL, MemoryType.PROFILE})
-
-MIN_SIMILARITY = 0.15
-"""A memory further from the input than this is no material for reading it, unless it says how things are wanted."""
 
 MIN_LETTERS_SHARE = 0.4
 """A line with fewer letters than this comes from a model that lost its way into digits and signs."""
@@ -53,8 +47,8 @@ class ModelSLM:
 
     async def propose_readings(self, context: HypothesisContext) -> Sequence[Reading]:
         """The model's readings, each with the memories it demonstrably rests on."""
-        memories = offered(context)
-        described = {**_described(context.facets), "memories": [_document(each) for each in memories]}
+        memories = offered(context.memories)
+        described = {**_described(context.facets), "memories": [told(each) for each in memories]}
         described["conversation"] = [{"role": turn.role, "content": turn.content} for turn in context.conversation]
         made = await self.client.generate_hypotheses(context.input_text, described, context.count)
         readings = [as_reading(one, memories, context, self.name) for one in made]
@@ -88,7 +82,7 @@ class ModelSLM:
 
     async def enrich_context(self, context: HypothesisContext) -> Mapping[str, object]:
         """Implicit goals, expertise and next steps."""
-        known = {**_described(context.facets), "memories": [_document(each) for each in offered(context)]}
+        known = {**_described(context.facets), "memories": [told(each) for each in offered(context.memories)]}
         enrichment = (await self.client.enrich_context(context.input_text, known))["enrichment"]
         lists = {name: readable("enrichment", enrichment[name]) for name in ("implicit_goals", "next_steps")}
         return {**enrichment, **lists}
@@ -97,7 +91,7 @@ class ModelSLM:
         self, conversation_context: str, context: HypothesisContext, count: int
     ) -> Sequence[str]:
         """Questions that move the conversation on."""
-        known = {**_described(context.facets), "memories": [_document(each) for each in offered(context)]}
+        known = {**_described(context.facets), "memories": [told(each) for each in offered(context.memories)]}
         questions = await self.client.generate_followup_questions(conversation_context, count=count, context=known)
         return readable("followups", questions)
 
@@ -147,14 +141,6 @@ class SLMReranker:
 
     async def aclose(self) -> None:
         """Nothing: the model is closed by its owner."""
-
-
-def offered(context: HypothesisContext) -> list[Ranked]:
-    """The memories a prompt tells, in the order of their ids: prompts of one user then begin alike, whatever the
-    input, and the server computes that part once."""
-    fitting = [each for each in context.memories if each.similarity >= MIN_SIMILARITY or each.memory.type in _STANDING]
-    best = fitting[:MAX_MEMORIES]
-    return sorted(best, key=lambda each: (each.memory.created_at, each.memory.memory_id))
 
 
 def as_reading(made: ModelHypothesis, memories: Sequence[Ranked], context: HypothesisContext, source: str) -> Reading:
@@ -227,8 +213,3 @@ def _rationale(evidence: Sequence[Ranked]) -> str:
 def _described(facets: Mapping[str, Facet]) -> dict[str, Any]:
     """The facets that are known well enough to shape an answer."""
     return {"persona_facets": {name: facet.value for name, facet in facets.items() if facet.is_expressed}}
-
-
-def _document(ranked: Ranked) -> dict[str, Any]:
-    memory = ranked.memory
-    return {"type": memory.type.value, "content": memory.content, "date": memory.valid_from.date().isoformat()}

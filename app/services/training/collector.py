@@ -12,13 +12,16 @@ import orjson
 import structlog
 
 from app.domain import training as samples
-from app.domain.training import Id, Label, Preferred, Proposed, Sample
+from app.domain.training import Id, Label, Maker, Preferred, Proposed, Sample
 from app.ports import Clock, SystemClock
 from app.settings import load_settings
 
 _log: structlog.stdlib.BoundLogger = structlog.stdlib.get_logger(__name__)
 
 _BLOCK = 1 << 16
+
+NOBODY = Maker()
+"""Where nobody says what made an answer."""
 
 
 class TrainingDataCollector:
@@ -72,18 +75,17 @@ class TrainingDataCollector:
         recent_goals: Sequence[str] = (),
         preferences: Sequence[str] = (),
         label: Label | None = None,
+        memories: Sequence[Mapping[str, Any]] = (),
         tenant_id: str = "default",
         hypothesis_set_id: Id | None = None,
-        prompt_version: str | None = None,
-        model: str | None = None,
-        adapter: str | None = None,
+        maker: Maker = NOBODY,
         has_consent: bool = True,
     ) -> bool:
         """Hypotheses shown for an input and the choice. Raises InvalidInput as `hypotheses_sample` does."""
         return has_consent and self._log(
             samples.HYPOTHESES_FILE,
             lambda: samples.hypotheses_sample(
-                self._about(user_id, tenant_id),
+                self._about(user_id, tenant_id, hypothesis_set_id, maker),
                 user_input,
                 persona_facets or {},
                 recent_goals,
@@ -91,10 +93,7 @@ class TrainingDataCollector:
                 hypotheses,
                 selected_id,
                 label,
-                hypothesis_set_id,
-                prompt_version,
-                model,
-                adapter,
+                memories,
             ),
         )
 
@@ -108,13 +107,20 @@ class TrainingDataCollector:
         facets_after: Mapping[str, float],
         source: str | None = None,
         tenant_id: str = "default",
+        hypothesis_set_id: Id | None = None,
+        maker: Maker = NOBODY,
         has_consent: bool = True,
     ) -> bool:
         """A signal and the facets it moved."""
         return has_consent and self._log(
             samples.PERSONA_FILE,
             lambda: samples.persona_sample(
-                self._about(user_id, tenant_id), signal, facets_before, updates, facets_after, source
+                self._about(user_id, tenant_id, hypothesis_set_id, maker),
+                signal,
+                facets_before,
+                updates,
+                facets_after,
+                source,
             ),
         )
 
@@ -127,12 +133,16 @@ class TrainingDataCollector:
         used_ids: Sequence[Id] = (),
         is_success: bool | None = None,
         tenant_id: str = "default",
+        hypothesis_set_id: Id | None = None,
+        maker: Maker = NOBODY,
         has_consent: bool = True,
     ) -> bool:
         """The memories found for a query, best first, each with an `id`, and which of them were used."""
         return has_consent and self._log(
             samples.RANKING_FILE,
-            lambda: samples.ranking_sample(self._about(user_id, tenant_id), query, candidates, used_ids, is_success),
+            lambda: samples.ranking_sample(
+                self._about(user_id, tenant_id, hypothesis_set_id, maker), query, candidates, used_ids, is_success
+            ),
         )
 
     def log_feedback(
@@ -146,15 +156,15 @@ class TrainingDataCollector:
         comment: str | None = None,
         rejected_ids: Sequence[str] = (),
         tenant_id: str = "default",
+        maker: Maker = NOBODY,
         has_consent: bool = True,
     ) -> bool:
         """What a user said of an answer."""
         return has_consent and self._log(
             samples.FEEDBACK_FILE,
             lambda: samples.feedback_sample(
-                self._about(user_id, tenant_id),
+                self._about(user_id, tenant_id, hypothesis_set_id, maker),
                 execution_id,
-                hypothesis_set_id,
                 is_success,
                 rating,
                 comment,
@@ -171,13 +181,15 @@ class TrainingDataCollector:
         reward: float | None = None,
         *,
         tenant_id: str = "default",
+        hypothesis_set_id: Id | None = None,
+        maker: Maker = NOBODY,
         has_consent: bool = True,
     ) -> bool:
         """Which of two hypotheses a user prefers: `hypothesis_a`, `hypothesis_b` or `tie`, else InvalidInput."""
         return has_consent and self._log(
             samples.PREFERENCES_FILE,
             lambda: samples.preference_sample(
-                self._about(user_id, tenant_id), hypothesis_a, hypothesis_b, preferred, reward
+                self._about(user_id, tenant_id, hypothesis_set_id, maker), hypothesis_a, hypothesis_b, preferred, reward
             ),
         )
 
@@ -248,8 +260,8 @@ class TrainingDataCollector:
             with suppress(FileNotFoundError), (self.directory / file).open("rb") as opened:
                 os.fsync(opened.fileno())
 
-    def _about(self, user_id: str, tenant_id: str) -> samples.About:
-        return samples.About(self._clock.now(), user_id, tenant_id)
+    def _about(self, user_id: str, tenant_id: str, set_id: Id | None, maker: Maker) -> samples.About:
+        return samples.About(self._clock.now(), user_id, tenant_id, set_id, maker)
 
     def _log(self, file: str, build: Callable[[], Sample]) -> bool:
         if not self.is_enabled:
