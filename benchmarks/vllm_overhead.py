@@ -14,12 +14,13 @@ request's latency is the service's, whatever the model chose to say and however 
 and the caller's are in it, too.
 
 Beside that, the same bytes go straight to the model: each request that the service sent was recorded, and is sent
-again by a client that does nothing but wait for the end of the answer. Both kinds run in rounds, in random order, one
-at a time, through the same relay. Every prompt was sent before, so that the server's prefix cache helps both alike.
-Sampled answers differ in length, so that comparison is per token written.
+again by a client that does nothing but wait for the end of the answer. Both kinds run in turns, in alternating order,
+one at a time, through the same relay, so that the server's prefix cache helps both alike. Sampled answers differ in
+length, so that comparison is per token written.
 
 Throughput is that of 16 users at once, each with one request in flight, without the relay: a pass through the
-service, a pass straight to the model, in alternating order, the same requests in both.
+service, a pass straight to the model, in alternating order, the same requests in both. A pass ends with its longest
+answer: with a model that samples, passes differ for that alone.
 """
 
 import argparse
@@ -61,12 +62,10 @@ from benchmarks.model_servers import (
 )
 from benchmarks.report import (
     Figure,
-    Operation,
     Seconds,
     Target,
     arguments,
     describe_machine,
-    interleaved,
     new_progress,
     percentile,
     publish,
@@ -187,7 +186,7 @@ def plan_for(kind: str, is_quick: bool) -> Plan:
     """How much is measured with a server."""
     if is_quick:
         return Plan(2, 1, 1, 0)
-    return {"builtin": Plan(12, 2, 1, 0), "vllm": Plan(8, 1, 1, 0)}.get(kind, Plan(40, 3, 8))
+    return {"builtin": Plan(12, 2, 1, 0), "vllm": Plan(8, 2, 2, 0)}.get(kind, Plan(40, 3, 8))
 
 
 async def run(
@@ -205,7 +204,7 @@ async def run(
         machine[f"model server{f' ({prefix[:-1]})' if prefix else ''}"] = server.about
         async with Tap(server.base_url).listening() as tap, running_service(folder, tap.base_url, server) as address:
             cases = await prepare(said, address, tap, random)
-            served, direct = await measure_latency(plan, cases, address, tap, random, progress)
+            served, direct = await measure_latency(plan, cases, address, tap, progress)
         async with running_service(folder, server.base_url, server) as address:
             passes = await measure_throughput(plan, cases, address, server, progress)
     figures = [*latency_figures(served, direct), *throughput_figures(passes)]
@@ -237,7 +236,7 @@ def asked_in(request: bytes) -> str:
 
 
 async def measure_latency(
-    plan: Plan, cases: Sequence[Case], address: str, tap: Tap, random: Random, progress: Progress
+    plan: Plan, cases: Sequence[Case], address: str, tap: Tap, progress: Progress
 ) -> tuple[list[Served], list[tuple[Reply, float]]]:
     """Rounds of one request through the service and one straight to the model, for the same prompt; the direct ones
     with the seconds of the exchange on the wire."""
@@ -256,11 +255,13 @@ async def measure_latency(
         reply = checked(await model.send(case.request))
         direct.append((reply, tap.taken()[0].seconds))
 
-    def make(number: int) -> dict[str, Operation]:
+    bar = progress.add_task("one at a time", total=plan.rounds)
+    for number in range(plan.rounds):
         case = cases[number % len(cases)]
-        return {"service": lambda: through(case), "model": lambda: straight(case)}
-
-    await interleaved(make, rounds=plan.rounds, warm_up=0, random=random, progress=progress)
+        # The second of the two finds its prompt in the server's cache, so each comes first as often as the other.
+        for ask in (through, straight) if number % 2 else (straight, through):
+            await ask(case)
+        progress.advance(bar)
     await service.aclose()
     await model.aclose()
     return served, direct
