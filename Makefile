@@ -33,10 +33,17 @@ $(VENV)/.builtin: requirements/builtin.txt $(VENV)/.service
 	@$(call INSTALL,requirements/builtin.txt)
 	@touch $@
 
-.PHONY: help install install-builtin run test check demo bench lock format lint types floors test-e2e setup-vllm test-vllm
+$(VENV)/.training: requirements/training-data.txt $(VENV)/.service
+	@echo "installing what datasets are prepared with into $(VENV) ..."
+	@$(call INSTALL,requirements/training-data.txt)
+	@touch $@
+
+.PHONY: help install install-builtin install-training run test check demo bench lock format lint types floors test-e2e setup-vllm test-vllm
 install: $(VENV)/.dev ## .venv with the service and its test tools
 
 install-builtin: $(VENV)/.builtin ## a small chat model beside the service, for SLM_IMPL=builtin
+
+install-training: $(VENV)/.training ## what training datasets are prepared with
 
 run: $(VENV)/.service ## the service on PORT (8080), with its own database
 	@$(VENV)/bin/embed-service run
@@ -78,4 +85,5 @@ check: lint types floors test test-e2e ## everything CI checks but vLLM's own te
 lock: ## recompute the lock files (needs uv)
 	uv pip compile -q --universal --python-version 3.11 --no-emit-index-url --no-header --generate-hashes pyproject.toml -o requirements/service.txt
 	uv pip compile -q --universal --python-version 3.11 --no-emit-index-url --no-header --generate-hashes --extra builtin pyproject.toml -o requirements/builtin.txt
-	uv pip compile -q --universal --python-version 3.11 --no-emit-index-url --no-header --generate-hashes --extra dev --extra builtin pyproject.toml -o requirements/dev.txt
+	uv pip compile -q --universal --python-version 3.11 --no-emit-index-url --no-header --generate-hashes --extra training pyproject.toml -o requirements/training-data.txt
+	uv pip compile -q --universal --python-version 3.11 --no-emit-index-url --no-header --generate-hashes --extra dev --extra builtin --extra training pyproject.toml -o requirements/dev.txt

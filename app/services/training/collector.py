@@ -224,7 +224,7 @@ class TrainingDataCollector:
         """
         damaged = 0
         with ExitStack() as stack:
-            for opened, size in self._open_all(file, stack):
+            for opened, size in self.open_all(file, stack):
                 for line in _lines(opened, size):
                     sample = _parse(line)
                     if sample is None:
@@ -314,7 +314,7 @@ class TrainingDataCollector:
         active = self.directory / file
         return [*paths, active] if active.exists() else paths
 
-    def _open_all(self, file: str, stack: ExitStack) -> list[tuple[BinaryIO, int]]:
+    def open_all(self, file: str, stack: ExitStack) -> list[tuple[BinaryIO, int]]:
         """All files of a name, opened at one moment, with their sizes then."""
         if not self.directory.is_dir():
             return []

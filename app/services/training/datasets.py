@@ -1,0 +1,522 @@
+"""From samples to datasets: cleaned, without doubles, split by user and by time, and erasable.
+
+    {output_dir}/hypotheses_chat.jsonl          what is trained on
+    {output_dir}/hypotheses_chat.heldout.jsonl  users that training never sees
+    {output_dir}/hypotheses_chat.later.jsonl    the other users, after the last moment of training
+
+and the same for `preferences`, `facets_chat` and `rerank`; `dataset_summary.json` says what went in and what did not.
+"""
+
+import asyncio
+import hashlib
+import os
+import pkgutil
+import secrets
+import sqlite3
+import threading
+import time
+from array import array
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, closing, suppress
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from functools import lru_cache
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, BinaryIO, Literal, cast
+
+import orjson
+import structlog
+from tokenizers import Tokenizer as FastTokenizer
+
+from app.domain import datasets, training
+from app.domain.datasets import DATASETS, SOURCES, SPLITS, SUMMARY_FILE, DatasetOptions, Lesson, Row, SplitKey
+from app.domain.errors import InvalidInput
+from app.domain.instructions import PROMPT_VERSION
+from app.domain.training import Sample
+from app.ports import Tokenizer
+from app.services.training.collector import TrainingDataCollector
+from app.services.training.dataset_files import (
+    ERASED,
+    UNFINISHED,
+    Target,
+    document,
+    erase,
+    locked,
+    read_summary,
+    settle,
+    write_durably,
+)
+from app.services.training.duplicates import SeenSamples
+
+_log: structlog.stdlib.BoundLogger = structlog.stdlib.get_logger(__name__)
+
+KEY_FILE = "split.key"
+KEY_BYTES = 32
+SUMMARY_VERSION = 1
+
+_SERVICE_TOKENIZER = "app.clients.tokenizer:SentencePieceTokenizer"
+"""Named, not imported: what runs without the wiring gets the same tokenizer that the wiring hands out."""
+
+_STEP = 1000
+"""Samples between two reports of progress."""
+
+_CACHED_LINES = 1 << 15
+"""Lines of prompts whose length is remembered."""
+
+DEFAULT_OPTIONS = DatasetOptions()
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a preparation is, in bytes of samples; each is read twice."""
+
+    stage: Literal["reading", "writing"]
+    done: int
+    total: int
+
+
+OnProgress = Callable[[Progress], None]
+
+
+class ModelTrainer:
+    """Makes training material out of collected samples."""
+
+    def __init__(self, collector: TrainingDataCollector, tokenizer: Tokenizer | None = None) -> None:
+        """Lengths are counted with `tokenizer`, the service's own where it is None."""
+        self.collector = collector
+        self._tokenizer = tokenizer
+
+    async def prepare_training_dataset(
+        self,
+        output_dir: str | Path = "./data/training/datasets",
+        tenant_id: str | None = None,
+        is_dry_run: bool = False,
+        on_progress: OnProgress | None = None,
+        *,
+        options: DatasetOptions = DEFAULT_OPTIONS,
+        tokenizer_file: str | Path | None = None,
+    ) -> dict[str, Any]:
+        """The training files' paths by dataset (`hypotheses`, `preferences`, `facets`, `rerank`) and the `summary`'s.
+
+        Of one tenant or of all. `tokenizer_file` is a base model's `tokenizer.json`, to count lengths as it does. A
+        dry run writes nothing and returns `{"summary": the document}`. `on_progress` is called on a worker thread.
+
+        The samples are those there are at the start. The files are written aside and take the old ones' places
+        when all are complete: after a kill the old ones stand, or the next call finishes the change. The same
+        samples, key and options give the same bytes. Cancelling ends it, soon. Memory: below 500 MB for a million
+        samples. One preparation runs at a time; another waits. Raises InvalidInput for options or a tokenizer
+        file that mean nothing, OSError when the disk refuses.
+        """
+        stop = threading.Event()
+
+        def report(progress: Progress) -> None:
+            if stop.is_set():
+                raise _Stopped
+            if on_progress is not None:
+                on_progress(progress)
+
+        folder = None if is_dry_run else Path(output_dir)
+        try:
+            summary = await asyncio.to_thread(self._prepare, folder, tenant_id, options, tokenizer_file, report)
+        except asyncio.CancelledError:
+            stop.set()
+            raise
+        rows = sum(each["rows"] for each in summary["files"].values())
+        _log.info("training_datasets_prepared", rows=rows, is_dry_run=is_dry_run, seconds=summary["seconds"])
+        if is_dry_run:
+            return {"summary": summary}
+        paths = {name: f"{output_dir}/{dataset}.jsonl" for name, dataset in DATASETS.items()}
+        return {**paths, "summary": f"{output_dir}/{SUMMARY_FILE}"}
+
+    def erase_user(
+        self, tenant_id: str, user_id: str, output_dir: str | Path = "./data/training/datasets"
+    ) -> dict[str, int]:
+        """Remove every row of a user from the datasets; the rows removed by file. Erase the samples first: what is
+        being prepared at this moment leaves the user out, too.
+
+        Each file is replaced as a whole, and durable when this returns; broken off halfway, it can be called again.
+        Raises InvalidInput where the datasets were made with another key, or with one that is lost: then nobody can
+        say which rows are the user's, and the datasets have to be deleted.
+        """
+        folder = Path(output_dir)
+        if not folder.is_dir():
+            return {}
+        with locked(folder / ".lock"):
+            settle(folder)
+            summary = read_summary(folder)
+            key_file = self.collector.directory / KEY_FILE
+            key = SplitKey(key_file.read_bytes()) if key_file.exists() else None
+            unfinished = folder / UNFINISHED
+            if key is not None and unfinished.is_dir():
+                with (unfinished / ERASED).open("a") as out:
+                    out.write(f"{key.user(tenant_id, user_id)}\n")
+            if summary is None:
+                return {}
+            if key is None or summary["key_id"] != key.key_id:
+                raise InvalidInput("These datasets were made with another split.key: delete them and prepare new ones.")
+            before = document(summary)
+            removed = erase(folder, frozenset({key.user(tenant_id, user_id)}), summary)
+            if document(summary) != before:
+                write_durably(folder / SUMMARY_FILE, document(summary))
+            return removed
+
+    def _prepare(
+        self,
+        folder: Path | None,
+        tenant_id: str | None,
+        options: DatasetOptions,
+        tokenizer_file: str | Path | None,
+        report: OnProgress,
+    ) -> dict[str, Any]:
+        """The whole of it, on a worker thread; without a folder the summary only."""
+        started = time.monotonic()
+        count, name = self._counter(tokenizer_file)
+        with Target(folder) as target:
+            key = self._key(is_kept=folder is not None)
+            count = lru_cache(maxsize=_CACHED_LINES)(count)
+            summary = _Preparation(self.collector, key, target, tenant_id, options, count).run(report)
+            summary |= {"tokenizer": name, "seconds": round(time.monotonic() - started, 3)}
+            target.publish(summary)
+        return summary
+
+    def _counter(self, file: str | Path | None) -> tuple[Callable[[str], int], str]:
+        """What counts tokens, and its name for the summary."""
+        if file is None:
+            tokenizer = self._tokenizer or cast(Tokenizer, pkgutil.resolve_name(_SERVICE_TOKENIZER)())
+            return tokenizer.count, type(tokenizer).__name__
+        try:
+            content = Path(file).read_bytes()
+            fast = FastTokenizer.from_str(content.decode())
+        except Exception as error:  # noqa: BLE001 - the library raises Exception itself
+            raise InvalidInput(f"{file} is no tokenizer.json: {error}", field="tokenizer_file") from None
+        fast.no_truncation()
+        fast.no_padding()
+        return (
+            lambda text: len(fast.encode(text, add_special_tokens=False).ids),
+            f"sha256:{hashlib.sha256(content).hexdigest()}",
+        )
+
+    def _key(self, is_kept: bool) -> SplitKey:
+        """The key of these samples, made once. A dry run without one makes one up and forgets it."""
+        path = self.collector.directory / KEY_FILE
+        if not path.exists():
+            if not is_kept:
+                return SplitKey(secrets.token_bytes(KEY_BYTES))
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            new = path.with_name(f".{KEY_FILE}.{os.getpid()}.{secrets.token_hex(4)}")
+            write_durably(new, secrets.token_bytes(KEY_BYTES))
+            with suppress(FileExistsError):  # another process was quicker
+                os.link(new, path)
+            new.unlink()
+        secret = path.read_bytes()
+        if len(secret) != KEY_BYTES:
+            raise InvalidInput(f"{path} is damaged: it has to hold {KEY_BYTES} bytes.", field=KEY_FILE)
+        return SplitKey(secret)
+
+
+class _Stopped(Exception):
+    """The caller no longer waits."""
+
+
+@dataclass
+class _Counts:
+    """What became of the samples that a dataset was offered."""
+
+    samples_in: int = 0
+    samples_out: int = 0
+    dropped: Counter[str] = field(default_factory=Counter[str])
+    rows_dropped: Counter[str] = field(default_factory=Counter[str])
+    redacted: Counter[str] = field(default_factory=Counter[str])
+
+    def summary(self) -> dict[str, Any]:
+        return {
+            "samples_in": self.samples_in,
+            "samples_out": self.samples_out,
+            "dropped": dict(sorted(self.dropped.items())),
+            "rows_dropped": dict(sorted(self.rows_dropped.items())),
+            "redacted": dict(sorted(self.redacted.items())),
+        }
+
+
+@dataclass
+class _Survey:
+    """What the first reading finds out."""
+
+    samples: Counter[str] = field(default_factory=Counter[str])
+    damaged: Counter[str] = field(default_factory=Counter[str])
+    checksums: dict[str, dict[str, str]] = field(default_factory=dict[str, dict[str, str]])
+    owned: Counter[tuple[str, int]] = field(default_factory=Counter[tuple[str, int]])
+    """Samples by file and user; counted only where a user has a limit."""
+
+    heldout: set[int] = field(default_factory=set[int])
+    trained: set[int] = field(default_factory=set[int])
+    moments: "array[int]" = field(default_factory=lambda: array("q"))
+    heldout_moments: "array[int]" = field(default_factory=lambda: array("q"))
+    cut: int = 0
+    is_split_by_user: bool = True
+
+
+class _Preparation:
+    """One run: everything is read once to know the users and the times, and once more to write."""
+
+    def __init__(
+        self,
+        collector: TrainingDataCollector,
+        key: SplitKey,
+        target: Target,
+        tenant_id: str | None,
+        options: DatasetOptions,
+        count: Callable[[str], int],
+    ) -> None:
+        self._collector = collector
+        self._key = key
+        self._target = target
+        self._tenant_id = tenant_id
+        self._options = options
+        self._count = count
+        self._survey = _Survey()
+        self._counts = {name: _Counts() for name in DATASETS.values()}
+        self._used: Counter[tuple[str, int]] = Counter()
+
+    def run(self, report: OnProgress) -> dict[str, Any]:
+        """Write the datasets; the summary, but for what the caller knows better."""
+        with _Samples(self._collector, report) as samples, closing(_TurnedDown()) as turned_down:
+            for file in training.FILES:
+                self._survey_file(file, samples, turned_down)
+            self._settle_splits()
+            for file in SOURCES:
+                with closing(SeenSamples(self._survey.samples[file], self._options.near_duplicate)) as seen:
+                    for sample in samples.read(file, "writing"):
+                        if sample is not None:
+                            self._teach(file, sample, seen, turned_down)
+        return self._summary()
+
+    def _survey_file(self, file: str, samples: "_Samples", turned_down: "_TurnedDown") -> None:
+        survey = self._survey
+        for sample in samples.read(file, "reading"):
+            if sample is None:
+                survey.damaged[file] += 1
+                continue
+            if not self._is_wanted(sample):
+                continue
+            survey.samples[file] += 1
+            owner, moment = datasets.owner_of(sample), datasets.moment_of(sample)
+            if owner is None or moment is None:
+                continue
+            if file == training.FEEDBACK_FILE:
+                turned_down.add(owner, sample)
+                continue
+            user = self._key.user(*owner)
+            is_heldout = self._key.is_heldout(user, self._options.heldout_share)
+            (survey.heldout if is_heldout else survey.trained).add(_number(user))
+            (survey.heldout_moments if is_heldout else survey.moments).append(moment)
+            if self._options.max_per_user is not None:
+                survey.owned[file, _number(user)] += 1
+        survey.checksums[file] = samples.checksums(file)
+
+    def _settle_splits(self) -> None:
+        """Where every user would be held out, as in the first days of a service, nobody is."""
+        survey = self._survey
+        if not survey.moments:
+            survey.is_split_by_user = False
+            survey.moments, survey.trained = survey.heldout_moments, survey.heldout
+            survey.heldout = set()
+        moments = sorted(survey.moments)
+        survey.cut = datasets.cut_at(moments, self._options.later_share) or 0
+        survey.moments = survey.heldout_moments = array("q")
+
+    def _teach(self, file: str, sample: Sample, seen: SeenSamples, turned_down: "_TurnedDown") -> None:
+        """Write what a sample teaches, or count why it teaches nothing."""
+        if not self._is_wanted(sample):
+            return
+        for name in SOURCES[file]:
+            self._counts[name].samples_in += 1
+        owner, moment = datasets.owner_of(sample), datasets.moment_of(sample)
+        if owner is None or moment is None:
+            self._drop(SOURCES[file], "malformed")
+            return
+        if sample.get("consent") is False:
+            self._drop(SOURCES[file], "no_consent")
+            return
+        meta = datasets.meta_of(sample, self._key, owner)
+        if self._is_over_limit(file, _number(meta["user"])):
+            self._drop(SOURCES[file], "over_limit")
+            return
+        sample, found = datasets.without_secrets(sample)
+        rejected = turned_down.of(owner, sample) if file == training.HYPOTHESES_FILE else frozenset[str]()
+        taught = datasets.taught_by(file, sample, self._key, rejected)
+        split = self._split(meta["user"], moment)
+        fitting: dict[str, list[Row]] = {}
+        for name, lesson in taught.lessons.items():
+            if isinstance(lesson, Lesson):
+                fitting[name] = self._fitting(lesson, meta)
+            else:
+                self._drop([name], lesson.reason)
+        written = {name: rows for name, rows in fitting.items() if rows}
+        self._drop([name for name in fitting if name not in written], "too_long")
+        if not written:
+            return
+        if double := seen.look(taught.said, taught.known, SPLITS.index(split)):
+            where = SPLITS[double.split]
+            self._drop(written, double.kind if where == split else f"{double.kind}_of_{where}")
+            return
+        for name, rows in written.items():
+            self._counts[name].samples_out += 1
+            self._counts[name].redacted.update(found)
+            for row in rows:
+                self._target.write(name, split, row)
+
+    def _fitting(self, lesson: Lesson, meta: Row) -> list[Row]:
+        """The rows of a lesson that are not too long, with their `meta`."""
+        rows: list[Row] = []
+        for row, label in lesson.rows:
+            tokens = datasets.tokens_in(row, self._count)
+            if tokens > self._options.max_tokens:
+                self._counts[lesson.dataset].rows_dropped["too_long"] += 1
+            else:
+                rows.append({**row, "meta": {**meta, "label": label, "tokens": tokens}})
+        return rows
+
+    def _is_wanted(self, sample: Sample) -> bool:
+        return self._tenant_id is None or training.is_of_tenant(sample, self._tenant_id)
+
+    def _is_over_limit(self, file: str, user: int) -> bool:
+        """Whether a user has so many newer samples in a file that this one is too many."""
+        if self._options.max_per_user is None:
+            return False
+        self._used[file, user] += 1
+        return self._survey.owned[file, user] - self._used[file, user] >= self._options.max_per_user
+
+    def _split(self, user: str, moment: int) -> datasets.Split:
+        is_heldout = self._survey.is_split_by_user and self._key.is_heldout(user, self._options.heldout_share)
+        return datasets.split_of(is_heldout, moment, self._survey.cut)
+
+    def _drop(self, names: Iterable[str], reason: str) -> None:
+        for name in names:
+            self._counts[name].dropped[reason] += 1
+
+    def _summary(self) -> dict[str, Any]:
+        survey = self._survey
+        inputs = {
+            file: {
+                "samples": survey.samples[file],
+                "damaged_lines": survey.damaged[file],
+                "sha256": survey.checksums[file],
+            }
+            for file in training.FILES
+        }
+        has_samples = bool(survey.trained)
+        return {
+            "version": SUMMARY_VERSION,
+            "prompt_version": PROMPT_VERSION,
+            "schema_version": training.SCHEMA_VERSION,
+            "datasketch": version("datasketch"),
+            "key_id": self._key.key_id,
+            "tenant": None if self._tenant_id is None else self._key.tenant(self._tenant_id),
+            "options": asdict(self._options),
+            "cut_at": datetime.fromtimestamp(survey.cut, UTC).strftime("%Y-%m-%dT%H:%M:%SZ") if has_samples else None,
+            "users": {"train": len(survey.trained), "heldout": len(survey.heldout)},
+            "inputs": inputs,
+            "datasets": {name: counts.summary() for name, counts in self._counts.items()},
+            "files": self._target.summary(),
+            "erasures": 0,
+        }
+
+
+class _Samples:
+    """All files of samples as they are at one moment, whatever is written, rotated or erased meanwhile."""
+
+    def __init__(self, collector: TrainingDataCollector, report: OnProgress) -> None:
+        self._collector = collector
+        self._report = report
+        self._stack = ExitStack()
+        self._files: dict[str, list[tuple[BinaryIO, int]]] = {}
+        self._hashes: dict[str, dict[str, str]] = {}
+        self._done = self._total = 0
+
+    def __enter__(self) -> "_Samples":
+        with ExitStack() as stack:
+            for file in training.FILES:
+                self._files[file] = self._collector.open_all(file, stack)
+            self._stack = stack.pop_all()
+        sizes = {file: sum(size for _, size in opened) for file, opened in self._files.items()}
+        self._total = sum(sizes.values()) + sum(sizes[file] for file in SOURCES)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def read(self, file: str, stage: Literal["reading", "writing"]) -> Iterator[Sample | None]:
+        """The samples of a file, oldest first; None for a damaged line. The first reading works out checksums."""
+        number = 0
+        for opened, size in self._files[file]:
+            opened.seek(0)
+            digest = hashlib.sha256() if stage == "reading" else None
+            left = size
+            for line in opened:
+                if len(line) > left:
+                    break
+                left -= len(line)
+                if digest is not None:
+                    digest.update(line)
+                number += 1
+                if number % _STEP == 0:
+                    self._report(Progress(stage, self._done + size - left, self._total))
+                if line.strip():
+                    yield _parse(line)
+            self._done += size
+            self._report(Progress(stage, self._done, self._total))
+            if digest is not None:
+                self._hashes.setdefault(file, {})[Path(opened.name).name] = digest.hexdigest()
+
+    def checksums(self, file: str) -> dict[str, str]:
+        """The sha256 of the files of a name, rotated ones too, as far as they were read."""
+        return self._hashes.get(file, {})
+
+
+class _TurnedDown:
+    """Which hypotheses feedback turned down, by their set, on disk."""
+
+    def __init__(self) -> None:
+        self._database = sqlite3.connect("")  # a temporary file, gone when it is closed
+        self._database.execute("PRAGMA journal_mode = OFF")
+        self._database.execute("CREATE TABLE rejected (of BLOB, ids BLOB)")
+        self._is_indexed = False
+
+    def add(self, owner: tuple[str, str], feedback: Sample) -> None:
+        """Keep the `rejected_ids` of a feedback that says which set it is about."""
+        ids = feedback.get("rejected_ids")
+        if isinstance(ids, list) and ids and feedback.get("hypothesis_set_id"):
+            self._database.execute("INSERT INTO rejected VALUES (?, ?)", (_set_of(owner, feedback), orjson.dumps(ids)))
+
+    def of(self, owner: tuple[str, str], sample: Sample) -> frozenset[str]:
+        """What was turned down of the set that a sample is about, by its owner."""
+        if not sample.get("hypothesis_set_id"):
+            return frozenset()
+        if not self._is_indexed:
+            self._database.execute("CREATE INDEX by_set ON rejected (of)")
+            self._is_indexed = True
+        found = self._database.execute("SELECT ids FROM rejected WHERE of = ?", (_set_of(owner, sample),))
+        return frozenset(str(one) for (ids,) in found for one in orjson.loads(ids))
+
+    def close(self) -> None:
+        """Forget everything."""
+        self._database.close()
+
+
+def _parse(line: bytes) -> Sample | None:
+    try:
+        sample = orjson.loads(line)
+    except orjson.JSONDecodeError:
+        return None
+    return cast("Sample", sample) if isinstance(sample, dict) else None
+
+
+def _set_of(owner: tuple[str, str], sample: Sample) -> bytes:
+    return hashlib.blake2b(orjson.dumps([*owner, str(sample["hypothesis_set_id"])]), digest_size=16).digest()
+
+
+def _number(user: str) -> int:
+    return int(user[:16], 16)
