@@ -38,7 +38,7 @@ $(VENV)/.training: requirements/training-data.txt $(VENV)/.service
 	@$(call INSTALL,requirements/training-data.txt)
 	@touch $@
 
-.PHONY: help install install-builtin install-training run test check demo bench lock format lint types floors test-e2e setup-vllm test-vllm
+.PHONY: help install install-builtin install-training run test check demo bench lock format lint types floors test-e2e setup-vllm test-vllm setup-training test-training
 install: $(VENV)/.dev ## .venv with the service and its test tools
 
 install-builtin: $(VENV)/.builtin ## a small chat model beside the service, for SLM_IMPL=builtin
@@ -62,6 +62,13 @@ setup-vllm: ## a vLLM of its own in venv-vllm, for GPU or CPU
 
 test-vllm: $(VENV)/.dev ## against a real vLLM with a real model, started by start_vllm.sh (minutes)
 	$(PY) -m pytest -m "vllm" tests/vllm
+
+setup-training: ## an environment for fine-tuning in venv-train, for GPU or CPU
+	./setup_training.sh
+
+test-training: $(VENV)/.dev ## generated training scripts, run for real (minutes)
+	./setup_training.sh
+	$(PY) -m pytest -m "training" tests/training
 
 bench: $(VENV)/.dev ## the benchmark tables
 	$(PY) -m benchmarks.core_loop

@@ -49,6 +49,7 @@ from app.services.training.dataset_files import (
     write_durably,
 )
 from app.services.training.duplicates import SeenSamples
+from app.services.training.scripts import Method, TrainingOptions, generate_training_script
 
 _log: structlog.stdlib.BoundLogger = structlog.stdlib.get_logger(__name__)
 
@@ -80,6 +81,9 @@ class Progress:
 OnProgress = Callable[[Progress], None]
 
 
+SCRIPT_NAME = "train_model.py"
+
+
 class ModelTrainer:
     """Makes training material out of collected samples."""
 
@@ -87,6 +91,27 @@ class ModelTrainer:
         """Lengths are counted with `tokenizer`, the service's own where it is None."""
         self.collector = collector
         self._tokenizer = tokenizer
+
+    def generate_training_script(
+        self,
+        dataset_path: str | Path,
+        model_name: str,
+        output_model_path: str | Path,
+        *,
+        method: Method = "sft",
+        options: TrainingOptions | None = None,
+        script_path: str | Path | None = None,
+    ) -> Path:
+        """Write the script that trains `model_name` on a prepared dataset, `train_model.py` beside the samples unless
+        `script_path` says otherwise; its path. Raises InvalidInput for what cannot be trained."""
+        return generate_training_script(
+            dataset_path=dataset_path,
+            model_name=model_name,
+            output_model_path=output_model_path,
+            method=method,
+            options=options,
+            script_path=script_path or self.collector.directory / SCRIPT_NAME,
+        )
 
     async def prepare_training_dataset(
         self,
