@@ -119,12 +119,19 @@ def fence(ranked: Ranked, text: str) -> str:
     return f'<memory type="{memory.type}" date="{day}">{escape(text, quote=False)}</memory>'
 
 
-def compose(request: PromptRequest, count: CountTokens, truncate: Truncate, summarise: Summarise) -> EnrichedPrompt:
+def compose(
+    request: PromptRequest,
+    count: CountTokens,
+    truncate: Truncate,
+    summarise: Summarise,
+    reworded: frozenset[str] = frozenset(),
+) -> EnrichedPrompt:
     """The enriched prompt of `request`, with `count(prompt) <= token_budget` always.
 
     Everything is redacted first; a memory that the request quotes is fenced there too. Sections are filled in
-    order of rank; what does not fit a section's share is summarised into what is left of it. When even the
-    fixed parts exceed the budget, the sections go first, then the user's own text is cut.
+    order of rank; what does not fit a section's share is summarised into what is left of it, in sentences of the
+    memories unless the summary is one of `reworded`. When even the fixed parts exceed the budget, the sections go
+    first, then the user's own text is cut.
     """
     material = _prepared(request)
     meaning, said, counts = material.meaning, material.said, material.redactions
@@ -136,7 +143,7 @@ def compose(request: PromptRequest, count: CountTokens, truncate: Truncate, summ
     scale = 1.0
     while True:
         available = int((request.token_budget - count(fixed)) * scale)
-        filled, uses = _fill(material, available, count, gist_of)
+        filled, uses = _fill(material, available, count, gist_of, reworded)
         text = _assemble(filled, meaning, said)
         tokens = count(text)
         if tokens <= request.token_budget:
@@ -203,7 +210,11 @@ def _fence_quotations(meaning: str, facts: Sequence[tuple[Ranked, str]]) -> str:
 
 
 def _fill(
-    material: _Material, available: int, count: CountTokens, summarise: Callable[[Sequence[Item], int], str]
+    material: _Material,
+    available: int,
+    count: CountTokens,
+    summarise: Callable[[Sequence[Item], int], str],
+    reworded: frozenset[str] = frozenset(),
 ) -> tuple[dict[str, str], list[Use]]:
     sections = material.sections
     costs = {name: [count(item.text) + 2 for item in items] for name, items in sections.items()}
@@ -226,19 +237,20 @@ def _fill(
         gist = summarise(overflow, left - 2) if overflow and left > 24 else ""
         if gist:
             lines.append(gist)
-            uses.extend(use for item in _told(overflow, gist) for use in _use(item, name))
+            uses.extend(use for item in _told(overflow, gist, is_reworded=gist in reworded) for use in _use(item, name))
         if lines:
             filled[name] = "\n".join(lines)
     return filled, uses
 
 
-def _told(items: Sequence[Item], gist: str) -> list[Item]:
+def _told(items: Sequence[Item], gist: str, *, is_reworded: bool) -> list[Item]:
     """The items that a gist tells: those with a sentence in it; where it has words of its own, those with most of
     their words in it."""
+    if is_reworded:
+        words = set(content_words(gist))
+        return [item for item in items if _share(set(content_words(item.content)), words) >= MOST_TOLD]
     said = set(sentences(gist))
-    quoted = [item for item in items if said & set(sentences(item.text))]
-    words = set(content_words(gist))
-    return quoted or [item for item in items if _share(set(content_words(item.content)), words) >= MOST_TOLD]
+    return [item for item in items if said & set(sentences(item.text))]
 
 
 def _share(terms: set[str], words: set[str]) -> float:

@@ -176,7 +176,7 @@ class ContextService:
             gist = gists.get(tuple(lines), "")
             return gist if gist and count(gist) <= max_tokens else extractive_summary(lines, max_tokens, count)
 
-        return compose(asked, count, self.tokenizer.truncate, summarise)
+        return compose(asked, count, self.tokenizer.truncate, summarise, frozenset(gists.values()))
 
 
 def relevant(ranked: Sequence[Ranked], evidence: frozenset[UUID]) -> list[Ranked]:

@@ -1,5 +1,6 @@
 """The enriched prompt: what goes where, what is left out first, and what a memory can never do."""
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from uuid import UUID
 
@@ -7,7 +8,16 @@ import pytest
 
 from app.clients.tokenizer import SentencePieceTokenizer
 from app.domain.memory import Memory, MemoryType
-from app.domain.prompt import SAFETY, SECTION_OF, SECTION_TITLES, EnrichedPrompt, PromptRequest, compose
+from app.domain.prompt import (
+    SAFETY,
+    SECTION_OF,
+    SECTION_TITLES,
+    EnrichedPrompt,
+    PromptRequest,
+    compose,
+    fence_gist,
+    overflows,
+)
 from app.domain.ranking import Ranked
 from app.domain.summaries import extractive_summary
 
@@ -145,3 +155,46 @@ def test_an_input_longer_than_the_budget_is_cut_at_its_end() -> None:
 @pytest.mark.parametrize("said", ["", " ", "\ud800", "\x00"])
 def test_odd_inputs_make_a_prompt(said: str) -> None:
     assert composed(said=said).text.startswith(SAFETY)
+
+
+def crowded() -> PromptRequest:
+    """More history than a small budget holds."""
+    story = "The team moved service {0} to Docker. " + "It took them hours of patient work with many cups of tea. " * 6
+    memories = [ranked(story.format(day), MemoryType.HISTORY, day) for day in range(1, 20)]
+    memories.append(ranked("Goldfish swim below the lilies of our pond. " * 8, MemoryType.HISTORY, 20))
+    return PromptRequest("deploy", "deploy", memories, (), 600)
+
+
+def test_what_will_not_fit_is_known_beforehand() -> None:
+    """A model can be asked for the gist before the prompt is put together: it gets the very lines that `compose`
+    would summarise, redacted and without their fences."""
+    asked: list[tuple[str, ...]] = []
+
+    def noted(lines: Sequence[str], _: int) -> str:
+        asked.append(tuple(lines))
+        return ""
+
+    compose(crowded(), TOKENIZER.count, TOKENIZER.truncate, noted)
+    (found,) = overflows(crowded(), TOKENIZER.count)
+
+    assert found.lines == asked[0]
+    assert all(content.startswith(("The team", "Goldfish")) for content in found.contents)
+    assert len(found.contents) == len(found.lines) < 20
+    assert 0 < found.max_tokens < 600
+
+
+def test_a_gist_in_other_words_tells_the_memories_whose_words_it_has() -> None:
+    """A model's summary stands fenced in the prompt; the memories with most of their words in it count as used."""
+    (found,) = overflows(crowded(), TOKENIZER.count)
+    number = int(found.contents[0].split()[4])
+    gist = fence_gist(
+        f"Moving service {number} to Docker took the team hours of patient work, many cups of tea, moved <b>"
+    )
+
+    prompt = compose(crowded(), TOKENIZER.count, TOKENIZER.truncate, lambda *_: gist, frozenset({gist}))
+
+    assert gist in prompt.text
+    assert "&lt;b&gt;" in gist
+    used = {use.memory_id for use in prompt.uses}
+    assert UUID(int=number) in used
+    assert UUID(int=20) not in used
