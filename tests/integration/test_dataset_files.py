@@ -84,7 +84,8 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Samples of all kinds of forty users."""
+    """Samples of all kinds of forty users, and a key that puts some of them on each side of the split."""
+    (tmp_path / "split.key").write_bytes(b"a key of thirty-two bytes to try")
     for number in range(240):
         user = f"user-{number % 40}@mail.example"
         head = {key: choice(number, user)[key] for key in ("timestamp", "user_id")}
@@ -289,8 +290,9 @@ async def test_progress_ends_at_its_total(folder: Path) -> None:
 
 
 def test_the_key_is_made_once_and_is_private(folder: Path) -> None:
-    prepare(folder)
     key = folder / "split.key"
+    key.unlink()
+    prepare(folder)
     first = key.read_bytes()
     assert len(first) == 32
     assert key.stat().st_mode & 0o777 == 0o600
