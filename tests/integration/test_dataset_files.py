@@ -82,10 +82,14 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in sorted((folder / "datasets").glob("*.jsonl"))}
 
 
+KEY = b"a key of thirty-two bytes to try"
+"""With a key by chance a split would be empty now and then."""
+
+
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """Samples of all kinds of forty users, and a key that puts some of them on each side of the split."""
-    (tmp_path / "split.key").write_bytes(b"a key of thirty-two bytes to try")
+    (tmp_path / "split.key").write_bytes(KEY)
     for number in range(240):
         user = f"user-{number % 40}@mail.example"
         head = {key: choice(number, user)[key] for key in ("timestamp", "user_id")}
@@ -185,6 +189,7 @@ def test_no_row_names_a_user_and_no_secret_is_left(folder: Path) -> None:
 
 
 def test_doubles_are_dropped_and_never_divided_between_splits(tmp_path: Path) -> None:
+    (tmp_path / "split.key").write_bytes(KEY)
     options = DatasetOptions(heldout_share=0.5, later_share=0.0)
     write(tmp_path, training.HYPOTHESES_FILE, *(choice(number, f"user-{number}") for number in range(60)))
     before = prepare(tmp_path, options=options)
