@@ -116,6 +116,11 @@ class Settings(BaseSettings):
             raise ValueError("postgresql://USER:PASSWORD@HOST:PORT/NAME, or unset for the embedded one")
         return value or None
 
+    @property
+    def slm_key(self) -> str | None:
+        """The key of the language model's server, in the clear."""
+        return self.slm_api_key.get_secret_value() if self.slm_api_key else None
+
     @cached_property
     def training_dir(self) -> Path:
         """Where training samples are written."""

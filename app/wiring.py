@@ -91,16 +91,17 @@ async def open_embedder(settings: Settings) -> Embedder:
 async def open_slm(settings: Settings) -> SLM:
     """The small language model that `settings` name. Raises ModelUnavailable when the built-in one cannot start; a
     server that is down is no reason not to start."""
-    key = settings.slm_api_key.get_secret_value() if settings.slm_api_key else None
     limits = limits_of(settings)
     match settings.slm_impl:
         case "local":
             return LocalSLM(SentencePieceTokenizer())
         case "vllm":
-            client = VLLMClient(settings.vllm_base_url, settings.vllm_model_name, api_key=key, limits=limits)
+            client = VLLMClient(
+                settings.vllm_base_url, settings.vllm_model_name, api_key=settings.slm_key, limits=limits
+            )
         case "openai":
             address = cast(str, settings.slm_base_url)
-            client = VLLMClient(address, settings.slm_model, name="openai", api_key=key, limits=limits)
+            client = VLLMClient(address, settings.slm_model, name="openai", api_key=settings.slm_key, limits=limits)
         case "builtin":
             return await BuiltinSLM.open(settings, limits)
     await asyncio.to_thread(language.warm)
@@ -110,8 +111,7 @@ async def open_slm(settings: Settings) -> SLM:
 async def open_reranker(settings: Settings, embedder: Embedder, slm: SLM) -> Reranker:
     """The reranker that `settings` name; else the SLM where it is a server's, else the built-in rules."""
     if settings.vllm_rerank_url is not None:
-        key = settings.slm_api_key.get_secret_value() if settings.slm_api_key else None
-        return ServerReranker(settings.vllm_rerank_url, api_key=key)
+        return ServerReranker(settings.vllm_rerank_url, api_key=settings.slm_key)
     if settings.rerank_model is not None:
         return await asyncio.to_thread(
             CrossEncoderReranker.load, settings.rerank_model, settings.data_dir, settings.embed_threads

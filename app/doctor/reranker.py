@@ -23,7 +23,7 @@ _MEND = "start a reranking model there, check VLLM_RERANK_URL, or unset it"
 async def check_reranker(settings: Settings, client: httpx2.AsyncClient) -> Check:
     """VLLM_RERANK_URL, else RERANK_MODEL, else the chat model, else what is built in. Raises Unfit."""
     if settings.vllm_rerank_url is not None:
-        key = settings.slm_api_key.get_secret_value() if settings.slm_api_key else None
+        key = settings.slm_key
         scores = await try_reranker(settings.vllm_rerank_url, key, client)
         return judge_scores(describe(settings.vllm_rerank_url), scores)
     if settings.rerank_model is not None:

@@ -64,7 +64,7 @@ class Answers:
 
 def slm_server(settings: Settings) -> ModelServer | None:
     """The language model's server; None where the model needs none."""
-    key = settings.slm_api_key.get_secret_value() if settings.slm_api_key else None
+    key = settings.slm_key
     if settings.slm_impl == "vllm":
         url = settings.vllm_base_url
         start = "./start_vllm.sh" if is_here(url) else f"start vLLM on {urlsplit(url).hostname}, or check VLLM_BASE_URL"

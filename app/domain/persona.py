@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -77,6 +77,18 @@ class Signal:
     comment: str = ""
     rating: float | None = None
     is_success: bool | None = None
+
+    @property
+    def document(self) -> dict[str, Any]:
+        """What happened, as a model is told it and a training sample keeps it: the two have to be the same."""
+        return {
+            "kind": self.kind,
+            "chosen": self.chosen_text,
+            "rejected": list(self.rejected_texts),
+            "feedback": self.comment,
+            "rating": self.rating,
+            "success": self.is_success,
+        }
 
 
 @dataclass(frozen=True)

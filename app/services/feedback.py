@@ -90,7 +90,7 @@ class FeedbackService:
                     "created_at": now,
                 },
             )
-            has_consent = await self.users.consents(connection, tenant_id, user_id)
+            has_consent = self.collector.is_enabled and await self.users.consents(connection, tenant_id, user_id)
             await asyncio.to_thread(
                 self.collector.log_feedback,
                 user_id=user_id,
@@ -160,7 +160,7 @@ class FeedbackService:
                 preferred=preferred,
                 reward=reward,
                 tenant_id=tenant_id,
-                has_consent=await self.users.consents(connection, tenant_id, user_id),
+                has_consent=self.collector.is_enabled and await self.users.consents(connection, tenant_id, user_id),
             )
         log.info("preference_recorded", preferred=preferred)
 

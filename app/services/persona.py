@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 from uuid import UUID
 
 import structlog
@@ -74,14 +73,14 @@ class PersonaService:
             await asyncio.to_thread(
                 self.collector.log_persona_update,
                 user_id=user_id,
-                signal=_sample(signal),
+                signal=signal.document,
                 facets_before=_values(persona),
                 updates=deltas,
                 facets_after=_values(moved),
                 source=judge.name,
                 tenant_id=tenant_id,
                 maker=Maker(judge.model or judge.name, judge.prompt_version),
-                has_consent=await self.users.consents(connection, tenant_id, user_id),
+                has_consent=self.collector.is_enabled and await self.users.consents(connection, tenant_id, user_id),
             )
         log.info("persona_updated", facets=sorted(change.facet for change in changes), version=moved.version)
         return changes
@@ -120,18 +119,6 @@ def _reason(signal: Signal) -> str:
     if signal.rejected_texts:
         parts.append(f"{len(signal.rejected_texts)} rejected")
     return ", ".join(parts)
-
-
-def _sample(signal: Signal) -> dict[str, Any]:
-    """A signal as training data keeps it."""
-    return {
-        "kind": signal.kind,
-        "chosen": signal.chosen_text,
-        "rejected": list(signal.rejected_texts),
-        "feedback": signal.comment,
-        "rating": signal.rating,
-        "success": signal.is_success,
-    }
 
 
 def _values(persona: Persona) -> dict[str, float]:

@@ -11,7 +11,7 @@ from app.domain import wording
 from app.domain.calibration import prior_of, score
 from app.domain.hypotheses import HypothesisContext, Reading
 from app.domain.instructions import EXAMPLE_WORDS, offered, told
-from app.domain.persona import Facet, Signal
+from app.domain.persona import Signal
 from app.domain.ranking import Ranked
 from app.domain.readings import VALUE_SEPARATOR
 from app.domain.redaction import redact
@@ -48,9 +48,7 @@ class ModelSLM:
     async def propose_readings(self, context: HypothesisContext) -> Sequence[Reading]:
         """The model's readings, each with the memories it demonstrably rests on."""
         memories = offered(context.memories)
-        described = {**_described(context.facets), "memories": [told(each) for each in memories]}
-        described["conversation"] = [{"role": turn.role, "content": turn.content} for turn in context.conversation]
-        made = await self.client.generate_hypotheses(context.input_text, described, context.count)
+        made = await self.client.generate_hypotheses(context.input_text, _known(context, memories), context.count)
         readings = [as_reading(one, memories, context, self.name) for one in made]
         about = [
             one
@@ -65,16 +63,8 @@ class ModelSLM:
 
     async def compute_facet_updates(self, signal: Signal) -> Mapping[str, float]:
         """The model's facet deltas for one signal."""
-        said = {
-            "kind": signal.kind,
-            "chosen": signal.chosen_text,
-            "rejected": list(signal.rejected_texts),
-            "feedback": signal.comment,
-            "rating": signal.rating,
-            "success": signal.is_success,
-        }
         values = {name: facet.value for name, facet in signal.facets.items()}
-        return await self.client.compute_facet_updates(said, values)
+        return await self.client.compute_facet_updates(signal.document, values)
 
     async def summarize(self, texts: Sequence[str], max_tokens: int) -> str:
         """The gist of `texts`."""
@@ -82,7 +72,7 @@ class ModelSLM:
 
     async def enrich_context(self, context: HypothesisContext) -> Mapping[str, object]:
         """Implicit goals, expertise and next steps."""
-        known = {**_described(context.facets), "memories": [told(each) for each in offered(context.memories)]}
+        known = _known(context, offered(context.memories))
         enrichment = (await self.client.enrich_context(context.input_text, known))["enrichment"]
         lists = {name: readable("enrichment", enrichment[name]) for name in ("implicit_goals", "next_steps")}
         return {**enrichment, **lists}
@@ -91,7 +81,7 @@ class ModelSLM:
         self, conversation_context: str, context: HypothesisContext, count: int
     ) -> Sequence[str]:
         """Questions that move the conversation on."""
-        known = {**_described(context.facets), "memories": [told(each) for each in offered(context.memories)]}
+        known = _known(context, offered(context.memories))
         questions = await self.client.generate_followup_questions(conversation_context, count=count, context=known)
         return readable("followups", questions)
 
@@ -210,6 +200,10 @@ def _rationale(evidence: Sequence[Ranked]) -> str:
     return f"You said {said}."
 
 
-def _described(facets: Mapping[str, Facet]) -> dict[str, Any]:
-    """The facets that are known well enough to shape an answer."""
-    return {"persona_facets": {name: facet.value for name, facet in facets.items() if facet.is_expressed}}
+def _known(context: HypothesisContext, memories: Sequence[Ranked]) -> dict[str, Any]:
+    """What instructions tell of a context: the facets known well enough to shape an answer, memories, conversation."""
+    return {
+        "persona_facets": {name: facet.value for name, facet in context.facets.items() if facet.is_expressed},
+        "memories": [told(each) for each in memories],
+        "conversation": [{"role": turn.role, "content": turn.content} for turn in context.conversation],
+    }

@@ -93,8 +93,7 @@ class VLLMClient:
             model = model or (settings.vllm_model_name if base_url is None else None)
             base_url = base_url or settings.vllm_base_url
             limits = limits or limits_of(settings)
-            secret = settings.slm_api_key
-            api_key = api_key or (secret.get_secret_value() if secret else None)
+            api_key = api_key or settings.slm_key
         self.name = name
         self._endpoint = ChatEndpoint(
             name,
