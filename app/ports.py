@@ -6,6 +6,7 @@ that runs on both.
 
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Protocol
 
 from app.domain.embeddings import EmbeddingSpace, Vectors
@@ -110,9 +111,10 @@ class SLM(Protocol):
         """Its circuit breaker's: `closed`, `open` or `half_open`."""
         ...
 
-    async def propose_readings(self, context: HypothesisContext) -> Sequence[Reading]:
-        """Candidate readings of an input, best first, each with its evidence. As all of them, raises
-        ModelUnavailable when the model cannot answer in the request's time."""
+    async def propose_readings(self, context: HypothesisContext, adapter: str | None = None) -> Sequence[Reading]:
+        """Candidate readings of an input, best first, each with its evidence; by the adapter of that name where one is
+        given and the model has any. As all of them, raises ModelUnavailable when the model cannot answer in the
+        request's time; with the cause `unknown_adapter` where its server does not have the adapter."""
         ...
 
     async def compute_facet_updates(self, signal: Signal) -> Mapping[str, float]:
@@ -135,4 +137,26 @@ class SLM(Protocol):
 
     async def aclose(self) -> None:
         """Let go of connections and processes."""
+        ...
+
+
+class AdapterServer(Protocol):
+    """A model server that takes LoRA adapters while it runs. All raise ModelUnavailable when it does not answer."""
+
+    @property
+    def base_model(self) -> str:
+        """The model that the adapters have to be made for, as the server calls it."""
+        ...
+
+    async def load(self, adapter: str, folder: Path) -> None:
+        """Take in an adapter under a name, and see that it answers; nothing where it is there already. A name stands
+        for the same weights for ever. Raises AdapterRefused where the server will not have it."""
+        ...
+
+    async def unload(self, adapter: str) -> None:
+        """Let an adapter go; nothing where it is not there."""
+        ...
+
+    async def loaded(self) -> frozenset[str]:
+        """The names of the adapters it can answer with."""
         ...

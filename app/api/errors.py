@@ -21,6 +21,8 @@ PROBLEM_JSON = "application/problem+json"
 _STATUS: tuple[tuple[type[domain.DomainError], int, str, str], ...] = (
     (domain.NotFound, 404, "not-found", "Not found"),
     (domain.InvalidInput, 422, "invalid-input", "Invalid input"),
+    (domain.NotReady, 409, "not-ready", "Something is missing first"),
+    (domain.AdapterRefused, 502, "adapter-refused", "The model server refused the adapter"),
     (domain.UserErased, 409, "user-erased", "Erased meanwhile"),
     (domain.VersionConflict, 409, "version-conflict", "Changed by someone else"),
     (domain.Unauthenticated, 401, "unauthenticated", "No valid API key"),

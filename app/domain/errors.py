@@ -21,6 +21,14 @@ class VersionConflict(DomainError):
     """Someone else changed it first: load it again, then retry."""
 
 
+class NotReady(DomainError):
+    """It exists, and what it needs first is missing; `str(error)` says what to do."""
+
+
+class AdapterRefused(DomainError):
+    """A model server will not take an adapter; `str(error)` says why, as far as it says."""
+
+
 class UserErased(DomainError):
     """The user was erased while something about them was under way; what was under way is dropped."""
 

@@ -158,6 +158,7 @@ hypothesis_sets = Table(
     Column("answered_at", Moment),
     Column("model", Text),
     Column("prompt_version", Text),
+    Column("adapter", Text),
     _user_key(),
     Index("ix_hypothesis_sets_user", "tenant_id", "user_id", "created_at"),
     Index("ix_hypothesis_sets_created", "tenant_id", "created_at"),
@@ -218,6 +219,41 @@ calibrations = Table(
     Column("fitted_at", Moment, nullable=False),
     ForeignKeyConstraint(["tenant_id"], ["tenants.tenant_id"]),
 )
+
+training_runs = Table(
+    "training_runs",
+    metadata,
+    Column("tenant_id", Text, primary_key=True),
+    Column("run_id", Text, primary_key=True),
+    Column("method", Text, nullable=False),
+    Column("base_model", Text, nullable=False),
+    Column("folder", Text, nullable=False),
+    Column("status", Text, nullable=False),
+    Column("created_at", Moment, nullable=False),
+    Column("finished_at", Moment),
+    Column("metadata", JSONB, nullable=False, server_default=text("'{}'::jsonb")),
+    Column("judgement", JSONB),
+    Column("user_keys", ARRAY(Text), nullable=False, server_default=text("'{}'::text[]")),
+    Column("erased_users", Integer, nullable=False, server_default=text("0")),
+    ForeignKeyConstraint(["tenant_id"], ["tenants.tenant_id"]),
+)
+"""`user_keys`: the keyed hashes of the users whose samples it was trained on (`app.domain.datasets.SplitKey`)."""
+
+deployments = Table(
+    "deployments",
+    metadata,
+    Column("tenant_id", Text, primary_key=True),
+    Column("number", Integer, primary_key=True),
+    Column("action", Text, nullable=False),
+    Column("adapter", Text, nullable=False),
+    Column("stack", ARRAY(Text), nullable=False),
+    Column("candidate", Text),
+    Column("share", Float, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("deployed_at", Moment, nullable=False),
+    ForeignKeyConstraint(["tenant_id"], ["tenants.tenant_id"]),
+)
+"""Every change of which adapter answers whom; the last row of a tenant is what holds."""
 
 USER_TABLES = (facet_changes, signals, executions, hypothesis_sets, memories, users)
 """Every table that holds rows of a user, in an order in which they can be deleted."""

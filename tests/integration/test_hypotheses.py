@@ -32,7 +32,7 @@ class BrokenSLM:
     prompt_version = "0"
     state = "closed"
 
-    async def propose_readings(self, context: HypothesisContext) -> Sequence[Reading]:
+    async def propose_readings(self, context: HypothesisContext, adapter: str | None = None) -> Sequence[Reading]:
         raise ModelUnavailable("no answer in time")
 
     async def compute_facet_updates(self, signal: Signal) -> Mapping[str, float]:

@@ -74,7 +74,7 @@ class Dialect:
 
 @dataclass(frozen=True)
 class Ask:
-    """One generation. `schema` None asks for plain text."""
+    """One generation. `schema` None asks for plain text, `model` None the model that the endpoint has."""
 
     call: str
     messages: Sequence[Mapping[str, str]]
@@ -82,6 +82,7 @@ class Ask:
     temperature: float = 0.0
     schema: Mapping[str, Any] | None = None
     has_logprobs: bool = False
+    model: str | None = None
 
     def with_messages(self, messages: Sequence[Mapping[str, str]]) -> "Ask":
         """The same with other messages."""
@@ -185,7 +186,7 @@ class ChatEndpoint:
 
     async def _complete(self, ask: Ask, dialect: Dialect) -> Completion:
         started = time.perf_counter()
-        model = self.model or await self._first_model()
+        model = ask.model or self.model or await self._first_model()
         seen = _Answer()
         # The client's own chunks are typed objects; making them takes most of the time that a token costs here.
         create: Any = self._client.chat.completions.with_streaming_response.create

@@ -21,7 +21,7 @@ class LocalSLM:
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
 
-    async def propose_readings(self, context: HypothesisContext) -> Sequence[Reading]:
+    async def propose_readings(self, context: HypothesisContext, adapter: str | None = None) -> Sequence[Reading]:
         """Candidate readings from the user's own words, choices, peers and the catalogue, best first."""
         return local_readings(context)
 

@@ -45,10 +45,11 @@ class ModelSLM:
         """The breaker's: `closed`, `open` or `half_open`."""
         return self.client.state
 
-    async def propose_readings(self, context: HypothesisContext) -> Sequence[Reading]:
+    async def propose_readings(self, context: HypothesisContext, adapter: str | None = None) -> Sequence[Reading]:
         """The model's readings, each with the memories it demonstrably rests on."""
         memories = offered(context.memories)
-        made = await self.client.generate_hypotheses(context.input_text, _known(context, memories), context.count)
+        known = _known(context, memories)
+        made = await self.client.generate_hypotheses(context.input_text, known, context.count, adapter=adapter)
         readings = [as_reading(one, memories, context, self.name) for one in made]
         about = [
             one

@@ -125,12 +125,14 @@ class VLLMClient:
         await self._endpoint.aclose()
 
     async def generate_hypotheses(
-        self, user_input: str, context: Mapping[str, Any], count: int = 3
+        self, user_input: str, context: Mapping[str, Any], count: int = 3, *, adapter: str | None = None
     ) -> list[ModelHypothesis]:
-        """Up to `count` readings of an input, best first; `context` as for `hypotheses_instruction`."""
+        """Up to `count` readings of an input, best first; `context` as for `hypotheses_instruction`. `adapter` is the
+        name of one that the server has, in the base model's place."""
         instruction = hypotheses_instruction(user_input, context, count)
         schema = answers.hypotheses_schema(count)
         ask = _constrained("hypotheses", instruction, schema, temperature=VARIED, has_logprobs=True)
+        ask = replace(ask, model=adapter)
 
         async def work() -> tuple[list[ModelHypothesis], Completion]:
             answer, completion = await self._answer(ask, answers.Proposals)
