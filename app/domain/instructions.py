@@ -29,6 +29,18 @@ INPUT_CHARACTERS = 2000
 SUMMARY_CHARACTERS = 8000
 """How much of a user's material a prompt holds; a small model gains nothing from more."""
 
+MAX_LINE = 180
+MAX_CITED = 3
+"""The longest line of an answer, in characters, and the most memories that a reading names."""
+
+MOST_RELEVANCE = 10
+RERANK_BATCH = 10
+"""The best relevance of a document, and documents that a chat model scores in one call: its attention thins out over
+more."""
+
+WISHES = {"much less": -0.16, "less": -0.08, "same": 0.0, "more": 0.08, "much more": 0.16}
+"""How far a wish moves a facet. Words, because small models are bad at signed numbers."""
+
 _STANDING = frozenset({MemoryType.PREFERENCE, MemoryType.CONSTRAINT, MemoryType.GOAL, MemoryType.PROFILE})
 
 _DATA = (

@@ -1,22 +1,25 @@
 """Whatever samples hold: rows are read back by the service's own parser, nobody is named, splits never overlap, and
 what was said before is recognised."""
 
+from datetime import UTC, datetime
 from random import Random
 from typing import Any
 
+import orjson
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app.clients.slm import answers
-from app.domain import datasets
-from app.domain.datasets import CHAT, PREFERENCES, Lesson, SplitKey, taught_by
+from app.domain import datasets, lessons
+from app.domain.datasets import CHAT, PREFERENCES, SplitKey
+from app.domain.lessons import Lesson, taught_by
 from app.domain.redaction import redact
 from app.domain.training import FILES, HYPOTHESES_FILE, About, Sample, hypotheses_sample
 from app.services.training.duplicates import Seen, SeenSamples
 
 KEY = SplitKey(b"k" * 32)
-ABOUT = About(datasets.datetime(2026, 1, 1, tzinfo=datasets.UTC), "ann")
+ABOUT = About(datetime(2026, 1, 1, tzinfo=UTC), "ann")
 
 texts = st.text(max_size=400)
 questions = st.text(min_size=3, max_size=400) | st.sampled_from(["Do you want to build an API?", "Or\u2028 not\x00?"])
@@ -49,7 +52,7 @@ def test_every_row_is_read_by_the_service_s_own_parser(
     selected = f"h{chosen % len(shown)}"
     sample = hypotheses_sample(ABOUT, user_input, {"concise": 0.9}, [], [], proposed, selected, memories=memories)
     taught = taught_by(HYPOTHESES_FILE, {**sample, "schema_version": version}, KEY)
-    asked = datasets._line(sample["hypotheses"][chosen % len(shown)]["question"])  # what the model is to ask first
+    asked = lessons._line(sample["hypotheses"][chosen % len(shown)]["question"])  # what the model is to ask first
     chat, pairs = taught.lessons[CHAT], taught.lessons[PREFERENCES]
     assert isinstance(chat, Lesson) == (len(asked) >= 3)
     for lesson in (chat, pairs):
@@ -58,7 +61,7 @@ def test_every_row_is_read_by_the_service_s_own_parser(
                 read = answers.parse(row[half][0]["content"], answers.Proposals)
                 assert [one.model_dump() for one in read.hypotheses] == [
                     {**one, "confidence": float(one["confidence"])}
-                    for one in datasets.orjson.loads(row[half][0]["content"])["hypotheses"]
+                    for one in orjson.loads(row[half][0]["content"])["hypotheses"]
                 ]
                 known = min(12, len(memories))
                 assert all(0 < number <= known for one in read.hypotheses for number in one.memories)

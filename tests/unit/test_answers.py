@@ -8,8 +8,9 @@ import pytest
 from pydantic import BaseModel
 
 from app.clients.slm import answers
-from app.clients.slm.answers import MAX_QUESTION, Enrichment, Proposals, Questions, Relevances, Wishes, cleaned, parse
+from app.clients.slm.answers import Enrichment, Proposals, Questions, Relevances, Wishes, cleaned, parse
 from app.domain.errors import ModelUnavailable
+from app.domain.instructions import MAX_LINE
 from tests.model_answers import SERVERS, reading, recorded, said
 
 GOOD = json.dumps({"hypotheses": [reading("Do you want a REST API?", 1)]})
@@ -123,7 +124,7 @@ def test_texts_become_one_line_of_bounded_length() -> None:
 
     proposal = parse(json.dumps(document), Proposals).hypotheses[0]
 
-    assert len(proposal.question) == MAX_QUESTION
+    assert len(proposal.question) == MAX_LINE
     assert proposal.question.startswith("word word word")
     assert proposal.request == "a b [31m c"
     assert (proposal.memories, proposal.confidence) == ([], 50.0)

@@ -6,28 +6,26 @@ from typing import Any
 import jsonschema_rs
 import pytest
 
-from app.clients.slm import answers, vllm
-from app.domain import datasets
+from app.clients.slm import answers
+from app.domain import datasets, lessons
 from app.domain.datasets import (
     CHAT,
     FACETS,
     PREFERENCES,
     RERANK,
     DatasetOptions,
-    Dropped,
-    Lesson,
     SplitKey,
     Tally,
-    Taught,
-    taught_by,
 )
 from app.domain.errors import InvalidInput
 from app.domain.instructions import (
     HYPOTHESES,
+    MOST_RELEVANCE,
     facets_instruction,
     hypotheses_instruction,
     relevance_instruction,
 )
+from app.domain.lessons import Dropped, Lesson, Taught, taught_by
 from app.domain.training import HYPOTHESES_FILE, PERSONA_FILE, PREFERENCES_FILE, RANKING_FILE, Sample
 
 KEY = SplitKey(b"k" * 32)
@@ -86,12 +84,8 @@ def said(messages: list[dict[str, str]]) -> Any:
     return json.loads(message["content"])
 
 
-def test_the_limits_are_those_of_the_answers() -> None:
-    assert datasets.WISHES == answers.WISHES
-    assert datasets.MAX_LINE == answers.MAX_QUESTION
-    assert datasets.MAX_CITED == answers.MAX_EVIDENCE
-    assert datasets.DOCUMENTS == vllm.RERANK_BATCH
-    assert 0 <= datasets.UNUSED_RELEVANCE < datasets.USED_RELEVANCE <= answers.MOST_RELEVANCE
+def test_the_relevances_that_are_taught_are_within_the_scale() -> None:
+    assert 0 <= lessons.UNUSED_RELEVANCE < lessons.USED_RELEVANCE <= MOST_RELEVANCE
 
 
 def test_a_chat_row_is_what_the_service_asks_and_reads() -> None:
@@ -271,7 +265,7 @@ def test_a_model_s_move_stays_without_words() -> None:
     [(0.0, "same"), (0.05, "more"), (-0.03, "same"), (-0.08, "less"), (-1.0, "much less"), (0.13, "much more")],
 )
 def test_nearest_wish(delta: float, wish: str) -> None:
-    assert datasets.nearest_wish(delta) == wish
+    assert lessons.nearest_wish(delta) == wish
 
 
 def ranking(count: int, used: set[int], **given: Any) -> Taught:
@@ -326,7 +320,7 @@ def test_rankings_that_teach_nothing(count: int, used: set[int], given: dict[str
     ],
 )
 def test_the_request_behind_a_question(question: str, request_: str) -> None:
-    assert datasets.request_of(question, "typed this") == request_
+    assert lessons.request_of(question, "typed this") == request_
 
 
 @pytest.mark.parametrize("question", ["a??", "Do you want to a?", "x\x00\x01y?"])
@@ -339,7 +333,7 @@ def test_a_request_is_never_too_short_to_be_read(question: str) -> None:
 
 def test_the_facets_told_are_those_that_must_be_known() -> None:
     facets = {"a": 0.5, "b": 0.62, "c": 0.95, "d": 0.03, "e": 1.0}
-    assert set(datasets.told_facets(facets)) == {"c", "d", "e"}
+    assert set(lessons.told_facets(facets)) == {"c", "d", "e"}
 
 
 def test_secrets_that_are_left_are_hidden_and_counted() -> None:

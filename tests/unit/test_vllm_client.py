@@ -14,9 +14,9 @@ from structlog.testing import capture_logs
 
 from app import request
 from app.clients.slm.resilience import FAILURES, Limits
-from app.clients.slm.vllm import RERANK_BATCH, ModelHypothesis, VLLMClient, limits_of
+from app.clients.slm.vllm import ModelHypothesis, VLLMClient, limits_of
 from app.domain.errors import ModelUnavailable
-from app.domain.instructions import PROMPT_VERSION
+from app.domain.instructions import PROMPT_VERSION, RERANK_BATCH
 from app.domain.persona import DEFAULT_FACETS
 from app.settings import Settings
 from tests.model_answers import (

@@ -9,18 +9,12 @@ import orjson
 from pydantic import BaseModel, BeforeValidator, Field, StringConstraints, ValidationError
 
 from app.domain.errors import ModelUnavailable
+from app.domain.instructions import MAX_CITED, MAX_LINE, MOST_RELEVANCE, WISHES
 
-MAX_QUESTION = 180
-MAX_EVIDENCE = 3
 MAX_FENCED = 8
 """Fenced blocks that are looked at; a model that rambles writes thousands."""
 SPARE = 1.15
 """Some servers' grammars allow spaces between the parts of JSON."""
-
-WISHES = {"much less": -0.16, "less": -0.08, "same": 0.0, "more": 0.08, "much more": 0.16}
-"""How far a wish moves a facet. Words, because small models are bad at signed numbers."""
-
-MOST_RELEVANCE = 10
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
 
@@ -34,7 +28,7 @@ def cleaned(text: str) -> str:
 
 
 def _clipped(value: Any) -> Any:
-    return " ".join(cleaned(value).split())[:MAX_QUESTION] if isinstance(value, str) else value
+    return " ".join(cleaned(value).split())[:MAX_LINE] if isinstance(value, str) else value
 
 
 Line = Annotated[str, BeforeValidator(_clipped), StringConstraints(min_length=3)]
@@ -84,9 +78,9 @@ class Wishes(BaseModel):
 def hypotheses_schema(count: int) -> Schema:
     """For `count` readings."""
     reading = _object(
-        request=_text(MAX_QUESTION),
-        question=_text(MAX_QUESTION),
-        memories=_array({"type": "integer", "minimum": 1, "maximum": 12}, 0, MAX_EVIDENCE),
+        request=_text(MAX_LINE),
+        question=_text(MAX_LINE),
+        memories=_array({"type": "integer", "minimum": 1, "maximum": 12}, 0, MAX_CITED),
         confidence={"type": "integer", "minimum": 0, "maximum": 100},
     )
     return _object(hypotheses=_array(reading, count, count))

@@ -23,8 +23,11 @@ from app.clients.slm.resilience import Guard, Limits
 from app.domain.calibration import MODEL, model_features, prior_of, probabilities
 from app.domain.errors import ModelUnavailable
 from app.domain.instructions import (
+    MOST_RELEVANCE,
     PROMPT_VERSION,
     REPAIR,
+    RERANK_BATCH,
+    WISHES,
     Instruction,
     enrichment_instruction,
     facets_instruction,
@@ -38,9 +41,6 @@ from app.domain.persona import DEFAULT_FACETS, NEUTRAL
 from app.settings import Settings, load_settings
 
 log = structlog.get_logger(__name__)
-
-RERANK_BATCH = 10
-"""Documents that a chat model scores in one call: its attention thins out over more."""
 
 VARIED = 0.3
 """Temperature where several different answers are wanted."""
@@ -151,7 +151,7 @@ class VLLMClient:
         schema = answers.wishes_schema(list(held))
         ask = _constrained("facets", facets_instruction(signal, held), schema)
         answer, completion = await self._run(ask, answers.Wishes)
-        deltas = {name: answers.WISHES[wish] for name, wish in answer.facets.items() if name in held}
+        deltas = {name: WISHES[wish] for name, wish in answer.facets.items() if name in held}
         self._log("vllm_facets_computed", completion, moved=sum(value != 0 for value in deltas.values()))
         return {name: value for name, value in deltas.items() if value}
 
@@ -241,7 +241,7 @@ class VLLMClient:
             return answer, completion
 
         answer, _ = await self._guard.run(ask.call, work)
-        return [value / answers.MOST_RELEVANCE for value in answer.relevance]
+        return [value / MOST_RELEVANCE for value in answer.relevance]
 
     async def _run(self, ask: Ask, kind: type[A]) -> tuple[A, Completion]:
         return await self._guard.run(ask.call, lambda: self._answer(ask, kind))

@@ -31,9 +31,10 @@ import structlog
 from tokenizers import Tokenizer as FastTokenizer
 
 from app.domain import datasets, training
-from app.domain.datasets import DATASETS, SOURCES, SPLITS, SUMMARY_FILE, DatasetOptions, Lesson, Row, SplitKey
+from app.domain.datasets import DATASETS, SOURCES, SPLITS, SUMMARY_FILE, DatasetOptions, Row, SplitKey
 from app.domain.errors import InvalidInput
 from app.domain.instructions import PROMPT_VERSION
+from app.domain.lessons import Lesson, taught_by
 from app.domain.training import Sample
 from app.ports import Tokenizer
 from app.services.training.collector import TrainingDataCollector
@@ -371,7 +372,7 @@ class _Preparation:
             return
         sample, found = datasets.without_secrets(sample)
         rejected = turned_down.of(owner, sample) if file == training.HYPOTHESES_FILE else frozenset[str]()
-        taught = datasets.taught_by(file, sample, self._key, rejected)
+        taught = taught_by(file, sample, self._key, rejected)
         split = self._split(meta["user"], moment)
         fitting: dict[str, list[Row]] = {}
         for name, lesson in taught.lessons.items():
