@@ -197,6 +197,8 @@ if [[ -n $MAX_LEN ]]; then
 fi
 if [[ $DEVICE == cpu ]]; then
     ARGS+=(--dtype bfloat16 --enforce-eager --max-num-seqs 16)
+    # The blocks in which prompts are kept: with 128, the default, little of a prompt of 500 tokens is used again.
+    if [[ $TASK == generate ]]; then ARGS+=(--block-size 32); fi
     VARIABLES+=(VLLM_CPU_KVCACHE_SPACE="$KVCACHE_GB")
 else
     ARGS+=(--gpu-memory-utilization "$GPU_MEMORY")

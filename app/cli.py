@@ -1,13 +1,11 @@
 """The `embed-service` command."""
 
-import asyncio
 import json
 import socket
 import sys
 from collections.abc import Awaitable, Callable
-from contextlib import AbstractAsyncContextManager
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any
 
 import typer
 import uvicorn
@@ -16,10 +14,14 @@ from rich.table import Table
 
 from app.api.deps import Services
 from app.api.protocol import ProblemProtocol
+from app.cli_training import train
 from app.domain.errors import DomainError
 from app.logs import configure_logs
 from app.services.keys import DEFAULT_TENANT, KeyService
+from app.services.training.erasure import Erasure
+from app.services.training.run_files import DATASETS_FOLDER
 from app.settings import Settings, load_settings_or_exit
+from app.terminal import Json, T, Tenant, console, opened, print_document
 from app.wiring import open_keys, open_services
 
 cli = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
@@ -31,11 +33,7 @@ cli.add_typer(keys, name="keys")
 cli.add_typer(users, name="users")
 cli.add_typer(memory, name="memory")
 cli.add_typer(persona, name="persona")
-
-Tenant = Annotated[str, typer.Option("--tenant", help="The tenant to work in.")]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of a table.")]
-
-console = Console()
+cli.add_typer(train, name="train")
 
 
 def main() -> int:
@@ -48,36 +46,14 @@ def main() -> int:
     return 0
 
 
-S = TypeVar("S")
-T = TypeVar("T")
-
-
 def _with_services(work: Callable[[Services], Awaitable[T]]) -> T:
     """Run `work` on the services, beside a running server or on a database started for it."""
-    return _opened(open_services, work)
+    return opened(open_services, work)
 
 
 def _with_keys(work: Callable[[KeyService], Awaitable[T]]) -> T:
     """Run `work` on the API keys, without loading what only the other commands need."""
-    return _opened(open_keys, work)
-
-
-def _opened(opener: Callable[[Settings], AbstractAsyncContextManager[S]], work: Callable[[S], Awaitable[T]]) -> T:
-    settings = load_settings_or_exit()
-    configure_logs(settings.log_dir, "WARNING", to_stdout=False)
-
-    async def run() -> T:
-        async with opener(settings) as opened:
-            return await work(opened)
-
-    return asyncio.run(run())
-
-
-def _print(document: Any, as_json: bool, table: Callable[[], Table | str]) -> None:
-    if as_json:
-        print(json.dumps(document, default=str, ensure_ascii=False))
-    else:
-        console.print(table())
+    return opened(open_keys, work)
 
 
 @cli.command()
@@ -143,7 +119,7 @@ def doctor(as_json: Json = False) -> None:
     except OSError:  # one of its findings
         silence_logs()
     checks = examine_visibly(settings, Console(stderr=True) if as_json else console)
-    _print(document(checks), as_json, lambda: table(checks, encoding=console.encoding))
+    print_document(document(checks), as_json, lambda: table(checks, encoding=console.encoding))
     if not is_sound(checks):
         raise typer.Exit(1)
 
@@ -158,7 +134,7 @@ def create_key(
     """Make a key. It is shown now and never again."""
     made = _with_keys(lambda service: service.create(tenant, name, scope or ["user"]))
     document = {"key_id": made.key_id, "key": made.secret, "tenant": made.tenant_id, "scopes": list(made.scopes)}
-    _print(document, as_json, lambda: f"{made.secret}\n(id {made.key_id}; keep it now, it is shown only once)")
+    print_document(document, as_json, lambda: f"{made.secret}\n(id {made.key_id}; keep it now, it is shown only once)")
 
 
 @keys.command("list")
@@ -184,14 +160,14 @@ def list_keys(tenant: Tenant = DEFAULT_TENANT, as_json: Json = False) -> None:
             )
         return made
 
-    _print(documents, as_json, table)
+    print_document(documents, as_json, table)
 
 
 @keys.command("revoke")
 def revoke_key(key_id: str, tenant: Tenant = DEFAULT_TENANT, as_json: Json = False) -> None:
     """Make a key useless at once."""
     _with_keys(lambda service: service.revoke(tenant, key_id))
-    _print({"revoked": key_id}, as_json, lambda: f"revoked {key_id}")
+    print_document({"revoked": key_id}, as_json, lambda: f"revoked {key_id}")
 
 
 @users.command("erase")
@@ -201,18 +177,42 @@ def erase_user(
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Erase a user from every table and training file. There is no undo."""
+    """Erase a user from every table, training file and dataset. There is no undo."""
     if not yes:
         typer.confirm(f"Erase everything held on {user_id!r}?", abort=True)
-    erased = dict(_with_services(lambda services: services.transfer.erase(tenant, user_id)))
+    left = _with_services(lambda services: services.transfer.erase(tenant, user_id))
 
     def table() -> Table:
         made = Table("from", "erased")
-        for place, count in erased.items():
-            made.add_row(place, str(count))
+        for place, count in left.erased.items():
+            if count or not place.startswith(DATASETS_FOLDER):
+                made.add_row(place, str(count))
         return made
 
-    _print({"erased": erased}, as_json, table)
+    document = {
+        "erased": dict(left.erased),
+        "trained_adapters": list(left.trained_adapters),
+        "unsure_adapters": list(left.unsure_adapters),
+        "deleted_datasets": left.has_deleted_datasets,
+    }
+    print_document(document, as_json, table)
+    if not as_json:
+        _print_left(left)
+
+
+def _print_left(left: Erasure) -> None:
+    """What an erasure could not undo, and what to do about it."""
+    if left.has_deleted_datasets:
+        line = "The split.key of the prepared datasets is lost, so they were deleted whole: prepare them again."
+        console.print(line, soft_wrap=True)
+    named = [(name, "was trained on the user's samples") for name in left.trained_adapters]
+    named += [(name, "may have been trained on them: its split.key is lost") for name in left.unsure_adapters]
+    for name, how in named:
+        console.print(f"{name} {how}.", soft_wrap=True)
+    if named:
+        line = "Train again without them: embed-service train datasets, then embed-service train run."
+        console.print(line, soft_wrap=True)
+        console.print("Until then: embed-service train rollback RUN, where it answers users.", soft_wrap=True)
 
 
 @memory.command("export")
@@ -242,7 +242,7 @@ def import_memory(source: Path, tenant: Tenant = DEFAULT_TENANT, as_json: Json =
             return dict(await services.transfer.import_(tenant, lines))
 
     imported = _with_services(work)
-    _print({"imported": imported}, as_json, lambda: f"imported {sum(imported.values())} rows")
+    print_document({"imported": imported}, as_json, lambda: f"imported {sum(imported.values())} rows")
 
 
 @persona.command("show")
@@ -263,7 +263,7 @@ def show_persona(user_id: str, tenant: Tenant = DEFAULT_TENANT, as_json: Json = 
         "version": held.version,
         "facets": {f.name: {"value": f.value, "uncertainty": f.uncertainty} for f in held.facets.values()},
     }
-    _print(document, as_json, table)
+    print_document(document, as_json, table)
 
 
 if __name__ == "__main__":

@@ -397,7 +397,7 @@ class _Play:
 
     async def _erase(self, services: Services) -> None:
         self._title("7  Erase")
-        erased = await services.transfer.erase(DEFAULT_TENANT, self._user)
+        erased = (await services.transfer.erase(DEFAULT_TENANT, self._user)).erased
         self._bars("erased", [(place, count, str(count)) for place, count in erased.items() if count])
         self._say(f"{sum(erased.values())} rows and lines of {self._user} are gone from the tables and training files.")
 

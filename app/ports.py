@@ -5,6 +5,7 @@ that runs on both.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Protocol
@@ -159,4 +160,30 @@ class AdapterServer(Protocol):
 
     async def loaded(self) -> frozenset[str]:
         """The names of the adapters it can answer with."""
+        ...
+
+
+@dataclass(frozen=True)
+class JudgedAnswer:
+    """A model's readings, best first: the `requests`, the whole answer as `text`, and the `seconds` it took."""
+
+    requests: tuple[str, ...]
+    text: str
+    seconds: float
+
+
+class Judged(Protocol):
+    """A model that is judged: what it finds likely, and what it answers. `messages` are a chat prompt. All raise
+    ModelUnavailable."""
+
+    async def likelihoods(self, messages: Sequence[Mapping[str, str]], requests: Sequence[str]) -> list[float]:
+        """For each request, as the first reading's, the mean log-probability of its tokens (nats, at most 0)."""
+        ...
+
+    async def answer(self, messages: Sequence[Mapping[str, str]], count: int) -> JudgedAnswer:
+        """The answer with `count` readings that the service would get, at temperature 0."""
+        ...
+
+    async def is_valid_unaided(self, messages: Sequence[Mapping[str, str]], count: int) -> bool:
+        """Whether an answer has its shape, with `count` readings, where no grammar makes sure of it."""
         ...

@@ -73,6 +73,8 @@ class Settings(BaseSettings):
     enable_training_data_collection: bool = False
     training_data_dir: Path | None = None
     training_file_max_mb: Annotated[float, Field(gt=0, le=10_000)] = 64.0
+    train_venv: Path = Path("venv-train")
+    promotion_policy: Path | None = None
 
     max_body_mb: Annotated[float, Field(gt=0, le=1024)] = 16.0
 

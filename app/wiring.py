@@ -18,7 +18,7 @@ from app.clients.slm.local import LocalSLM
 from app.clients.slm.model import BuiltinSLM, ModelSLM, SLMReranker
 from app.clients.slm.vllm import VLLMClient, limits_of
 from app.clients.tokenizer import SentencePieceTokenizer
-from app.ports import SLM, Embedder, Reranker, SystemClock
+from app.ports import SLM, AdapterServer, Embedder, Reranker, SystemClock
 from app.services.afterwards import Afterwards
 from app.services.catalogues import CatalogueService
 from app.services.choices import ChoiceService
@@ -26,13 +26,13 @@ from app.services.consent import ConsentService
 from app.services.context import ContextService
 from app.services.feedback import FeedbackService
 from app.services.hypotheses import HypothesisService
-from app.services.keys import KeyService
+from app.services.keys import DEFAULT_TENANT, KeyService
 from app.services.memories import MemoryService
 from app.services.persona import PersonaService
 from app.services.ranking import RankingService
 from app.services.reflection import ReflectionService
 from app.services.telemetry import TelemetryReports
-from app.services.training import TrainingDataCollector
+from app.services.training.policy import load_policy
 from app.services.transfer import TransferService
 from app.settings import Settings
 from app.store.engine import Database, open_database
@@ -40,6 +40,15 @@ from app.store.hypotheses import HypothesisStore
 from app.store.memories import MemoryStore
 from app.store.tenants import KeyStore, TenantStore
 from app.store.users import UserStore
+from app.wiring_training import (
+    build_collector,
+    build_deployments,
+    build_erasure,
+    build_preparations,
+    build_runs,
+    build_trainer,
+    open_adapters,
+)
 
 log = structlog.get_logger(__name__)
 
@@ -56,11 +65,17 @@ async def open_services(settings: Settings) -> AsyncGenerator[Services]:
         stack.push_async_callback(slm.aclose)
         reranker = await open_reranker(settings, embedder, slm)
         stack.push_async_callback(reranker.aclose)
-        services = build_services(settings, database, embedder, slm, reranker)
+        adapters = open_adapters(settings)
+        if adapters is not None:
+            stack.push_async_callback(adapters.aclose)
+        services = build_services(settings, database, embedder, slm, reranker, adapters)
         stack.push_async_callback(asyncio.to_thread, services.collector.close)
         stack.push_async_callback(services.afterwards.aclose)
+        stack.push_async_callback(services.preparations.aclose)
         await services.keys.ensure_default_tenant()
+        await asyncio.to_thread(services.transfer.training.finish)
         await services.catalogues.warm()
+        await services.deployments.begin_loading_served(DEFAULT_TENANT)
         yield services
 
 
@@ -127,6 +142,7 @@ def build_services(
     embedder: Embedder,
     slm: SLM | None = None,
     reranker: Reranker | None = None,
+    adapters: AdapterServer | None = None,
 ) -> Services:
     """Every use case on these parts; the built-in rules where no model is given. Starts nothing."""
     clock = SystemClock()
@@ -138,11 +154,9 @@ def build_services(
     afterwards = Afterwards()
     memory_store, user_store, hypothesis_store = MemoryStore(), UserStore(), HypothesisStore()
     tenant_store = TenantStore()
-    collector = TrainingDataCollector(
-        directory=settings.training_dir,
-        is_enabled=settings.enable_training_data_collection,
-        max_bytes=int(settings.training_file_max_mb * 1024 * 1024),
-    )
+    collector = build_collector(settings)
+    trainer = build_trainer(collector)
+    erasure = build_erasure(settings, trainer)
     catalogues = CatalogueService(database, tenant_store, embedder, clock, settings.intents_file)
     memories = MemoryService(database, embedder, catalogues, clock, memory_store, user_store)
     ranking = RankingService(
@@ -156,6 +170,7 @@ def build_services(
         user_store,
         is_reranking=not isinstance(reranker, LocalReranker),
     )
+    deployments = build_deployments(database, adapters, afterwards, load_policy(settings.promotion_policy))
     personas = PersonaService(database, slm, fallback, collector, clock, user_store)
     hypotheses = HypothesisService(
         database,
@@ -167,11 +182,14 @@ def build_services(
         memory_store,
         user_store,
         hypothesis_store,
+        deployments,
         space=embedder.space.id,
         auto_advance_confidence=settings.auto_advance_confidence,
         k_anonymity=settings.k_anonymity,
     )
-    choices = ChoiceService(database, hypotheses, memories, personas, collector, user_store, hypothesis_store)
+    choices = ChoiceService(
+        database, hypotheses, memories, personas, collector, user_store, hypothesis_store, deployments
+    )
     context = ContextService(
         database,
         ranking,
@@ -201,13 +219,17 @@ def build_services(
         reflection=ReflectionService(hypotheses, ranking, catalogues, slm, fallback, clock),
         context=context,
         feedback=FeedbackService(
-            database, personas, memories, hypotheses, collector, clock, user_store, hypothesis_store
+            database, personas, memories, hypotheses, collector, clock, user_store, hypothesis_store, deployments
         ),
         personas=personas,
-        transfer=TransferService(database, embedder, collector, user_store),
-        consent=ConsentService(database, user_store, collector, clock),
+        transfer=TransferService(database, embedder, erasure, user_store),
+        consent=ConsentService(database, user_store, erasure, clock),
         telemetry=TelemetryReports(database, hypothesis_store, slm.name),
         collector=collector,
         slm=slm,
         afterwards=afterwards,
+        deployments=deployments,
+        trainer=trainer,
+        runs=build_runs(settings, database, trainer),
+        preparations=build_preparations(settings),
     )

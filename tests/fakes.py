@@ -1,13 +1,17 @@
 """Stand-ins for what the services need from outside: quick, deterministic, and under the same contract tests."""
 
+import asyncio
 import hashlib
+import json
 import re
 from collections.abc import Sequence
 from functools import lru_cache
+from pathlib import Path
 
 import numpy as np
 
 from app.domain.embeddings import EmbeddingSpace, Vector, Vectors
+from app.domain.errors import AdapterRefused
 
 _DIMENSION = 384
 
@@ -69,3 +73,48 @@ def _direction(model: str, word: str) -> Vector:
     digest = hashlib.blake2b(f"{model} {word}".encode("utf-8", "replace"), digest_size=8).digest()
     direction = np.random.default_rng(int.from_bytes(digest)).standard_normal(_DIMENSION)
     return direction / np.linalg.norm(direction) * (1.0 if word else 0.1)
+
+
+class FakeAdapterServer:
+    """A model server that keeps adapters in a dictionary. Set `error` to make the next calls fail with it, clear
+    `folders` to restart it, clear `is_taking` to hold every load back, `is_open` to do so once the adapter is in."""
+
+    def __init__(self, base_model: str = "tiny-chat", max_rank: int = 32) -> None:
+        self.base_model = base_model
+        self.max_rank = max_rank
+        self.folders: dict[str, Path] = {}
+        self.error: Exception | None = None
+        self.loads: list[str] = []
+        """Every name it was asked to load."""
+        self.is_taking, self.is_open = asyncio.Event(), asyncio.Event()
+        self.is_taking.set()
+        self.is_open.set()
+
+    async def load(self, adapter: str, folder: Path) -> None:
+        """Take in an adapter under a name; raises `error` while that is set."""
+        self.loads.append(adapter)
+        self._check()
+        config = folder / "adapter_config.json"
+        if self.folders.get(adapter, folder) != folder:
+            raise AdapterRefused("that name stands for another folder")
+        if not config.is_file():
+            raise AdapterRefused(f"there is no adapter in {folder}")
+        if json.loads(config.read_text())["r"] > self.max_rank:
+            raise AdapterRefused("its rank is too large")
+        await self.is_taking.wait()
+        self.folders[adapter] = folder
+        await self.is_open.wait()
+
+    async def unload(self, adapter: str) -> None:
+        """Let an adapter go; raises `error` while that is set."""
+        self._check()
+        self.folders.pop(adapter, None)
+
+    async def loaded(self) -> frozenset[str]:
+        """What it has; raises `error` while that is set."""
+        self._check()
+        return frozenset(self.folders)
+
+    def _check(self) -> None:
+        if self.error is not None:
+            raise self.error

@@ -16,6 +16,8 @@ from dataclasses import dataclass, field
 from html import unescape
 from typing import Any
 
+from tests.lora_routes import Loras
+
 MODEL = "tiny-chat"
 
 RUSSIAN = "Хотите ли вы создать новый интерфейс для вашей службы доставки и описать все его разделы"
@@ -79,11 +81,13 @@ class Exchange:
 
     async def stream(self, text: str, *, logprob: float = -0.2, finish_reason: str | None = "stop") -> None:
         """A well-formed streamed answer that says `text`."""
+        model = self.asked.body["model"]
         await self.head()
         for piece in re.findall(f".{{1,{max(8, len(text) // 100)}}}", text, re.DOTALL):
             logprobs = {"content": [{"token": piece, "bytes": list(piece.encode()), "logprob": logprob}]}
-            await self.event(chunk({"content": piece}, logprobs if self.asked.body.get("logprobs") else None))
-        await self.event(chunk({}, finish_reason=finish_reason))
+            wanted = logprobs if self.asked.body.get("logprobs") else None
+            await self.event(chunk({"content": piece}, wanted, model=model))
+        await self.event(chunk({}, finish_reason=finish_reason, model=model))
         if self.asked.body.get("stream_options"):
             details = {"cached_tokens": 10}
             usage = {"prompt_tokens": 60, "completion_tokens": 20, "total_tokens": 80, "prompt_tokens_details": details}
@@ -108,10 +112,12 @@ class Exchange:
         await self.writer.drain()
 
 
-def chunk(delta: Mapping[str, Any], logprobs: object = None, finish_reason: str | None = None) -> dict[str, Any]:
+def chunk(
+    delta: Mapping[str, Any], logprobs: object = None, finish_reason: str | None = None, model: str = MODEL
+) -> dict[str, Any]:
     """One piece of a streamed answer."""
     choice = {"index": 0, "delta": dict(delta), "logprobs": logprobs, "finish_reason": finish_reason}
-    return {"id": "c1", "object": "chat.completion.chunk", "created": 1, "model": MODEL, "choices": [choice]}
+    return {"id": "c1", "object": "chat.completion.chunk", "created": 1, "model": model, "choices": [choice]}
 
 
 def good_answer(asked: Asked) -> str:
@@ -364,6 +370,7 @@ class ModelServer:
     """Moments (monotonic) at which clients hung up on an answer that was under way."""
     faults_left: int | None = None
     """How many requests the fault is for; None for all."""
+    loras: Loras = field(default_factory=Loras)
     _loop: asyncio.AbstractEventLoop | None = None
     _server: asyncio.Server | None = None
     _writers: set[asyncio.StreamWriter] = field(default_factory=set[asyncio.StreamWriter])
@@ -425,7 +432,12 @@ class ModelServer:
 
     async def _answer(self, exchange: Exchange) -> None:
         if exchange.asked.method == "GET":
-            await exchange.whole(200, {"object": "list", "data": [{"id": self.model, "object": "model"}]})
+            models = [{"id": self.model, "object": "model", "root": self.model, "parent": None}]
+            await exchange.whole(200, {"object": "list", "data": [*models, *self.loras.listed(self.model)]})
+            return
+        lora = self.loras.answer(exchange.asked.path, dict(exchange.asked.body), self.model)
+        if lora is not None:
+            await exchange.whole(*lora)
             return
         if self.fault == "dies":
             await FAULTS["broken_off"](exchange)
@@ -435,7 +447,11 @@ class ModelServer:
             await FAULTS[self.fault](exchange)
             if self.fault in {"hung", "hung_after_head"}:
                 self.hung_up_at.append(time.monotonic())
-        elif exchange.asked.body["model"] != self.model:
+        elif exchange.asked.body["model"] in self.loras.broken:
+            await FAULTS["400"](exchange)
+        elif exchange.asked.body["model"] in self.loras.hung:
+            await FAULTS["hung"](exchange)
+        elif exchange.asked.body["model"] not in {self.model, *self.loras.folders}:
             error = {"message": f"The model `{exchange.asked.body['model']}` does not exist.", "code": 404}
             await exchange.whole(404, {"error": error})
         else:

@@ -19,6 +19,13 @@ async def get_consent(user_id: PathUserId, services: ServicesDep, caller: UserCa
 async def put_consent(
     user_id: PathUserId, body: schemas.ConsentIn, services: ServicesDep, caller: UserCaller
 ) -> schemas.ConsentOut:
-    """Opt out of training, or in again. Opting out erases the samples that were kept."""
-    is_kept, erased = await services.consent.set(caller.tenant_id, user_id, has_consent=body.training)
-    return schemas.ConsentOut(training=is_kept, erased=dict(erased))
+    """Opt out of training, or in again. Opting out erases the samples that were kept and the rows of
+    datasets made of them; the answer names the adapters that were trained on them."""
+    is_kept, left = await services.consent.set(caller.tenant_id, user_id, has_consent=body.training)
+    return schemas.ConsentOut(
+        training=is_kept,
+        erased=dict(left.erased),
+        trained_adapters=list(left.trained_adapters),
+        unsure_adapters=list(left.unsure_adapters),
+        deleted_datasets=left.has_deleted_datasets,
+    )

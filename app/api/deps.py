@@ -14,6 +14,7 @@ from app.services.afterwards import Afterwards
 from app.services.catalogues import CatalogueService
 from app.services.consent import ConsentService
 from app.services.context import ContextService
+from app.services.deployments import DeploymentService
 from app.services.feedback import FeedbackService
 from app.services.hypotheses import HypothesisService
 from app.services.keys import DEFAULT_TENANT, SCOPES, KeyService
@@ -22,7 +23,9 @@ from app.services.persona import PersonaService
 from app.services.ranking import RankingService
 from app.services.reflection import ReflectionService
 from app.services.telemetry import TelemetryReports
-from app.services.training import TrainingDataCollector
+from app.services.training import ModelTrainer, TrainingDataCollector
+from app.services.training.preparations import DatasetPreparations
+from app.services.training.runs import RunService
 from app.services.transfer import TransferService
 from app.settings import Settings
 from app.store.engine import Database
@@ -50,6 +53,10 @@ class Services:
     collector: TrainingDataCollector
     slm: SLM
     afterwards: Afterwards
+    deployments: DeploymentService
+    trainer: ModelTrainer
+    runs: RunService
+    preparations: DatasetPreparations
 
 
 @dataclass(frozen=True)

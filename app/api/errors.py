@@ -92,6 +92,7 @@ def responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
         415: "The body is of another media type.",
         422: "The request is not understood.",
         429: "Too much at once.",
+        502: "The model server refused the adapter.",
         503: "A part of the service does not answer.",
     }
     always = (400, 401, 403, 413, 415, 422, 429, 503)

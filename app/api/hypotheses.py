@@ -27,6 +27,8 @@ async def hypothesize(body: schemas.HypothesizeIn, services: ServicesDep, caller
         clarification_need=made.clarification_need,
         hypotheses=[_hypothesis(one) for one in made.hypotheses],
         source=made.source,
+        model=made.adapter or made.model,
+        adapter=made.adapter,
         degraded=made.is_degraded,
         calibration_version=made.calibration_version,
     )

@@ -120,8 +120,15 @@ async def import_user(request: Request, services: ServicesDep, caller: UserCalle
 
 @router.delete("/users/{user_id}", responses=responses(404), tags=["users"])
 async def erase_user(user_id: PathUserId, services: ServicesDep, caller: UserCaller) -> schemas.ErasedOut:
-    """Erase a user from every table and every training file."""
-    return schemas.ErasedOut(erased=dict(await services.transfer.erase(caller.tenant_id, user_id)))
+    """Erase a user from every table, training file and dataset; the answer names the adapters trained on their
+    samples."""
+    left = await services.transfer.erase(caller.tenant_id, user_id)
+    return schemas.ErasedOut(
+        erased=dict(left.erased),
+        trained_adapters=list(left.trained_adapters),
+        unsure_adapters=list(left.unsure_adapters),
+        deleted_datasets=left.has_deleted_datasets,
+    )
 
 
 def _lines(spool: Any) -> Iterator[bytes]:

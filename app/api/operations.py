@@ -104,13 +104,6 @@ async def telemetry(
     )
 
 
-@router.get("/v1/training/stats", responses=responses())
-async def training_stats(services: ServicesDep, caller: AdminCaller) -> schemas.TrainingStatsOut:
-    """How many training samples of the tenant were collected."""
-    stats = await asyncio.to_thread(services.collector.get_training_stats, caller.tenant_id)
-    return schemas.TrainingStatsOut(**stats)
-
-
 @router.get("/v1/settings", responses=responses(), response_model_exclude_none=True)
 async def get_settings(services: ServicesDep, caller: AdminCaller) -> schemas.SettingsIn:
     """What the tenant set for itself."""

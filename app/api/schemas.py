@@ -174,7 +174,8 @@ class HypothesisOut(Response):
 
 
 class HypothesizeOut(Response):
-    """The hypotheses for one input, with the decision."""
+    """The hypotheses for one input, with the decision. `model` is what answered: the adapter where one did, else the
+    model's name; null for the built-in rules."""
 
     hypothesis_set_id: UUID
     decision: Literal["ask", "auto_advance", "proceed"]
@@ -182,6 +183,8 @@ class HypothesizeOut(Response):
     clarification_need: Share
     hypotheses: list[HypothesisOut]
     source: str
+    model: str | None
+    adapter: str | None
     degraded: bool
     calibration_version: int
 
@@ -461,9 +464,14 @@ class ImportedOut(Response):
 
 
 class ErasedOut(Response):
-    """Rows and training lines removed, by table and file."""
+    """Rows and training lines removed, by table and file. `trained_adapters` were trained on samples of the user and
+    know nothing of the erasure; of `unsure_adapters` nobody can tell, and `deleted_datasets` went whole, because the
+    split.key they were made with is lost."""
 
     erased: dict[str, int]
+    trained_adapters: list[str] = []
+    unsure_adapters: list[str] = []
+    deleted_datasets: bool = False
 
 
 # --- personas
@@ -530,16 +538,6 @@ class TelemetryOut(Response):
     calibration_version: int
 
 
-class TrainingStatsOut(Response):
-    """Training samples by file."""
-
-    hypotheses_count: int
-    persona_updates_count: int
-    ranking_samples_count: int
-    feedback_count: int
-    preferences_count: int
-
-
 class SlotIn(Request):
     """Something a request may leave open; see the built-in catalogue."""
 
@@ -582,10 +580,14 @@ class ConsentIn(Request):
 
 
 class ConsentOut(Response):
-    """Whether samples of the user are kept; of those erased, the lines by file."""
+    """Whether samples of the user are kept; of those erased, the lines by file, and what was trained on them, as in
+    the answer to an erasure."""
 
     training: bool
     erased: dict[str, int] = {}
+    trained_adapters: list[str] = []
+    unsure_adapters: list[str] = []
+    deleted_datasets: bool = False
 
 
 class SettingsIn(Request):

@@ -51,11 +51,14 @@ class Route:
         return Route((*(one for one in self.stack if one != adapter), adapter))
 
     def rolled_back(self, adapter: str) -> "Route":
-        """The route without `adapter`, as it was before. Raises InvalidInput where it serves nobody."""
+        """The route without `adapter`, as it was before; a trial of another one goes on, unless that is the adapter
+        which serves all again. Raises InvalidInput where it serves nobody."""
         if adapter == self.candidate:
             return Route(self.stack)
         if adapter == self.stable:
-            return replace(self, stack=self.stack[:-1])
+            before = Route(self.stack[:-1])
+            is_tried = self.candidate not in {None, before.stable}
+            return replace(before, candidate=self.candidate, share=self.share) if is_tried else before
         raise InvalidInput(f"{adapter} serves nobody.", field="run_id")
 
 

@@ -16,6 +16,7 @@ from app.domain.memory import Draft, MemoryType
 from app.domain.persona import Facet, Signal
 from app.domain.prompt import EnrichedPrompt
 from app.domain.ranking import Ranked
+from app.services.deployments import DeploymentService
 from app.services.hypotheses import HypothesisService, maker_of
 from app.services.memories import MemoryService
 from app.services.persona import PersonaService
@@ -106,6 +107,7 @@ class ChoiceService:
     collector: TrainingDataCollector
     users: UserStore
     hypothesis_store: HypothesisStore
+    deployments: DeploymentService
 
     async def record(
         self, choice: Choice, background: Background, execution_id: UUID, prompt: EnrichedPrompt
@@ -143,6 +145,7 @@ class ChoiceService:
         except (UserErased, NotFound):
             log.info("learning_dropped", reason="the user was erased meanwhile")
         await self.hypotheses.recalibrate(choice.tenant_id)
+        await self.deployments.watch(choice.tenant_id)
 
     def _collect(self, choice: Choice, background: Background, prompt: EnrichedPrompt) -> None:
         """Keep what was shown and chosen, and how the memories were ranked, as training samples."""

@@ -1,14 +1,12 @@
 """Consent: whether what a user does may become training data."""
 
-import asyncio
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import structlog
 
 from app.domain.errors import NotFound
 from app.ports import Clock
-from app.services.training import TrainingDataCollector
+from app.services.training.erasure import Erasure, TrainingErasure
 from app.store.engine import Database
 from app.store.users import UserStore
 
@@ -21,7 +19,7 @@ class ConsentService:
 
     database: Database
     users: UserStore
-    collector: TrainingDataCollector
+    training: TrainingErasure
     clock: Clock
 
     async def get(self, tenant_id: str, user_id: str) -> bool:
@@ -31,9 +29,9 @@ class ConsentService:
                 raise NotFound("no such user")
             return await self.users.consents(connection, tenant_id, user_id)
 
-    async def set(self, tenant_id: str, user_id: str, *, has_consent: bool) -> tuple[bool, Mapping[str, int]]:
-        """Write what the user says, creating them at first contact; whether samples are kept from now on, and the
-        lines of old ones erased for want of consent, by file.
+    async def set(self, tenant_id: str, user_id: str, *, has_consent: bool) -> tuple[bool, Erasure]:
+        """Write what the user says, creating them at first contact; whether samples are kept from now on, and what was
+        erased of old ones for want of consent.
 
         Whoever writes a sample holds the user meanwhile, and so comes before the erasure or after the refusal.
         """
@@ -41,9 +39,10 @@ class ConsentService:
             await self.users.ensure(connection, tenant_id, user_id, self.clock.now())
             await self.users.hold_alone(connection, tenant_id, user_id)
             await self.users.set_consent(connection, tenant_id, user_id, has_consent=has_consent)
-            removed: Mapping[str, int] = {}
+            left = Erasure()
             if not has_consent:
-                removed = await asyncio.to_thread(self.collector.erase_user, tenant_id, user_id)
+                left = await self.training.erase_user(connection, tenant_id, user_id)
             is_kept = await self.users.consents(connection, tenant_id, user_id)
-        log.info("consent_changed", has_consent=has_consent, training_lines=sum(removed.values()))
-        return is_kept, removed
+        lines = sum(left.erased.values())
+        log.info("consent_changed", has_consent=has_consent, training_lines=lines, adapters=left.trained_adapters)
+        return is_kept, left

@@ -13,6 +13,7 @@ from app.domain.extraction import statements_in
 from app.domain.memory import MemoryType
 from app.domain.persona import Signal
 from app.ports import Clock
+from app.services.deployments import DeploymentService
 from app.services.hypotheses import HypothesisService, maker_of
 from app.services.memories import MemoryService
 from app.services.persona import PersonaService
@@ -52,6 +53,7 @@ class FeedbackService:
     clock: Clock
     users: UserStore
     hypothesis_store: HypothesisStore
+    deployments: DeploymentService
 
     async def give(self, tenant_id: str, user_id: str, feedback: Feedback) -> Mapping[str, float]:
         """Record a reaction and learn from it; how far each facet moved. Raises NotFound when the execution
@@ -118,6 +120,7 @@ class FeedbackService:
             await self.memories.add(tenant_id, user_id, drafts, known_since=persona.known_since)
         deltas = {change.facet: change.after - change.before for change in changes}
         await self.hypotheses.recalibrate(tenant_id)
+        await self.deployments.watch(tenant_id)
         log.info("feedback_recorded", facets=sorted(deltas), rejected=len(feedback.rejected_ids))
         return deltas
 

@@ -28,6 +28,7 @@ from app.domain.readings import MIN_CHOICE_SIMILARITY
 from app.domain.training import Maker
 from app.ports import SLM, Clock
 from app.services.catalogues import CatalogueService, TenantSettings
+from app.services.deployments import DeploymentService
 from app.services.ranking import RankingService
 from app.services.telemetry import telemetry_service
 from app.store.engine import Database
@@ -41,6 +42,10 @@ log = structlog.get_logger(__name__)
 CONTEXT_MEMORIES = 40
 CONTEXT_ARM = 20
 """Memories an input is read with, out of so many nearest by vector, by words, and newest with an open slot."""
+
+MISSING = "unknown_adapter"
+OWN_FAULTS = frozenset({MISSING, "broken_answer", "wrong_shape", "wrong_language", "off_topic", "too_large"})
+"""Failures of an adapter that its base model may be free of."""
 
 REFIT_EVERY = 5
 REFIT_SHARE = 0.1
@@ -61,6 +66,8 @@ class HypothesisSet:
     calibration_version: int
     model: str | None = None
     prompt_version: str | None = None
+    adapter: str | None = None
+    """The adapter that answered, in the base model's place."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +83,7 @@ class HypothesisService:
     memories: MemoryStore
     users: UserStore
     hypotheses: HypothesisStore
+    deployments: DeploymentService
     _: KW_ONLY
     space: str
     auto_advance_confidence: float
@@ -92,7 +100,8 @@ class HypothesisService:
         context, background = await self.context(
             tenant_id, user_id, input_text, vector, settings, now, conversation=conversation, count=count
         )
-        readings, reader = await self._read(context)
+        adapter = background.route.adapter_for(user_id) if self.deployments.has_adapters else None
+        readings, reader, adapter = await self._read(tenant_id, context, adapter)
         calibration = background.calibration(reader.name)
         shown = shown_hypotheses(readings, calibration, count)
         confidences = [one.confidence for one in shown]
@@ -110,6 +119,7 @@ class HypothesisService:
             calibration.version,
             reader.model,
             reader.prompt_version,
+            adapter,
         )
         await self._save(tenant_id, user_id, input_text, vector, context, made, background.centroid, now)
         telemetry_service.count_decision(decision)
@@ -121,6 +131,7 @@ class HypothesisService:
             intent=context.intent.intent.name if context.intent else None,
             top_confidence=round(confidences[0], 4) if confidences else None,
             source=made.source,
+            adapter=made.adapter,
             degraded=made.is_degraded,
         )
         return made
@@ -201,13 +212,28 @@ class HypothesisService:
             none_score=round(fitted.none_score, 4),
         )
 
-    async def _read(self, context: HypothesisContext) -> tuple[Sequence[Reading], SLM]:
-        """The readings, and which of the two models made them."""
+    async def _read(
+        self, tenant_id: str, context: HypothesisContext, adapter: str | None
+    ) -> tuple[Sequence[Reading], SLM, str | None]:
+        """The readings, which of the two models made them, and with which adapter. Where an adapter is missing or its
+        answer is of no use, the base model answers; a missing one is loaded for those who come later."""
         try:
-            return await self.slm.propose_readings(context), self.slm
+            try:
+                return await self.slm.propose_readings(context, adapter), self.slm, adapter
+            except ModelUnavailable as error:
+                if adapter is None or error.cause not in OWN_FAULTS:
+                    raise
+                await self._blame(tenant_id, adapter, error.cause)
+            return await self.slm.propose_readings(context), self.slm, None
         except ModelUnavailable as error:
             log.warning("hypotheses_degraded", cause=error.cause, reason=str(error))
-            return await self.fallback.propose_readings(context), self.fallback
+            return await self.fallback.propose_readings(context), self.fallback, None
+
+    async def _blame(self, tenant_id: str, adapter: str, cause: str) -> None:
+        if cause == MISSING:
+            await self.deployments.begin_loading(tenant_id, adapter)
+        else:
+            log.warning("adapter_failed", adapter=adapter, cause=cause)
 
     async def _save(
         self,
@@ -237,6 +263,7 @@ class HypothesisService:
             "created_at": now,
             "model": made.model,
             "prompt_version": made.prompt_version,
+            "adapter": made.adapter,
         }
         async with self.database.transact(tenant_id) as statements:
             said = self._said(centroid, vector, now)
@@ -273,4 +300,6 @@ def as_document(hypothesis: Hypothesis) -> dict[str, Any]:
 
 def maker_of(shown: AnyRow | None) -> Maker:
     """What made a stored set; nobody where there is none."""
-    return Maker(shown.model or shown.source, shown.prompt_version) if shown is not None else Maker()
+    if shown is None:
+        return Maker()
+    return Maker(shown.model or shown.source, shown.prompt_version, shown.adapter)

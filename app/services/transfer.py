@@ -3,7 +3,7 @@
 import asyncio
 import re
 from collections.abc import AsyncIterator, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import orjson
@@ -13,7 +13,7 @@ from sqlalchemy.exc import DBAPIError
 from app.domain.errors import InvalidInput, NotFound
 from app.domain.memory import MemoryType
 from app.ports import Embedder
-from app.services.training import TrainingDataCollector
+from app.services.training.erasure import Erasure, TrainingErasure
 from app.store.engine import Database
 from app.store.transfer import TABLES, export_rows, import_rows, parse_row
 from app.store.users import UserStore
@@ -31,7 +31,7 @@ class TransferService:
 
     database: Database
     embedder: Embedder
-    collector: TrainingDataCollector
+    training: TrainingErasure
     users: UserStore
 
     async def check_user(self, tenant_id: str, user_id: str) -> None:
@@ -71,8 +71,9 @@ class TransferService:
         log.info("user_imported", rows=sum(written.values()))
         return written
 
-    async def erase(self, tenant_id: str, user_id: str) -> Mapping[str, int]:
-        """Erase the user from every table and every training file; rows and lines removed, by place.
+    async def erase(self, tenant_id: str, user_id: str) -> Erasure:
+        """Erase the user from every table, training file and dataset; rows and lines removed, by place, and the
+        adapters that were trained on them.
 
         Whoever writes about the user holds them, and so comes before or finds them gone. If the files cannot
         be rewritten nothing is erased from the tables, and the call can be repeated. Raises NotFound for an
@@ -81,10 +82,11 @@ class TransferService:
         async with self.database.begin(tenant_id) as connection:
             if not await self.users.hold_alone(connection, tenant_id, user_id):
                 raise NotFound("no such user")
-            removed = await asyncio.to_thread(self.collector.erase_user, tenant_id, user_id)
+            left = await self.training.erase_user(connection, tenant_id, user_id)
             erased = await self.users.erase(connection, tenant_id, user_id)
-        log.info("user_erased", rows=sum(erased.values()), training_lines=sum(removed.values()))
-        return {**erased, **removed}
+        lines = sum(left.erased.values())
+        log.info("user_erased", rows=sum(erased.values()), training_lines=lines, adapters=left.trained_adapters)
+        return replace(left, erased={**erased, **left.erased})
 
     def _check_dimensions(self, sets: list[dict[str, Any]]) -> None:
         """Raise InvalidInput for an input vector that could not be compared with others of its space."""

@@ -12,6 +12,7 @@ from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.domain.calibration import Calibration, Outcome, prior_of
+from app.domain.deployments import Route
 from app.domain.embeddings import Vector
 from app.domain.hypotheses import CohortChoice, PastChoice
 from app.domain.persona import Facet
@@ -73,9 +74,9 @@ ORDER BY users DESC, chosen_slots::text
 LIMIT 3
 """
 
-# What an input is read with that is one row: the tenant's latest calibrations and the user's persona.
+# What an input is read with that is one row: the tenant's latest calibrations and deployment, the user's persona.
 _BACKGROUND = """
-SELECT c.calibrations,
+SELECT c.calibrations, d.stack, d.candidate, d.share,
        u.facets, u.created_at, vector_send(u.vector) AS vector, u.vector_space, u.vector_weight, u.vector_at
 FROM (
     SELECT jsonb_object_agg(source, jsonb_build_array(weights, none_score, version, outcomes)) AS calibrations
@@ -83,6 +84,9 @@ FROM (
         SELECT DISTINCT ON (source) * FROM calibrations WHERE tenant_id = $1::text ORDER BY source, version DESC
     ) AS latest
 ) AS c
+LEFT JOIN (
+    SELECT stack, candidate, share FROM deployments WHERE tenant_id = $1::text ORDER BY number DESC LIMIT 1
+) AS d ON true
 LEFT JOIN users u ON u.tenant_id = $1::text AND u.user_id = $2::text
 """
 
@@ -102,10 +106,11 @@ _SET_COLUMNS = (
     "created_at",
     "model",
     "prompt_version",
+    "adapter",
 )
 _INSERT_SET = f"""
 INSERT INTO hypothesis_sets ({", ".join(_SET_COLUMNS)}, input_vector, hypotheses)
-VALUES ({", ".join(f"${place}" for place in range(1, 15))}, $15::text::vector, $16::text::jsonb)
+VALUES ({", ".join(f"${place}" for place in range(1, 16))}, $16::text::vector, $17::text::jsonb)
 """
 
 
@@ -116,6 +121,7 @@ class Background:
     calibrations: Mapping[str, Calibration]
     facets: Mapping[str, Facet]
     centroid: Centroid
+    route: Route
 
     def calibration(self, source: str) -> Calibration:
         """The calibration of a source of hypotheses, or its prior."""
@@ -161,12 +167,13 @@ class HypothesisStore:
         return [CohortChoice(row["chosen_slots"], row["users"], row["share"]) for row in rows]
 
     async def background(self, statements: Statements, tenant_id: str, user_id: str) -> Background:
-        """The tenant's calibrations and the user's persona, each as its default where there is none."""
+        """The tenant's calibrations and route, and the user's persona, each as its default where there is none."""
         row = (await statements.fetch(_BACKGROUND, tenant_id, user_id))[0]
         latest: dict[str, tuple[dict[str, float], float, int, int]] = row["calibrations"] or {}
         calibrations = {source: Calibration(*values) for source, values in latest.items()}
         facets = facets_of(row["facets"] or {})
-        return Background(calibrations, facets, centroid_of(row))
+        route = Route(tuple(row["stack"] or ()), row["candidate"], row["share"] or 0.0)
+        return Background(calibrations, facets, centroid_of(row), route)
 
     async def insert_set(self, statements: Statements, row: Mapping[str, Any]) -> None:
         """Write a shown set. The user has to exist."""

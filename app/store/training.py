@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import func, insert, select, update
+from sqlalchemy import any_, func, insert, select, update
 from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -61,7 +61,7 @@ class RunStore:
         """Take a user's key from every run that was trained on their samples; those runs."""
         query = (
             update(training_runs)
-            .where(training_runs.c.tenant_id == tenant_id, training_runs.c.user_keys.contains([user_key]))
+            .where(training_runs.c.tenant_id == tenant_id, any_(training_runs.c.user_keys) == user_key)
             .values(
                 user_keys=func.array_remove(training_runs.c.user_keys, user_key),
                 erased_users=training_runs.c.erased_users + 1,
@@ -69,6 +69,12 @@ class RunStore:
             .returning(training_runs.c.run_id, training_runs.c.folder, training_runs.c.status)
         )
         return (await connection.execute(query)).all()
+
+    async def folders(self, connection: AsyncConnection, tenant_id: str) -> Sequence[AnyRow]:
+        """Every run of the tenant with its folder and the id of the key that its users' names were made with."""
+        key_id = training_runs.c.metadata["key_id"].as_string().label("key_id")
+        query = select(training_runs.c.run_id, training_runs.c.folder, key_id)
+        return (await connection.execute(query.where(training_runs.c.tenant_id == tenant_id))).all()
 
 
 class DeploymentStore:
@@ -114,6 +120,11 @@ class DeploymentStore:
         )
         done = await connection.execute(query.on_conflict_do_nothing())
         return done.rowcount == 1
+
+    async def adapters(self, connection: AsyncConnection, tenant_id: str) -> frozenset[str]:
+        """Every adapter that ever was in a deployment of the tenant."""
+        query = select(deployments.c.adapter).where(deployments.c.tenant_id == tenant_id).distinct()
+        return frozenset((await connection.execute(query)).scalars())
 
     async def tried_since(self, connection: AsyncConnection, tenant_id: str, candidate: str) -> datetime | None:
         """Since when the present trial of a candidate runs: its first deployment after the last one without it."""

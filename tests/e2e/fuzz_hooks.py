@@ -26,6 +26,9 @@ RULES: Mapping[str, str] = {
     "search_memories": "at least one weight has to be above zero",
     "create_embeddings": "the model served here is .*|.* has 384 dimensions and cannot be shortened",
     "create_embeddings_api": "the model served here is .*|.* has 384 dimensions and cannot be shortened",
+    "write_script": "(sft|dpo|reward|grpo) is trained on .*|a reward model has no GGUF form"
+    "|max_answer leaves no room for the prompt|batch_size must be a multiple of generations"
+    "|there is a folder of this name already|this is the form of a run's name: choose another",
     "put_settings": "at least one weight has to be above zero|.* uses what is not defined: .*|the intents file .*",
 }
 """By operation: why a request that fits its schema may still be refused. Rules between fields, and about what

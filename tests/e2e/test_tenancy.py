@@ -6,6 +6,7 @@ import re
 import uuid
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 
 import httpx
@@ -13,10 +14,12 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
+from app.domain.deployments import Route
 from app.services.keys import hash_key
 from app.settings import Settings
 from app.store.engine import Database, open_database
 from app.store.tables import USER_TABLES, metadata
+from app.store.training import Deployment, DeploymentStore, RunStore
 from tests.e2e.running import Key, RunningService, open_service
 
 pytestmark = pytest.mark.slow
@@ -24,10 +27,23 @@ pytestmark = pytest.mark.slow
 MARKER = "bumblebee"
 """In everything tenant B's user says, and in no answer to tenant A."""
 
+RUN_OF_B = "sft-20260131t120000-0123456789"
 SHARED = "the same person"
 """A user id that both tenants use."""
 
-ADMIN = {("GET", "/v1/training/stats"), ("GET", "/v1/settings"), ("PUT", "/v1/settings")}
+ADMIN = {
+    ("GET", "/v1/training/stats"),
+    ("GET", "/v1/training/datasets"),
+    ("POST", "/v1/training/datasets"),
+    ("POST", "/v1/training/scripts"),
+    ("GET", "/v1/training/runs"),
+    ("GET", "/v1/training/runs/{run_id}"),
+    ("POST", "/v1/training/runs/{run_id}/promote"),
+    ("POST", "/v1/training/runs/{run_id}/rollback"),
+    ("GET", "/v1/training/deployments"),
+    ("GET", "/v1/settings"),
+    ("PUT", "/v1/settings"),
+}
 PROBES = {"/healthz", "/v1/healthz", "/readyz", "/info", "/metrics"}
 NDJSON = {"Content-Type": "application/x-ndjson"}
 
@@ -110,9 +126,26 @@ def held_by_a(a: httpx.Client) -> Held:
 
 
 @pytest.fixture(scope="module")
-def held_by_b(b: httpx.Client) -> tuple[Held, Held]:
-    """What B's users have: one called as A's, one whom A does not know."""
-    return fill(b, SHARED, MARKER), fill(b, "known to b only", MARKER)
+async def held_by_b(b: httpx.Client, service: RunningService, database: Database) -> tuple[Held, Held]:
+    """What B has: datasets, a training run, and two users, one called as A's, one whom A does not know."""
+    held = fill(b, SHARED, MARKER), fill(b, "known to b only", MARKER)
+    prepare_datasets(b)
+    async with database.begin("tenant-b") as connection:
+        folder = service.folder / "local-models" / RUN_OF_B
+        folder.mkdir(parents=True)
+        row = {"tenant_id": "tenant-b", "run_id": RUN_OF_B, "method": "sft", "base_model": MARKER}
+        row |= {"folder": str(folder), "status": "accepted", "created_at": datetime.now(UTC)}
+        await RunStore().insert(connection, row)
+        made = Deployment(1, "promote", RUN_OF_B, Route((RUN_OF_B,)), MARKER, datetime.now(UTC))
+        assert await DeploymentStore().insert(connection, "tenant-b", made)
+    return held
+
+
+def prepare_datasets(client: httpx.Client) -> None:
+    """Make a tenant's datasets, with nobody held out."""
+    made = ok(client.post("/v1/training/datasets", json={"heldout_share": 0.0}))
+    assert made["status"] == "prepared"
+    assert made["summary"]["files"]["hypotheses_chat.jsonl"]["rows"] > 0
 
 
 def export_of(client: httpx.Client, user_id: str) -> bytes:
@@ -125,7 +158,8 @@ def export_of(client: httpx.Client, user_id: str) -> bytes:
 def everything_of(client: httpx.Client, *users: Held) -> list[Any]:
     """All a tenant can see of itself: what is held on its users to the byte, its figures and its settings."""
     seen: list[Any] = [export_of(client, user.user_id) for user in users]
-    seen += [ok(client.get(path)) for path in ("/v1/training/stats", "/v1/settings")]
+    paths = ("stats", "datasets", "runs", "deployments")
+    seen += [ok(client.get(path)) for path in (*(f"/v1/training/{path}" for path in paths), "/v1/settings")]
     telemetry = ok(client.get("/v1/telemetry", params={"since": "2020-01-01T00:00:00Z"}))
     return [*seen, telemetry]
 
@@ -183,6 +217,22 @@ def attempts(them: Held, me: Held | None) -> dict[tuple[str, str], list[tuple[in
         ("PATCH", "/v1/persona/{user_id}"): [(reads, f"/v1/persona/{them.user_id}", {"facets": {"concise": 0.1}})],
         ("GET", "/v1/telemetry"): [(200, "/v1/telemetry?since=2020-01-01T00:00:00Z", None)],
         ("GET", "/v1/training/stats"): [(200, "", None)],
+        ("GET", "/v1/training/datasets"): [(200, "", None)],
+        ("POST", "/v1/training/datasets"): [(200, "", {"dry_run": True})],
+        ("POST", "/v1/training/scripts"): [
+            (404, "", {"model": RUN_OF_B}),
+            (404, "", {"model": f"{RUN_OF_B}/adapter"}),
+            (404, "", {"method": "grpo", "reward_model": RUN_OF_B}),
+            (422, "", {"model": "../../etc"}),
+            (422, "", {"output": "../elsewhere"}),
+            (422, "", {"output": RUN_OF_B}),
+            (200, "", {"method": "dpo"}),
+        ],
+        ("GET", "/v1/training/runs"): [(200, "", None)],
+        ("GET", "/v1/training/runs/{run_id}"): [(404, f"/v1/training/runs/{RUN_OF_B}", None)],
+        ("POST", "/v1/training/runs/{run_id}/promote"): [(404, f"/v1/training/runs/{RUN_OF_B}/promote", {})],
+        ("POST", "/v1/training/runs/{run_id}/rollback"): [(404, f"/v1/training/runs/{RUN_OF_B}/rollback", {})],
+        ("GET", "/v1/training/deployments"): [(200, "", None)],
         ("GET", "/v1/settings"): [(200, "", None)],
         ("PUT", "/v1/settings"): [(200, "", {"token_budget": 1000})],
         ("POST", "/v1/embeddings"): [(200, "", {"input": "hello"})],
@@ -294,6 +344,9 @@ def test_a_new_tenant_counts_nothing(service: RunningService, held_by_a: Held, h
         telemetry = ok(client.get("/v1/telemetry", params={"since": "2020-01-01T00:00:00Z"}))
         assert (telemetry["sets"], telemetry["answered"], telemetry["auto_advance_rate"]) == (0, 0, None)
         assert set(ok(client.get("/v1/training/stats")).values()) == {0}
+        assert ok(client.get("/v1/training/datasets")) == {"status": "none", "summary": None}
+        assert ok(client.get("/v1/training/runs")) == {"runs": []}
+        assert ok(client.get("/v1/training/deployments"))["history"] == []
         assert ok(client.get("/v1/settings")) == {}
 
 

@@ -58,7 +58,8 @@ async def embedder(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[On
 def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
     """The defaults, with training data collected into a folder of the session."""
     folder = tmp_path_factory.mktemp("service")
-    return Settings(_env_file=None, data_dir=folder, database_url=None, enable_training_data_collection=True)
+    own = {"data_dir": folder, "local_models_dir": folder / "models", "train_venv": folder / "venv"}
+    return Settings(_env_file=None, database_url=None, enable_training_data_collection=True, **own)
 
 
 @pytest.fixture(scope="session")

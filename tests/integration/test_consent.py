@@ -9,6 +9,7 @@ from app.api.deps import Services
 from app.domain.errors import NotFound
 from app.domain.training import FILES
 from app.services.feedback import Feedback
+from app.services.training.erasure import Erasure
 from tests.integration.conftest import choose, facts
 
 
@@ -42,18 +43,18 @@ async def test_opting_out_erases_and_keeps_nothing_more(services: Services, tena
     for user in ("ada", "bob"):
         await do_everything(services, tenant, user)
     of_bob = {key: count for key, count in kept(services, tenant).items() if key[0] == "bob"}
-    is_kept, erased = await services.consent.set(tenant, "ada", has_consent=False)
-    assert (is_kept, set(erased)) == (False, set(FILES))
-    assert all(count > 0 for count in erased.values())
+    is_kept, left = await services.consent.set(tenant, "ada", has_consent=False)
+    assert (is_kept, set(left.erased)) == (False, set(FILES))
+    assert all(count > 0 for count in left.erased.values())
     await do_everything(services, tenant, "ada")
     assert kept(services, tenant) == of_bob
-    assert await services.consent.set(tenant, "ada", has_consent=True) == (True, {})
+    assert await services.consent.set(tenant, "ada", has_consent=True) == (True, Erasure())
     await do_everything(services, tenant, "ada")
     assert {file for user, file in kept(services, tenant) if user == "ada"} == set(FILES)
 
 
 async def test_a_stranger_can_opt_out_before_the_first_word(services: Services, tenant: str) -> None:
-    assert await services.consent.set(tenant, "eve", has_consent=False) == (False, dict.fromkeys(FILES, 0))
+    assert await services.consent.set(tenant, "eve", has_consent=False) == (False, Erasure(dict.fromkeys(FILES, 0)))
     await do_everything(services, tenant, "eve")
     assert not kept(services, tenant)
 
@@ -64,7 +65,7 @@ async def test_a_tenant_opts_out_for_all_its_users(services: Services, tenant: s
         await do_everything(services, name, "ada")
     assert not kept(services, tenant)
     assert {file for _, file in kept(services, other_tenant)} == set(FILES)
-    assert await services.consent.set(tenant, "ada", has_consent=True) == (False, {}), "the tenant's word counts"
+    assert await services.consent.set(tenant, "ada", has_consent=True) == (False, Erasure()), "the tenant's word counts"
 
 
 async def test_no_sample_slips_in_while_a_user_opts_out(services: Services, tenant: str) -> None:

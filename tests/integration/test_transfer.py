@@ -76,7 +76,7 @@ async def test_a_round_trip_changes_nothing(services: Services, tenant: str) -> 
     assert b"wombat" not in before
     neighbour = await export(services, tenant, "neighbour")
 
-    erased = await services.transfer.erase(tenant, USER)
+    erased = (await services.transfer.erase(tenant, USER)).erased
     assert {table: count for table, count in erased.items() if table not in FILES} == {
         table.name: sum(line["table"] == table.name for line in lines) for table in USER_TABLES
     }
@@ -199,7 +199,7 @@ async def test_an_erased_user_is_nowhere(
     kept = [await export(small_files, tenant, f"kept-{number}") for number in range(2)]
     rows = (await export(small_files, tenant, user)).splitlines()
 
-    erased = await small_files.transfer.erase(tenant, user)
+    erased = (await small_files.transfer.erase(tenant, user)).erased
 
     assert await places_that_hold(database, tmp_path, user, word) == set()
     assert {file: erased[file] for file in FILES} == of_user

@@ -5,6 +5,7 @@ import json
 import math
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import httpx2
@@ -260,6 +261,17 @@ async def test_a_complaint_teaches_nothing_unless_it_was_meant() -> None:
 )
 async def test_every_failure_has_a_cause(reply: Reply, cause: str) -> None:
     assert await cause_of(reply) == cause
+
+
+async def test_an_adapter_that_is_not_there_is_no_unknown_model() -> None:
+    """The base model may answer in its place."""
+    endpoint, server = endpoint_on(refusal(404))
+
+    with pytest.raises(ModelUnavailable, match="run-1") as caught:
+        await endpoint.complete(replace(ASK, model="run-1"))
+
+    assert caught.value.cause == "unknown_adapter"
+    assert [body["model"] for body in server.bodies] == ["run-1"]
 
 
 @pytest.mark.parametrize(

@@ -250,10 +250,11 @@ async def test_a_late_server_opens_the_breaker() -> None:
     assert guard.state == "open"
 
 
-async def test_a_refused_request_does_not_open_the_breaker() -> None:
+@pytest.mark.parametrize("cause", ["refused", "unknown_adapter"])
+async def test_a_refused_request_does_not_open_the_breaker(cause: str) -> None:
     guard = guard_of()
 
-    await fail(guard, 2 * FAILURES, "refused")
+    await fail(guard, 2 * FAILURES, cause)
 
     assert guard.state == "closed"
 

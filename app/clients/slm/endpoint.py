@@ -168,7 +168,7 @@ class ChatEndpoint:
             except openai.OpenAIError as error:
                 narrower = dialect.narrower(str(error)) if _is_about_the_request(error) else None
                 if narrower is None:
-                    raise _translated(error) from error
+                    raise _translated(error, ask.model) from error
                 dialect = narrower
                 continue
             except (ValueError, TypeError, AttributeError, LookupError, RecursionError) as error:
@@ -387,7 +387,7 @@ def _is_about_the_request(error: openai.OpenAIError) -> bool:
     return isinstance(error, openai.BadRequestError | openai.UnprocessableEntityError)
 
 
-def _translated(error: openai.OpenAIError) -> ModelUnavailable:
+def _translated(error: openai.OpenAIError, adapter: str | None) -> ModelUnavailable:
     """A client's error in the words of the domain. What the server says may quote the prompt: it stays out."""
     match error:
         case openai.APITimeoutError():
@@ -396,6 +396,8 @@ def _translated(error: openai.OpenAIError) -> ModelUnavailable:
             return _lost(error)
         case openai.AuthenticationError() | openai.PermissionDeniedError():
             return ModelUnavailable("the server wants another API key", "unauthorised")
+        case openai.NotFoundError() if adapter is not None:
+            return ModelUnavailable(f"the server does not have the adapter {adapter}", "unknown_adapter")
         case openai.NotFoundError():
             return ModelUnavailable("the server has no such model, or no such path", "unknown_model")
         case openai.RateLimitError():

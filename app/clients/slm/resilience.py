@@ -34,9 +34,9 @@ failure came at once."""
 
 RETRIED = frozenset({"unreachable", "reset", "failed", "busy"})
 
-UNCOUNTED = frozenset({"breaker_open", "overloaded", "refused"})
+UNCOUNTED = frozenset({"breaker_open", "overloaded", "refused", "unknown_adapter"})
 """Failures that say nothing about the server's health: a request may be refused for what is in it, such as more text
-than the model takes."""
+than the model takes; a server that was restarted answers well and has no adapter yet."""
 
 FAIR_SHARE = 0.5
 """A call that had less than this share of the service's own budget says more about its caller than about the server

@@ -102,6 +102,7 @@ class ModelTrainer:
         method: Method = "sft",
         options: TrainingOptions | None = None,
         script_path: str | Path | None = None,
+        code_version: str | None = None,
     ) -> Path:
         """Write the script that trains `model_name` on a prepared dataset, `train_model.py` beside the samples unless
         `script_path` says otherwise; its path. Raises InvalidInput for what cannot be trained."""
@@ -112,6 +113,7 @@ class ModelTrainer:
             method=method,
             options=options,
             script_path=script_path or self.collector.directory / SCRIPT_NAME,
+            code_version=code_version,
         )
 
     async def prepare_training_dataset(
@@ -172,8 +174,7 @@ class ModelTrainer:
         with locked(folder / ".lock"):
             settle(folder)
             summary = read_summary(folder)
-            key_file = self.collector.directory / KEY_FILE
-            key = SplitKey(key_file.read_bytes()) if key_file.exists() else None
+            key = self.split_key()
             unfinished = folder / UNFINISHED
             if key is not None and unfinished.is_dir():
                 with (unfinished / ERASED).open("a") as out:
@@ -187,6 +188,11 @@ class ModelTrainer:
             if document(summary) != before:
                 write_durably(folder / SUMMARY_FILE, document(summary))
             return removed
+
+    def split_key(self) -> SplitKey | None:
+        """The key behind users' names in datasets; None before the first preparation, or where it was lost."""
+        path = self.collector.directory / KEY_FILE
+        return SplitKey(path.read_bytes()) if path.exists() else None
 
     def _prepare(
         self,
