@@ -108,7 +108,9 @@ class RunningService:
         self.process.kill()
         self.process.wait(timeout=STOP_TIMEOUT_S)
 
-    def run_command(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+    def run_command(
+        self, *arguments: str, check: bool = True, timeout_s: float = START_TIMEOUT_S
+    ) -> subprocess.CompletedProcess[str]:
         """Run `embed-service …` beside the service, on the same data."""
         done = subprocess.run(
             [COMMAND, *arguments],
@@ -117,7 +119,7 @@ class RunningService:
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
-            timeout=START_TIMEOUT_S,
+            timeout=timeout_s,
             check=False,
         )
         assert not check or done.returncode == 0, f"embed-service {' '.join(arguments)}:\n{done.stdout}\n{done.stderr}"

@@ -8,9 +8,11 @@ import asyncpg
 import pytest
 
 from app.domain import training
+from app.domain.datasets import DatasetOptions, SplitKey
 from app.domain.errors import NotReady
 from app.domain.training import FILES
 from app.services.consent import ConsentService
+from app.services.training.datasets import KEY_BYTES
 from app.services.training.erasure import Erasure
 from app.services.training.run_files import RunFolder
 from app.services.training.runs import RunService
@@ -21,7 +23,7 @@ from app.store.users import UserStore
 from app.wiring_training import build_collector, build_erasure, build_runs, build_trainer
 from tests.fake_training import FakeTraining
 from tests.fakes import FakeEmbedder
-from tests.integration.test_dataset_files import KEY, choice, write
+from tests.integration.test_dataset_files import choice, write
 from tests.integration.test_runs import BASE, row_of, trained, until
 
 WORD = "xyzzyquokka"
@@ -80,10 +82,12 @@ class House:
 
 @pytest.fixture
 async def house(tmp_path: Path, database: Database, tenant: str) -> House:
-    """Twenty users and USER, who has said WORD; none is held out but by the key."""
+    """Twenty users and USER, who has said WORD and is not held out."""
     made = House(tmp_path, database, tenant)
     made.settings.training_dir.mkdir(parents=True)
-    (made.settings.training_dir / "split.key").write_bytes(KEY)
+    keys = (SplitKey(bytes([number]) * KEY_BYTES) for number in range(256))
+    key = next(key for key in keys if not key.is_heldout(key.user(tenant, USER), DatasetOptions().heldout_share))
+    (made.settings.training_dir / "split.key").write_bytes(key.secret)
     for number in range(20):
         await made.meet(tenant, f"u{number}", range(number * 4, number * 4 + 4))
     await made.meet(tenant, USER, range(100, 110), WORD)

@@ -11,7 +11,7 @@ from app.clients.slm.adapters import VLLMAdapters
 from app.clients.slm.endpoint import Ask, ChatEndpoint
 from app.domain.errors import ModelUnavailable
 from tests.contract.adapter_server import AdapterServerContract
-from tests.vllm.conftest import VllmServer
+from tests.vllm_server import VllmServer
 
 QUESTION = Ask("text", [{"role": "user", "content": "What is the capital of France?"}], max_tokens=16)
 

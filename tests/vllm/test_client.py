@@ -16,7 +16,7 @@ from app.domain.instructions import PROMPT_VERSION
 from app.request import set_tenant
 from tests.e2e.running import RunningService
 from tests.servers import open_folder
-from tests.vllm.conftest import VllmServer
+from tests.vllm_server import VllmServer
 
 VERBS = ("build", "plan", "write", "fix", "compare", "learn", "deploy", "design", "explain", "improve")
 THINGS = ("api", "trip", "report", "login", "tests", "course", "budget", "garden", "website", "team")

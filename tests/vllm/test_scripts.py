@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 
-from tests.vllm.conftest import ROOT, VllmServer, start_environment
+from tests.vllm_server import ROOT, VllmServer, start_environment
 
 
 @pytest.fixture
