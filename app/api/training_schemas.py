@@ -103,6 +103,7 @@ class OptionsIn(Request):
     load_in_4bit: bool = True
     gradient_checkpointing: bool = True
     evaluate_every: Annotated[float, Field(gt=0, lt=1, allow_inf_nan=False)] = 0.1
+    evaluate_rows: Annotated[int, Field(ge=1, le=1_000_000), WHOLE] = 200
     patience: Count = 3
     beta: From0 | None = None
     generations: Annotated[int, Field(ge=2, le=1024), WHOLE] = 4

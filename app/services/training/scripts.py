@@ -36,7 +36,7 @@ class TrainingOptions:
     """The hyper-parameters and exports of a training; None is the method's own default.
 
     `warmup` and `evaluate_every` are steps, or below 1 a share of all of them. `max_length` counts the tokens of
-    prompt and answer. `generations`, `max_answer`, `temperature`, `grpo_rewards` and `reward_model_path` are GRPO's;
+    prompt and answer; `evaluate_rows` held-out rows, spread evenly, are evaluated at most. `generations`, `max_answer`, `temperature`, `grpo_rewards` and `reward_model_path` are GRPO's;
     `beta` is DPO's and GRPO's. `load_in_4bit` counts on a GPU only.
     """
 
@@ -56,6 +56,7 @@ class TrainingOptions:
     load_in_4bit: bool = True
     gradient_checkpointing: bool = True
     evaluate_every: float = 0.1
+    evaluate_rows: int = 200
     patience: int = 3
     beta: float | None = None
     generations: int = 4
@@ -121,6 +122,7 @@ def generate_training_script(
         "LOAD_IN_4BIT": options.load_in_4bit,
         "GRADIENT_CHECKPOINTING": options.gradient_checkpointing,
         "EVALUATE_EVERY": options.evaluate_every,
+        "EVALUATE_ROWS": options.evaluate_rows,
         "PATIENCE": options.patience,
         "EXPORT_MERGED": options.export_merged,
         "EXPORT_GGUF": options.export_gguf,
@@ -197,7 +199,7 @@ def _flags(method: Method, options: TrainingOptions) -> set[str]:
 
 def _check(method: Method, options: TrainingOptions) -> None:
     """Raise InvalidInput for what cannot be trained."""
-    for name in ("batch_size", "gradient_accumulation", "lora_rank", "lora_alpha", "patience"):
+    for name in ("batch_size", "gradient_accumulation", "lora_rank", "lora_alpha", "evaluate_rows", "patience"):
         _require(getattr(options, name) >= 1, f"{name} must be at least 1", name)
     for name in ("epochs", "evaluate_every", "temperature"):
         _require(0 < getattr(options, name) < math.inf, f"{name} must be above 0", name)
