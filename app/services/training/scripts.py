@@ -36,8 +36,9 @@ class TrainingOptions:
     """The hyper-parameters and exports of a training; None is the method's own default.
 
     `warmup` and `evaluate_every` are steps, or below 1 a share of all of them. `max_length` counts the tokens of
-    prompt and answer; `evaluate_rows` held-out rows, spread evenly, are evaluated at most. `generations`, `max_answer`, `temperature`, `grpo_rewards` and `reward_model_path` are GRPO's;
-    `beta` is DPO's and GRPO's. `load_in_4bit` counts on a GPU only.
+    prompt and answer; `evaluate_rows` held-out rows, spread evenly, are evaluated at most. `generations`,
+    `max_answer`, `temperature`, `grpo_rewards` and `reward_model_path` are GRPO's; `beta` is DPO's and GRPO's.
+    `load_in_4bit` counts on a GPU only.
     """
 
     learning_rate: float | None = None
