@@ -1,8 +1,8 @@
 """The people of one house: they ask for something in few words and choose what they mean.
 
 Everybody says what they know themselves, which the service guesses first, but by a vague request the whole house means
-the same: "deploy it" is a pipeline here, "write something" a post for the blog. No prompt tells; a model that learnt
-from some of them knows it of the others.
+the same, whatever they know: "get fit" are exercises at home here, "write something" is to better what was written. No
+prompt tells; a model that learnt from some of them knows it of the others.
 """
 
 import random
@@ -23,19 +23,23 @@ NAMES = (
     "I have read a lot about {}",
 )
 WAYS = (
-    "continuous deployment",
-    "for my family on a low-cost budget",
-    "steady weight loss",
-    "post in a friendly style",
-    "as a line chart",
-    "into Spanish in a casual style",
+    "that takes 30 minutes",
+    "summer holiday",
     "day by day",
-    "Android and iPhone",
-    "raise the coverage",
-    "without code",
-    "Work out why",
+    "workouts at home",
+    "wording of a text",
+    "into English",
+    "end-to-end tests",
+    "unit tests in Python",
+    "REST API in Python",
+    "command-line tool",
+    "cloud platform",
+    "continuous deployment",
+    "Explore the CSV file",
+    "Python script that does the task",
+    "what this error message means",
 )
-"""What the house means: each is a part of one reading of the catalogue."""
+"""What the house means: each is a part of one reading of the catalogue. The first that is shown is chosen."""
 
 COMMENTS = (
     "too long",
@@ -185,9 +189,9 @@ class Person:
     def choose(self, questions: Sequence[str]) -> int | None:
         """The place of the reading that is meant: the house's way, else one with something of their own; None where
         neither is shown."""
-        for wanted in (WAYS, self.known):
+        for part in (*WAYS, *self.known):
             for place, question in enumerate(questions):
-                if any(part.lower() in question.lower() for part in wanted) and "“" not in question:
+                if part.lower() in question.lower() and "“" not in question:
                     return place
         return None
 
