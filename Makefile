@@ -66,7 +66,7 @@ test-vllm: $(VENV)/.dev ## against a real vLLM with a real model, started by sta
 setup-training: ## an environment for fine-tuning in venv-train, for GPU or CPU
 	./setup_training.sh
 
-test-training: $(VENV)/.dev ## generated training scripts, run for real (minutes)
+test-training: $(VENV)/.dev ## the learning loop for real: samples, training on the CPU, judge, vLLM (half an hour)
 	./setup_training.sh
 	$(PY) -m pytest -m "training" tests/training
 
