@@ -38,12 +38,22 @@ $(VENV)/.training: requirements/training-data.txt $(VENV)/.service
 	@$(call INSTALL,requirements/training-data.txt)
 	@touch $@
 
-.PHONY: help install install-builtin install-training run test check demo bench lock format lint types floors test-e2e setup-vllm test-vllm setup-training test-training
+$(VENV)/.serving: requirements/serving.txt $(VENV)/.service
+	@echo "installing OpenVINO and sentence-transformers into $(VENV) ..."
+	@$(call INSTALL,requirements/serving.txt)
+	@touch $@
+
+.PHONY: help install install-builtin install-training install-serving embed-serve run test check demo bench lock format lint types floors test-e2e setup-vllm test-vllm setup-training test-training
 install: $(VENV)/.dev ## .venv with the service and its test tools
 
 install-builtin: $(VENV)/.builtin ## a small chat model beside the service, for SLM_IMPL=builtin
 
 install-training: $(VENV)/.training ## what training datasets are prepared with
+
+install-serving: $(VENV)/.serving ## OpenVINO and sentence-transformers (without torch) for embed-serve
+
+embed-serve: $(VENV)/.service ## serve the model in a folder (MODEL=dir PORT=8000 NORMALIZE=1)
+	@$(PY) scripts/serve_embedding_model.py $(if $(MODEL),--model $(MODEL)) $(if $(PORT),--port $(PORT)) $(if $(filter-out 0 false,$(NORMALIZE)),--normalize)
 
 run: $(VENV)/.service ## the service on PORT (8080), with its own database
 	@$(VENV)/bin/embed-service run
@@ -51,8 +61,8 @@ run: $(VENV)/.service ## the service on PORT (8080), with its own database
 demo: $(VENV)/.service ## a whole session in the terminal (FROM=file in LoCoMo's layout)
 	@$(VENV)/bin/embed-service demo $(if $(FROM),--from $(FROM))
 
-test: $(VENV)/.dev ## the quick tests: unit, property, contract, integration
-	$(PY) -m pytest -m "not slow" tests/unit tests/property tests/contract tests/integration
+test: $(VENV)/.dev ## the quick tests: unit, property, contract, integration, model server
+	$(PY) -m pytest -m "not slow" tests/unit tests/property tests/contract tests/integration tests/serving
 
 test-e2e: $(VENV)/.dev ## the slow ones: a running server, kill -9, API fuzzing, reference vectors
 	$(PY) -m pytest -m "slow and not vllm" tests
@@ -93,4 +103,5 @@ lock: ## recompute the lock files (needs uv)
 	uv pip compile -q --universal --python-version 3.11 --no-emit-index-url --no-header --generate-hashes pyproject.toml -o requirements/service.txt
 	uv pip compile -q --universal --python-version 3.11 --no-emit-index-url --no-header --generate-hashes --extra builtin pyproject.toml -o requirements/builtin.txt
 	uv pip compile -q --universal --python-version 3.11 --no-emit-index-url --no-header --generate-hashes --extra training pyproject.toml -o requirements/training-data.txt
+	uv pip compile -q --universal --python-version 3.11 --no-emit-index-url --no-header --generate-hashes --extra serving --no-emit-package torch pyproject.toml -o requirements/serving.txt
 	uv pip compile -q --universal --python-version 3.11 --no-emit-index-url --no-header --generate-hashes --extra dev --extra builtin --extra training pyproject.toml -o requirements/dev.txt

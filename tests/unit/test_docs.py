@@ -18,6 +18,7 @@ from app.domain.budget import DEFAULT_WEIGHTS
 from app.domain.memory import HALF_LIFE_DAYS
 from app.main import create_app
 from app.settings import Settings
+from serving.settings import PREFIX, ServeSettings
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text("utf8")
@@ -60,7 +61,9 @@ def shown(value: Any) -> str:
 def test_every_setting_is_in_the_table_with_its_default() -> None:
     table = {row[0]: row[1] for row in rows(section(README, "Configuration"))[1:]}
 
-    assert table == {name.upper(): shown(field.default) for name, field in Settings.model_fields.items()}
+    own = {name.upper(): shown(field.default) for name, field in Settings.model_fields.items()}
+    servers = {PREFIX + name.upper(): shown(field.default) for name, field in ServeSettings.model_fields.items()}
+    assert table == own | servers
 
 
 def test_every_make_target_named_exists() -> None:
