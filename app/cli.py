@@ -14,14 +14,14 @@ from rich.table import Table
 
 from app.api.deps import Services
 from app.api.protocol import ProblemProtocol
-from app.cli_training import train
+from app.commands.terminal import Json, T, Tenant, console, opened, print_document
+from app.commands.training import train
 from app.domain.errors import DomainError
 from app.logs import configure_logs
 from app.services.keys import DEFAULT_TENANT, KeyService
 from app.services.training.erasure import Erasure
 from app.services.training.run_files import DATASETS_FOLDER
 from app.settings import Settings, load_settings_or_exit
-from app.terminal import Json, T, Tenant, console, opened, print_document
 from app.wiring import open_keys, open_services
 
 cli = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)

@@ -346,7 +346,7 @@ def test_an_erasure_that_is_broken_off_can_be_called_again(folder: Path, monkeyp
         raise OSError("the disk is gone")
 
     with monkeypatch.context() as patched:
-        patched.setattr("app.services.training.datasets.write_durably", break_off)
+        patched.setattr("app.services.training.trainer.write_durably", break_off)
         with pytest.raises(OSError, match="the disk is gone"):
             trainer_of(folder).erase_user("default", USER, folder / "datasets")
     trainer_of(folder).erase_user("default", USER, folder / "datasets")

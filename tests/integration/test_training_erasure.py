@@ -12,10 +12,10 @@ from app.domain.datasets import DatasetOptions, SplitKey
 from app.domain.errors import NotReady
 from app.domain.training import FILES
 from app.services.consent import ConsentService
-from app.services.training.datasets import KEY_BYTES
 from app.services.training.erasure import Erasure
 from app.services.training.run_files import RunFolder
 from app.services.training.runs import RunService
+from app.services.training.trainer import KEY_BYTES
 from app.services.transfer import TransferService
 from app.settings import Settings
 from app.store.engine import Database

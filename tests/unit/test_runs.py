@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from app import training_tables
 from app.api.training_schemas import OptionsIn
-from app.cli_training import run as run_command
+from app.commands import training_tables
+from app.commands.training import run as run_command
+from app.commands.training_options import GIVEN_OTHERWISE
 from app.domain.deployments import Arm, Route
 from app.domain.errors import InvalidInput, NotReady
 from app.domain.runs import answered_share, check_judgeable, dataset_for, is_run_id, new_run_id
@@ -18,7 +19,6 @@ from app.services.deployments import DeploymentStatus
 from app.services.training.run_files import RunFolder
 from app.services.training.runs import Run
 from app.services.training.scripts import TrainingOptions
-from app.training_options import GIVEN_OTHERWISE
 
 MOMENT = datetime(2026, 11, 21, 20, 35, 12, tzinfo=UTC)
 

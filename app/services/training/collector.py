@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO, TypedDict, Unpack, cast
 
 import orjson
 import structlog
@@ -20,8 +20,15 @@ _log: structlog.stdlib.BoundLogger = structlog.stdlib.get_logger(__name__)
 
 _BLOCK = 1 << 16
 
-NOBODY = Maker()
-"""Where nobody says what made an answer."""
+
+class Origin(TypedDict, total=False):
+    """Where a sample comes from: the tenant (`default`), the set of hypotheses, what made it (nobody says), and
+    whether the user consents to its being kept (they do)."""
+
+    tenant_id: str
+    hypothesis_set_id: Id | None
+    maker: Maker
+    has_consent: bool
 
 
 class TrainingDataCollector:
@@ -76,16 +83,15 @@ class TrainingDataCollector:
         preferences: Sequence[str] = (),
         label: Label | None = None,
         memories: Sequence[Mapping[str, Any]] = (),
-        tenant_id: str = "default",
-        hypothesis_set_id: Id | None = None,
-        maker: Maker = NOBODY,
-        has_consent: bool = True,
+        **origin: Unpack[Origin],
     ) -> bool:
         """Hypotheses shown for an input and the choice. Raises InvalidInput as `hypotheses_sample` does."""
-        return has_consent and self._log(
+        return self._log(
             samples.HYPOTHESES_FILE,
-            lambda: samples.hypotheses_sample(
-                self._about(user_id, tenant_id, hypothesis_set_id, maker),
+            user_id,
+            origin,
+            lambda about: samples.hypotheses_sample(
+                about,
                 user_input,
                 persona_facets or {},
                 recent_goals,
@@ -106,16 +112,15 @@ class TrainingDataCollector:
         updates: Mapping[str, float],
         facets_after: Mapping[str, float],
         source: str | None = None,
-        tenant_id: str = "default",
-        hypothesis_set_id: Id | None = None,
-        maker: Maker = NOBODY,
-        has_consent: bool = True,
+        **origin: Unpack[Origin],
     ) -> bool:
         """A signal and the facets it moved."""
-        return has_consent and self._log(
+        return self._log(
             samples.PERSONA_FILE,
-            lambda: samples.persona_sample(
-                self._about(user_id, tenant_id, hypothesis_set_id, maker),
+            user_id,
+            origin,
+            lambda about: samples.persona_sample(
+                about,
                 signal,
                 facets_before,
                 updates,
@@ -132,17 +137,14 @@ class TrainingDataCollector:
         candidates: Sequence[Mapping[str, Any]],
         used_ids: Sequence[Id] = (),
         is_success: bool | None = None,
-        tenant_id: str = "default",
-        hypothesis_set_id: Id | None = None,
-        maker: Maker = NOBODY,
-        has_consent: bool = True,
+        **origin: Unpack[Origin],
     ) -> bool:
         """The memories found for a query, best first, each with an `id`, and which of them were used."""
-        return has_consent and self._log(
+        return self._log(
             samples.RANKING_FILE,
-            lambda: samples.ranking_sample(
-                self._about(user_id, tenant_id, hypothesis_set_id, maker), query, candidates, used_ids, is_success
-            ),
+            user_id,
+            origin,
+            lambda about: samples.ranking_sample(about, query, candidates, used_ids, is_success),
         )
 
     def log_feedback(
@@ -150,20 +152,19 @@ class TrainingDataCollector:
         *,
         user_id: str,
         execution_id: Id | None = None,
-        hypothesis_set_id: Id | None = None,
         is_success: bool | None = None,
         rating: float | None = None,
         comment: str | None = None,
         rejected_ids: Sequence[str] = (),
-        tenant_id: str = "default",
-        maker: Maker = NOBODY,
-        has_consent: bool = True,
+        **origin: Unpack[Origin],
     ) -> bool:
         """What a user said of an answer."""
-        return has_consent and self._log(
+        return self._log(
             samples.FEEDBACK_FILE,
-            lambda: samples.feedback_sample(
-                self._about(user_id, tenant_id, hypothesis_set_id, maker),
+            user_id,
+            origin,
+            lambda about: samples.feedback_sample(
+                about,
                 execution_id,
                 is_success,
                 rating,
@@ -179,18 +180,14 @@ class TrainingDataCollector:
         hypothesis_b: str,
         preferred: Preferred | str,
         reward: float | None = None,
-        *,
-        tenant_id: str = "default",
-        hypothesis_set_id: Id | None = None,
-        maker: Maker = NOBODY,
-        has_consent: bool = True,
+        **origin: Unpack[Origin],
     ) -> bool:
         """Which of two hypotheses a user prefers: `hypothesis_a`, `hypothesis_b` or `tie`, else InvalidInput."""
-        return has_consent and self._log(
+        return self._log(
             samples.PREFERENCES_FILE,
-            lambda: samples.preference_sample(
-                self._about(user_id, tenant_id, hypothesis_set_id, maker), hypothesis_a, hypothesis_b, preferred, reward
-            ),
+            user_id,
+            origin,
+            lambda about: samples.preference_sample(about, hypothesis_a, hypothesis_b, preferred, reward),
         )
 
     def get_training_stats(self, tenant_id: str | None = None) -> dict[str, int]:
@@ -260,13 +257,14 @@ class TrainingDataCollector:
             with suppress(FileNotFoundError), (self.directory / file).open("rb") as opened:
                 os.fsync(opened.fileno())
 
-    def _about(self, user_id: str, tenant_id: str, set_id: Id | None, maker: Maker) -> samples.About:
-        return samples.About(self._clock.now(), user_id, tenant_id, set_id, maker)
-
-    def _log(self, file: str, build: Callable[[], Sample]) -> bool:
-        if not self.is_enabled:
+    def _log(self, file: str, user_id: str, origin: Origin, build: Callable[[samples.About], Sample]) -> bool:
+        if unknown := set(origin) - set(Origin.__annotations__):
+            raise TypeError(f"unexpected keyword argument {', '.join(sorted(unknown))}")
+        if not self.is_enabled or not origin.get("has_consent", True):
             return False
-        line = orjson.dumps(build(), option=orjson.OPT_APPEND_NEWLINE)
+        tenant_id, set_id = origin.get("tenant_id", "default"), origin.get("hypothesis_set_id")
+        about = samples.About(self._clock.now(), user_id, tenant_id, set_id, origin.get("maker", Maker()))
+        line = orjson.dumps(build(about), option=orjson.OPT_APPEND_NEWLINE)
         self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         with self._locked(file):
             self._append(file, line)

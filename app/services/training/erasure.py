@@ -11,7 +11,6 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.domain.errors import InvalidInput
 from app.services.training.collector import TrainingDataCollector
-from app.services.training.datasets import ModelTrainer
 from app.services.training.run_files import (
     DATASETS_FOLDER,
     DEFAULT_TENANT,
@@ -22,6 +21,7 @@ from app.services.training.run_files import (
     remove_datasets,
     unregistered,
 )
+from app.services.training.trainer import ModelTrainer
 from app.store.training import RunStore
 
 _log: structlog.stdlib.BoundLogger = structlog.stdlib.get_logger(__name__)

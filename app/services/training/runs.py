@@ -18,10 +18,10 @@ from app.domain.errors import NotFound, NotReady
 from app.domain.runs import RESUMABLE, answered_share, dataset_for, new_run_id
 from app.ports import Clock
 from app.services.training.dataset_files import locked, read_summary
-from app.services.training.datasets import ModelTrainer
 from app.services.training.run_files import RunFolder, all_marked, datasets_folder, drop_all, users_in
 from app.services.training.script_process import OnTraining, run_script
 from app.services.training.scripts import Method, TrainingOptions
+from app.services.training.trainer import ModelTrainer
 from app.store.engine import Database
 from app.store.tables import AnyRow
 from app.store.tenants import TenantStore

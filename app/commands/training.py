@@ -11,8 +11,10 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-from app import training_tables as tables
 from app.api.training_schemas import DeploymentOut, RouteOut
+from app.commands import training_tables as tables
+from app.commands.terminal import Json, T, Tenant, opened, print_document, quiet_settings
+from app.commands.training_options import with_training_options
 from app.domain.datasets import DatasetOptions
 from app.domain.runs import dataset_for
 from app.services.keys import DEFAULT_TENANT
@@ -22,8 +24,6 @@ from app.services.training.run_files import datasets_folder
 from app.services.training.runs import Run, code_version
 from app.services.training.script_process import Step
 from app.services.training.scripts import Method, TrainingOptions
-from app.terminal import Json, T, Tenant, opened, print_document, quiet_settings
-from app.training_options import with_training_options
 from app.wiring_training import Training, build_collector, build_trainer, open_training
 
 train = typer.Typer(no_args_is_help=True, help="Models trained on what users chose.")

@@ -1,0 +1,1 @@
+"""The commands of `embed-service`, a file for each room that has many."""
