@@ -4,11 +4,15 @@ import uuid
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from app.settings import Settings
 from app.store.engine import Database, open_database
 from tests.servers import TcpServer, open_folder, start_tcp_server
+
+hypothesis.settings.register_profile("untimed", deadline=None)
+hypothesis.settings.load_profile("untimed")
 
 
 @pytest.fixture(scope="session")
