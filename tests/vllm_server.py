@@ -42,8 +42,8 @@ def unpack_model() -> None:
 
 
 @contextmanager
-def running_vllm(folder: Path) -> Generator[VllmServer]:
-    """A ready server whose logs go to `folder`; on leaving it is stopped, and nothing of it lives on. VLLM_TEST_URL
+def running_vllm(folder: Path, max_lora_rank: int = 32) -> Generator[VllmServer]:
+    """A ready server whose logs go to `folder`, for adapters up to a rank, which decides their pace on a CPU. On leaving it is stopped, and nothing of it lives on. VLLM_TEST_URL
     names a running one instead, which stays."""
     given = os.environ.get("VLLM_TEST_URL")
     if given:
@@ -55,7 +55,7 @@ def running_vllm(folder: Path) -> Generator[VllmServer]:
     unpack_model()
     output = folder / "output.txt"
     port = find_free_port()
-    env = start_environment(port, folder)
+    env = start_environment(port, folder) | {"VLLM_MAX_LORA_RANK": str(max_lora_rank)}
     with output.open("wb") as file:
         script = subprocess.Popen(["./start_vllm.sh"], cwd=ROOT, env=env, stdout=file, stderr=subprocess.STDOUT)
     family: list[psutil.Process] = []
