@@ -43,8 +43,8 @@ def unpack_model() -> None:
 
 @contextmanager
 def running_vllm(folder: Path, max_lora_rank: int = 32) -> Generator[VllmServer]:
-    """A ready server whose logs go to `folder`, for adapters up to a rank, which decides their pace on a CPU. On leaving
-    it is stopped, and nothing of it lives on. VLLM_TEST_URL names a running one instead, which stays."""
+    """A ready server whose logs go to `folder`, for adapters up to a rank, which decides their pace on a CPU. Leaving
+    stops it, and nothing of it lives on. VLLM_TEST_URL names a running one instead, which stays."""
     given = os.environ.get("VLLM_TEST_URL")
     if given:
         base_url = given.rstrip("/")
