@@ -11,6 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.domain.deployments import Arm, Route, chance_of_drop
 from app.domain.errors import DomainError, NotFound, NotReady
+from app.domain.promotion import Canary
 from app.ports import AdapterServer, Clock
 from app.services.adapters import AdapterLoader
 from app.services.afterwards import Afterwards
@@ -21,11 +22,8 @@ from app.store.training import Deployment, DeploymentStore, RunStore
 
 log = structlog.get_logger(__name__)
 
-CANARY_SHARE = 0.1
-"""The share of a tenant's users that tries an adapter first."""
-
-CANARY_ALPHA = 0.01
-"""The most likely a trial of an adapter that is no worse is to be rolled back by chance."""
+CANARY_SHARE, CANARY_ALPHA = Canary().share, Canary().alpha
+"""The policy's own, for whoever has none."""
 
 SOURCE = "vllm"
 """The source of the sets that adapters make."""

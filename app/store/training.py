@@ -10,9 +10,8 @@ from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.domain.deployments import Arm, Route
+from app.store.hypotheses import DECIDED
 from app.store.tables import AnyRow, deployments, hypothesis_sets, training_runs
-
-ANSWERED = ("selected", "custom", "none")
 
 
 @dataclass(frozen=True)
@@ -147,7 +146,7 @@ class DeploymentStore:
             hypothesis_sets.c.created_at >= since,
             hypothesis_sets.c.source == source,
             hypothesis_sets.c.adapter.is_not_distinct_from(adapter),
-            hypothesis_sets.c.outcome.in_(ANSWERED),
+            hypothesis_sets.c.outcome.in_(DECIDED),
         )
         answered, selected = (await connection.execute(query)).one()
         return Arm(answered, selected)

@@ -10,10 +10,10 @@ import structlog
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.domain.errors import InvalidInput
+from app.services.keys import DEFAULT_TENANT
 from app.services.training.collector import TrainingDataCollector
 from app.services.training.run_files import (
     DATASETS_FOLDER,
-    DEFAULT_TENANT,
     RunFolder,
     all_marked,
     datasets_folder,

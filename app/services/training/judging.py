@@ -16,7 +16,7 @@ from app.services.training.dataset_files import read_summary
 from app.services.training.judge import Judge, Judgement, OnProgress
 from app.services.training.report import write_report
 from app.services.training.run_files import RunFolder, users_in
-from app.services.training.runs import Run, RunService, reward_folder
+from app.services.training.runs import Run, RunService
 
 _log: structlog.stdlib.BoundLogger = structlog.stdlib.get_logger(__name__)
 
@@ -42,7 +42,7 @@ class RunJudge:
         check_judgeable(run_id, run.method, run.status)
         if run.base_model != self.server.base_model:
             raise NotReady(f"{run_id} was made for {run.base_model}, and vLLM serves {self.server.base_model}.")
-        reward = None if reward_run is None else await self._reward_model(tenant_id, reward_run)
+        reward = None if reward_run is None else await self.runs.reward_model(tenant_id, reward_run)
         serving = await self._serving(tenant_id, run_id)
         rows = await self._rows(tenant_id, run)
         folder = RunFolder(run.folder)
@@ -63,12 +63,6 @@ class RunJudge:
             if not is_kept:
                 with suppress(ModelUnavailable, AdapterRefused):  # what made it fail is the news
                     await self.server.unload(run_id)
-
-    async def _reward_model(self, tenant_id: str, reward_run: str) -> Path:
-        run = await self.runs.get(tenant_id, reward_run)
-        if run.method != "reward" or run.status != "trained":
-            raise NotReady(f"{reward_run} is no trained reward model.")
-        return reward_folder(run)
 
     async def _serving(self, tenant_id: str, run_id: str) -> Run | None:
         """The run that answers everybody but a canary; None: the base model does."""

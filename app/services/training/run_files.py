@@ -1,6 +1,7 @@
 """Where a tenant's datasets and a run's files lie, and how what is there of a user goes away."""
 
 import hashlib
+import os
 import re
 import shutil
 from collections import deque
@@ -13,15 +14,16 @@ import orjson
 
 from app.domain.datasets import SUMMARY_FILE
 from app.domain.runs import is_run_id
+from app.services.keys import DEFAULT_TENANT
 from app.services.training.dataset_files import document, locked, write_durably
 
-DEFAULT_TENANT = "default"
 DATASETS_FOLDER = "datasets"
 SCRIPT_NAME = "train_model.py"
 
 _SAFE = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
 _ERASED = ".erased"
 _LAST_LINES = 20
+_TAIL_BYTES = 8192
 
 
 def datasets_folder(training_dir: Path, tenant_id: str) -> Path:
@@ -129,7 +131,10 @@ class RunFolder:
         """The newest step that the script reported."""
         if not self.progress_file.exists():
             return None
-        *_, last = ["", *self.progress_file.read_text("utf-8").split("\n")[:-1]]
+        with self.progress_file.open("rb") as lines:
+            size = lines.seek(0, os.SEEK_END)
+            lines.seek(max(0, size - _TAIL_BYTES))
+            *_, last = [b"", *lines.read().split(b"\n")[:-1]]
         return cast("dict[str, Any]", orjson.loads(last)) if last else None
 
     def drop_checkpoints(self) -> bool:

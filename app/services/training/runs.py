@@ -184,10 +184,15 @@ class RunService:
         """The options with a reward run of the tenant, where one is named. Raises NotFound, NotReady."""
         if reward_run is None:
             return options
-        rated = await self.get(tenant_id, reward_run)
+        folder = await self.reward_model(tenant_id, reward_run)
+        return replace(options, grpo_rewards="model", reward_model_path=folder)
+
+    async def reward_model(self, tenant_id: str, run_id: str) -> Path:
+        """The folder of a trained reward run's model. Raises NotFound, NotReady."""
+        rated = await self.get(tenant_id, run_id)
         if rated.method != "reward" or rated.status in RESUMABLE:
-            raise NotReady(f"{reward_run} is no trained reward model.")
-        return replace(options, grpo_rewards="model", reward_model_path=reward_folder(rated))
+            raise NotReady(f"{run_id} is no trained reward model.")
+        return reward_folder(rated)
 
     async def _prepared(self, tenant_id: str) -> dict[str, Any]:
         """The summary of datasets that hold this tenant's rows and nobody else's, prepared where there are none."""

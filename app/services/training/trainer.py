@@ -32,13 +32,13 @@ from app.services.training.dataset_files import (
     write_durably,
 )
 from app.services.training.datasets import OnProgress, Preparation, Progress
+from app.services.training.run_files import SCRIPT_NAME
 from app.services.training.scripts import Method, TrainingOptions, generate_training_script
 
 _log: structlog.stdlib.BoundLogger = structlog.stdlib.get_logger(__name__)
 
 KEY_FILE = "split.key"
 KEY_BYTES = 32
-SCRIPT_NAME = "train_model.py"
 DEFAULT_OPTIONS = DatasetOptions()
 
 _SERVICE_TOKENIZER = "app.clients.tokenizer:SentencePieceTokenizer"
