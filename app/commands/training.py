@@ -136,7 +136,7 @@ def run(
 
             return await training.runs.train(tenant, run_id, show)
 
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, _interrupt)
     try:
         done = _on_training(work)
     except KeyboardInterrupt:
@@ -149,6 +149,11 @@ def run(
             f"error: {done.run_id} failed: {said[-1] if said else 'it said nothing'}; all: {done.folder}/training.log"
         )
         raise typer.Exit(1)
+
+
+def _interrupt(*_: object) -> None:
+    """Have a request to end do what Ctrl-C does: asyncio cancels the work, and the work ends the script."""
+    signal.raise_signal(signal.SIGINT)
 
 
 @train.command("list")

@@ -44,19 +44,18 @@ async def run_script(python: Path, folder: RunFolder, on_step: OnTraining | None
             await asyncio.wait({ended}, timeout=LOOK_EVERY_S)
             _report(folder, on_step)
     finally:
-        await _end(process, ended)
+        await _end(process)
 
 
-async def _end(process: asyncio.subprocess.Process, ended: asyncio.Task[int]) -> None:
+async def _end(process: asyncio.subprocess.Process) -> None:
     """Have the script end, kindly and then by force; nothing where it has."""
-    if ended.done():
-        return
     for ask in (process.terminate, process.kill):
+        if process.returncode is not None:
+            return
         with suppress(ProcessLookupError):
             ask()
-        done, _ = await asyncio.wait({ended}, timeout=END_WITHIN_S)
-        if done:
-            return
+        with suppress(TimeoutError):
+            await asyncio.wait_for(process.wait(), END_WITHIN_S)
 
 
 def _report(folder: RunFolder, on_step: OnTraining | None) -> None:
