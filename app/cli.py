@@ -14,6 +14,8 @@ from rich.table import Table
 
 from app.api.deps import Services
 from app.api.protocol import ProblemProtocol
+from app.commands.pairs import pairs
+from app.commands.space import space
 from app.commands.terminal import Json, T, Tenant, console, opened, print_document
 from app.commands.training import train
 from app.domain.errors import DomainError
@@ -33,6 +35,8 @@ cli.add_typer(keys, name="keys")
 cli.add_typer(users, name="users")
 cli.add_typer(memory, name="memory")
 cli.add_typer(persona, name="persona")
+cli.add_typer(pairs, name="pairs")
+cli.add_typer(space, name="space")
 cli.add_typer(train, name="train")
 
 

@@ -34,11 +34,14 @@ from app.services.reflection import ReflectionService
 from app.services.telemetry import TelemetryReports
 from app.services.training.policy import load_policy
 from app.services.transfer import TransferService
+from app.services.trial_spaces import TrialSpaces
+from app.services.trials import TrialService
 from app.settings import Settings
 from app.store.engine import Database, open_database
 from app.store.hypotheses import HypothesisStore
 from app.store.memories import MemoryStore
 from app.store.tenants import KeyStore, TenantStore
+from app.store.trials import TrialStore
 from app.store.users import UserStore
 from app.wiring_training import (
     build_collector,
@@ -70,6 +73,7 @@ async def open_services(settings: Settings) -> AsyncGenerator[Services]:
             stack.push_async_callback(adapters.aclose)
         services = build_services(settings, database, embedder, slm, reranker, adapters)
         stack.push_async_callback(asyncio.to_thread, services.collector.close)
+        stack.push_async_callback(services.trials.aclose)
         stack.push_async_callback(services.afterwards.aclose)
         stack.push_async_callback(services.preparations.aclose)
         await services.keys.ensure_default_tenant()
@@ -87,6 +91,24 @@ async def open_keys(settings: Settings) -> AsyncGenerator[KeyService]:
         yield build_keys(database)
     finally:
         await database.aclose()
+
+
+@asynccontextmanager
+async def open_trials(settings: Settings) -> AsyncGenerator[TrialService]:
+    """The trials of embedding spaces on the database alone: no model is loaded for them."""
+    async with AsyncExitStack() as stack:
+        database = await open_database(settings)
+        stack.push_async_callback(database.aclose)
+        afterwards = Afterwards()
+        spaces = build_trial_spaces(database, afterwards)
+        stack.push_async_callback(spaces.aclose)
+        stack.push_async_callback(afterwards.aclose)
+        yield TrialService(database, spaces, TrialStore(), TenantStore(), SystemClock())
+
+
+def build_trial_spaces(database: Database, afterwards: Afterwards) -> TrialSpaces:
+    """What a request needs of a trial; connects to no endpoint yet."""
+    return TrialSpaces(database, TrialStore(), HttpEmbedder, SystemClock(), afterwards)
 
 
 def build_keys(database: Database) -> KeyService:
@@ -158,7 +180,8 @@ def build_services(
     trainer = build_trainer(collector)
     erasure = build_erasure(settings, trainer)
     catalogues = CatalogueService(database, tenant_store, embedder, clock, settings.intents_file)
-    memories = MemoryService(database, embedder, catalogues, clock, memory_store, user_store)
+    trials = build_trial_spaces(database, afterwards)
+    memories = MemoryService(database, embedder, catalogues, clock, memory_store, user_store, trials)
     ranking = RankingService(
         database,
         embedder,
@@ -168,6 +191,7 @@ def build_services(
         clock,
         memory_store,
         user_store,
+        trials,
         is_reranking=not isinstance(reranker, LocalReranker),
     )
     deployments = build_deployments(database, adapters, afterwards, load_policy(settings.promotion_policy))
@@ -179,7 +203,6 @@ def build_services(
         slm,
         fallback,
         clock,
-        memory_store,
         user_store,
         hypothesis_store,
         deployments,
@@ -197,13 +220,11 @@ def build_services(
         catalogues,
         tokenizer,
         clock,
-        memory_store,
         user_store,
         hypothesis_store,
         slm,
         fallback,
         afterwards,
-        space=embedder.space.id,
         token_budget=settings.token_budget,
         budget_weights=settings.budget_weights,
     )
@@ -214,6 +235,7 @@ def build_services(
         keys=build_keys(database),
         catalogues=catalogues,
         memories=memories,
+        trials=trials,
         ranking=ranking,
         hypotheses=hypotheses,
         reflection=ReflectionService(hypotheses, ranking, catalogues, slm, fallback, clock),

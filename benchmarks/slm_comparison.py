@@ -329,9 +329,9 @@ async def nearness_of(services: Services, users: Sequence[User], inputs: Sequenc
 async def context_of(services: Services, user_id: str, text: str) -> HypothesisContext:
     """What the service gives its model for an input."""
     settings = await services.catalogues.settings(DEFAULT_TENANT)
-    vector = await services.ranking.embed_or_none(text)
+    query = await services.ranking.read(DEFAULT_TENANT, user_id, text)
     context, _ = await services.hypotheses.context(
-        DEFAULT_TENANT, user_id, text, vector, settings, services.hypotheses.clock.now()
+        DEFAULT_TENANT, user_id, query, settings, services.hypotheses.clock.now()
     )
     return context
 

@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# What ./setup_vllm.sh and ./setup_training.sh share: making an environment, and knowing a finished one. Sourced.
+# What ./setup_vllm.sh, ./setup_training.sh and ./setup_embedding.sh share: making an environment, and knowing a finished one. Sourced.
 #
 # They set NAME (setup_$NAME.sh), PREFIX (of their settings), FOLDER (where the environment goes unless ${PREFIX}_VENV
 # says otherwise) and LOCK (the list of packages), call choose_device, set VERSIONS (of Python) and NEED_GB (of disk),

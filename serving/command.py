@@ -9,12 +9,13 @@ from functools import partial
 from typing import Any
 
 import uvicorn
+from fastapi import FastAPI
 
 from serving.backends import open_backend
 from serving.errors import ModelRefused
 from serving.logs import configure_logs
 from serving.main import create_app
-from serving.settings import ServeSettings, SettingsError, load_settings
+from serving.settings import SettingsError, load_settings
 
 STOP_TIMEOUT_S = 120
 """How long requests that were accepted may take after SIGTERM."""
@@ -25,21 +26,26 @@ def main(argv: Sequence[str] | None = None) -> int:
     configure_logs()
     try:
         settings = load_settings(**_flags(argv))
-        with _listening(settings) as listener:
+        with listening(settings.host, settings.port, "SERVE_HOST") as listener:
             app = create_app(partial(open_backend, settings), settings)
             app.state.model.load()
-            config = uvicorn.Config(
-                app, log_config=None, access_log=False, server_header=False, timeout_graceful_shutdown=STOP_TIMEOUT_S
-            )
             print(f"serving {settings.model} on http://{settings.host}:{settings.port}", file=sys.stderr)
-            for each in (signal.SIGTERM, signal.SIGINT):
-                # uvicorn repeats the signal that stopped it once it has stopped; by then it means nothing.
-                signal.signal(each, signal.SIG_IGN)
-            uvicorn.Server(config).run(sockets=[listener])
+            serve(app, listener)
     except (SettingsError, ModelRefused, OSError) as error:
         print(f"cannot start: {error}", file=sys.stderr)
         return 2
     return 0
+
+
+def serve(app: FastAPI, listener: socket.socket) -> None:
+    """Serve `app` until SIGTERM or SIGINT; then answer what was accepted."""
+    config = uvicorn.Config(
+        app, log_config=None, access_log=False, server_header=False, timeout_graceful_shutdown=STOP_TIMEOUT_S
+    )
+    for each in (signal.SIGTERM, signal.SIGINT):
+        # uvicorn repeats the signal that stopped it once it has stopped; by then it means nothing.
+        signal.signal(each, signal.SIG_IGN)
+    uvicorn.Server(config).run(sockets=[listener])
 
 
 def _flags(argv: Sequence[str] | None) -> dict[str, Any]:
@@ -62,17 +68,18 @@ def _flags(argv: Sequence[str] | None) -> dict[str, Any]:
     return vars(parser.parse_args(argv))
 
 
-def _listening(settings: ServeSettings) -> socket.socket:
-    """A socket bound to the address, on which nobody is served yet. Raises OSError in one line."""
+def listening(host: str, port: int, variable: str) -> socket.socket:
+    """A socket bound to the address, on which nobody is served yet. Raises OSError in one line; `variable` is what
+    the host was named by."""
     try:
-        family, kind, _, _, address = socket.getaddrinfo(settings.host, settings.port, type=socket.SOCK_STREAM)[0]
+        family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         listener = socket.socket(family, kind)
     except OSError as error:
-        raise OSError(f"SERVE_HOST={settings.host} is no address: {error.strerror}") from None
+        raise OSError(f"{variable}={host} is no address: {error.strerror}") from None
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)
     except OSError as error:
         listener.close()
-        raise OSError(f"port {settings.port} of {settings.host} cannot be used: {error.strerror}") from None
+        raise OSError(f"port {port} of {host} cannot be used: {error.strerror}") from None
     return listener

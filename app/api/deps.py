@@ -27,6 +27,7 @@ from app.services.training import ModelTrainer, TrainingDataCollector
 from app.services.training.preparations import DatasetPreparations
 from app.services.training.runs import RunService
 from app.services.transfer import TransferService
+from app.services.trial_spaces import TrialSpaces
 from app.settings import Settings
 from app.store.engine import Database
 
@@ -41,6 +42,7 @@ class Services:
     keys: KeyService
     catalogues: CatalogueService
     memories: MemoryService
+    trials: TrialSpaces
     ranking: RankingService
     hypotheses: HypothesisService
     reflection: ReflectionService

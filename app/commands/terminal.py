@@ -2,12 +2,14 @@
 
 import asyncio
 import json
+import sys
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 from typing import Annotated, Any, TypeVar
 
 import typer
 from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Table
 
 from app.logs import configure_logs
@@ -38,6 +40,18 @@ def opened(opener: Callable[[Settings], AbstractAsyncContextManager[S]], work: C
             return await work(held)
 
     return asyncio.run(run())
+
+
+def progress_bar(*columns: Any) -> Progress:
+    """A progress bar on stderr, where somebody watches."""
+    watched = Console(stderr=True)
+    shown = [TextColumn("{task.description}"), BarColumn(), *columns]
+    return Progress(*shown, console=watched, transient=True, disable=not watched.is_terminal)
+
+
+def tell(line: str) -> None:
+    """A line for the person at the terminal, beside what is printed for programs."""
+    print(line, file=sys.stderr)
 
 
 def print_document(document: Any, as_json: bool, table: Callable[[], Table | str]) -> None:

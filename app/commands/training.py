@@ -2,18 +2,16 @@
 
 import asyncio
 import signal
-import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from rich.progress import MofNCompleteColumn, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from app.api.training_schemas import DeploymentOut, RouteOut
 from app.commands import training_tables as tables
-from app.commands.terminal import Json, T, Tenant, opened, print_document, quiet_settings
+from app.commands.terminal import Json, T, Tenant, opened, print_document, progress_bar, quiet_settings, tell
 from app.commands.training_options import with_training_options
 from app.domain.datasets import DatasetOptions
 from app.domain.runs import dataset_for
@@ -63,7 +61,7 @@ def datasets(
     settings = quiet_settings()
     options = DatasetOptions(heldout_share, later_share, max_tokens, max_per_user, near_duplicate)
     folder = datasets_folder(settings.training_dir, tenant)
-    with _bar(TaskProgressColumn()) as bar:
+    with progress_bar(TaskProgressColumn()) as bar:
         task = bar.add_task("reading", total=None)
 
         def show(progress: Preparing) -> None:
@@ -126,8 +124,8 @@ def run(
                 tenant, method, base_model=base_model, options=options, dataset=dataset, reward_run=reward_model
             )
             run_id = made.run_id
-        _tell(f"{run_id}: embed-service train run --resume {run_id} goes on where it is broken off")
-        with _bar(MofNCompleteColumn(), TextColumn("{task.fields[loss]}"), TimeRemainingColumn()) as bar:
+        tell(f"{run_id}: embed-service train run --resume {run_id} goes on where it is broken off")
+        with progress_bar(MofNCompleteColumn(), TextColumn("{task.fields[loss]}"), TimeRemainingColumn()) as bar:
             task = bar.add_task("training", total=None, loss="")
 
             def show(step: Step) -> None:
@@ -140,14 +138,12 @@ def run(
     try:
         done = _on_training(work)
     except KeyboardInterrupt:
-        _tell("stopped")
+        tell("stopped")
         raise typer.Exit(ENDED_BY_HAND) from None
     print_document(done.document(), as_json, lambda: tables.of_run(done))
     if done.status == "failed":
         said = [line for line in done.metadata["error"] if line]
-        _tell(
-            f"error: {done.run_id} failed: {said[-1] if said else 'it said nothing'}; all: {done.folder}/training.log"
-        )
+        tell(f"error: {done.run_id} failed: {said[-1] if said else 'it said nothing'}; all: {done.folder}/training.log")
         raise typer.Exit(1)
 
 
@@ -180,7 +176,7 @@ def judge(
     """Compare a run with what serves now on choices of users it never saw; the exit status is 1 for `refused`."""
     from app.wiring_judge import open_judge  # noqa: PLC0415 - only this command needs models
 
-    with _bar(MofNCompleteColumn(), TimeRemainingColumn()) as bar:
+    with progress_bar(MofNCompleteColumn(), TimeRemainingColumn()) as bar:
         task = bar.add_task("loading", total=None)
 
         def show_stage(stage: str, done: int, total: int) -> None:
@@ -226,14 +222,3 @@ def status(tenant: Tenant = DEFAULT_TENANT, as_json: Json = False) -> None:
 def _on_training(work: Callable[[Training], Awaitable[T]]) -> T:
     """Run `work` on runs and deployments, without loading a model."""
     return opened(open_training, work)
-
-
-def _bar(*columns: Any) -> Progress:
-    """A progress bar on stderr, where somebody watches."""
-    watched = Console(stderr=True)
-    shown = [TextColumn("{task.description}"), BarColumn(), *columns]
-    return Progress(*shown, console=watched, transient=True, disable=not watched.is_terminal)
-
-
-def _tell(line: str) -> None:
-    print(line, file=sys.stderr)

@@ -29,7 +29,7 @@ class Route:
 
     def adapter_for(self, user_id: str) -> str | None:
         """The adapter for a user, always the same one while the route stands. A share that grows keeps its users."""
-        is_canary = self.candidate is not None and _place(self.candidate, user_id) < self.share
+        is_canary = self.candidate is not None and place(self.candidate, user_id) < self.share
         return self.candidate if is_canary else self.stable
 
     def serves(self, adapter: str) -> bool:
@@ -86,13 +86,18 @@ def chance_of_drop(serving: Arm, canary: Arm) -> float:
         return 1.0
     pooled = (serving.selected + canary.selected + 1) / (serving.answered + canary.answered + 2)
     variance = pooled * (1 - pooled) * (1 / serving.answered + 1 / canary.answered)
+    return chance_of(serving.rate - canary.rate, variance)
+
+
+def chance_of(difference: float, variance: float) -> float:
+    """The always-valid p-value of "no difference" for a difference of two shares seen with this variance."""
     total = variance + EFFECT**2
-    exponent = EFFECT**2 * (serving.rate - canary.rate) ** 2 / (2 * variance * total)
+    exponent = EFFECT**2 * difference**2 / (2 * variance * total)
     ratio = math.sqrt(variance / total) * math.exp(min(exponent, 700.0))
     return min(1.0, 1.0 / ratio)
 
 
-def _place(adapter: str, user_id: str) -> float:
-    """Where a user stands among those of an adapter, 0..1, evenly spread."""
-    digest = hashlib.blake2b(f"{adapter}\0{user_id}".encode("utf-8", "replace"), digest_size=8).digest()
+def place(trial: str, user_id: str) -> float:
+    """Where a user stands among those of a trial (of an adapter, by its name), 0..1, evenly spread."""
+    digest = hashlib.blake2b(f"{trial}\0{user_id}".encode("utf-8", "replace"), digest_size=8).digest()
     return int.from_bytes(digest) / 2**64

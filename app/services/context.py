@@ -21,7 +21,7 @@ from app.services.choices import Background, Choice, ChoiceService, ExecuteReque
 from app.services.ranking import RankingService
 from app.store.engine import Database, Statements
 from app.store.hypotheses import HypothesisStore
-from app.store.memories import MemoryStore, SearchFilter
+from app.store.memories import SearchFilter
 from app.store.users import UserStore
 
 log = structlog.get_logger(__name__)
@@ -64,14 +64,12 @@ class ContextService:
     catalogues: CatalogueService
     tokenizer: Tokenizer
     clock: Clock
-    memories: MemoryStore
     users: UserStore
     hypotheses: HypothesisStore
     slm: SLM
     fallback: SLM
     afterwards: Afterwards
     _: KW_ONLY
-    space: str
     token_budget: int
     budget_weights: Mapping[str, float] | None
 
@@ -119,21 +117,19 @@ class ContextService:
 
     async def _load_background(self, choice: Choice, settings: TenantSettings) -> tuple[Background, bool]:
         """What the prompt is made from, and whether a model was missing."""
-        vector = await self.ranking.embed_or_none(choice.meaning)
+        query = await self.ranking.read(choice.tenant_id, choice.user_id, choice.meaning)
         async with self.database.begin(choice.tenant_id) as connection:
-            candidates = await self.memories.candidates(
+            candidates = await self.ranking.candidates(
                 await Statements.of(connection),
                 choice.tenant_id,
                 choice.user_id,
-                vector=vector,
-                space=self.space,
-                words=choice.meaning,
+                query,
                 arm=PROMPT_MEMORIES,
                 where=SearchFilter(choice.made_at),
             )
             persona = await self.users.persona(connection, choice.tenant_id, choice.user_id)
-        ranked = rank(candidates, settings.weights or Weights(), choice.made_at, PROMPT_MEMORIES)
-        is_degraded = vector is None
+        ranked = rank(candidates.found, settings.weights or Weights(), choice.made_at, PROMPT_MEMORIES)
+        is_degraded = not candidates.has_vector
         if self.ranking.is_reranking:
             ranked, is_replaced = await self.ranking.rerank(choice.meaning, ranked)
             is_degraded = is_degraded or is_replaced

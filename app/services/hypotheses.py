@@ -29,11 +29,11 @@ from app.domain.training import Maker
 from app.ports import SLM, Clock
 from app.services.catalogues import CatalogueService, TenantSettings
 from app.services.deployments import DeploymentService
-from app.services.ranking import RankingService
+from app.services.ranking import Query, RankingService
 from app.services.telemetry import telemetry_service
 from app.store.engine import Database
 from app.store.hypotheses import Background, HypothesisStore
-from app.store.memories import MemoryStore, SearchFilter
+from app.store.memories import SearchFilter
 from app.store.tables import AnyRow
 from app.store.users import Centroid, UserStore
 
@@ -80,7 +80,6 @@ class HypothesisService:
     slm: SLM
     fallback: SLM
     clock: Clock
-    memories: MemoryStore
     users: UserStore
     hypotheses: HypothesisStore
     deployments: DeploymentService
@@ -96,9 +95,10 @@ class HypothesisService:
         contact. The set is stored with its scores before it is returned."""
         now = self.clock.now()
         settings = await self.catalogues.settings(tenant_id)
-        vector = await self.ranking.embed_or_none(input_text)
+        query = await self.ranking.read(tenant_id, user_id, input_text)
+        vector = query.vector
         context, background = await self.context(
-            tenant_id, user_id, input_text, vector, settings, now, conversation=conversation, count=count
+            tenant_id, user_id, query, settings, now, conversation=conversation, count=count
         )
         adapter = background.route.adapter_for(user_id) if self.deployments.has_adapters else None
         readings, reader, adapter = await self._read(tenant_id, context, adapter)
@@ -140,8 +140,7 @@ class HypothesisService:
         self,
         tenant_id: str,
         user_id: str,
-        input_text: str,
-        vector: Vector | None,
+        query: Query,
         settings: TenantSettings,
         now: datetime,
         *,
@@ -149,16 +148,15 @@ class HypothesisService:
         count: int = 3,
     ) -> tuple[HypothesisContext, Background]:
         """All that is known when the input is read, with the tenant's calibration and the user's centroid."""
+        vector = query.vector
         catalogue = self.catalogues.catalogue(settings)
         intent = await self.catalogues.match(settings, vector) if vector is not None else None
         async with self.database.transact(tenant_id) as statements:
-            candidates = await self.memories.candidates(
+            candidates = await self.ranking.candidates(
                 statements,
                 tenant_id,
                 user_id,
-                vector=vector,
-                space=self.space,
-                words=input_text,
+                query,
                 arm=CONTEXT_ARM,
                 where=SearchFilter(now),
                 slots=intent.intent.slots if intent else (),
@@ -179,9 +177,9 @@ class HypothesisService:
                     k=self.k_anonymity,
                 )
             background = await self.hypotheses.background(statements, tenant_id, user_id)
-        ranked: list[Ranked] = rank(candidates, settings.weights or Weights(), now, CONTEXT_MEMORIES)
+        ranked: list[Ranked] = rank(candidates.found, settings.weights or Weights(), now, CONTEXT_MEMORIES)
         made = HypothesisContext(
-            input_text, now, catalogue, intent, ranked, past, cohort, background.facets, tuple(conversation), count
+            query.text, now, catalogue, intent, ranked, past, cohort, background.facets, tuple(conversation), count
         )
         return made, background
 

@@ -18,6 +18,7 @@ from app.domain.memory import resolve as resolve_draft
 from app.domain.statements import CONFLICT_COSINE, Statement, contradiction
 from app.ports import Clock, Embedder
 from app.services.catalogues import CatalogueService
+from app.services.trial_spaces import TrialSpaces
 from app.store.engine import Database
 from app.store.memories import NEIGHBOURS, MemoryStore
 from app.store.users import UserStore
@@ -57,6 +58,7 @@ class MemoryService:
     clock: Clock
     memories: MemoryStore
     users: UserStore
+    trials: TrialSpaces
 
     async def add(
         self, tenant_id: str, user_id: str, drafts: Sequence[Draft], *, known_since: datetime | None = None
@@ -103,6 +105,7 @@ class MemoryService:
                     others=[str(target) for target in resolution.targets],
                 )
         log.info("memories_added", added=len(plan.new), deduplicated=plan.deduplicated)
+        await self.trials.keep_up(tenant_id, user_id)
         return Added(tuple(plan.ids), plan.deduplicated, tuple(plan.replaced))
 
     async def _replaced_near(
@@ -173,6 +176,7 @@ class MemoryService:
             await self.memories.update(connection, tenant_id, memory_id, {**values, "updated_at": now})
             changed = _found(await self.memories.get(connection, tenant_id, memory_id))
         log.info("memory_updated", memory_id=str(memory_id), fields=sorted(changes))
+        await self.trials.keep_up(tenant_id, owner)
         return changed
 
     async def delete_one(self, tenant_id: str, memory_id: UUID) -> int:

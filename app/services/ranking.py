@@ -1,5 +1,6 @@
-"""Ranking: the memories that matter for a text, best first."""
+"""Ranking: the memories that matter for a text, best first, in the embedding space that serves its user."""
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass
 from datetime import datetime
@@ -9,10 +10,12 @@ import structlog
 from app.domain.embeddings import Vector
 from app.domain.errors import ModelUnavailable, NotFound
 from app.domain.memory import MemoryType
-from app.domain.ranking import RERANK_TOP, Ranked, Weights, apply_rerank, rank
+from app.domain.ranking import RERANK_TOP, Candidate, Ranked, Weights, apply_rerank, rank
+from app.domain.trials import Trial
 from app.ports import Clock, Embedder, Reranker
 from app.services.catalogues import CatalogueService
-from app.store.engine import Database
+from app.services.trial_spaces import TrialSpaces
+from app.store.engine import Database, Statements
 from app.store.memories import MemoryStore, SearchFilter
 from app.store.users import UserStore
 
@@ -29,6 +32,26 @@ class Found:
     ranked: Sequence[Ranked]
     space: str
     is_degraded: bool = False
+
+
+@dataclass(frozen=True)
+class Query:
+    """A text as memories are searched for it: its vector in the serving space, None when the embedder is out of
+    service, and where its user is in the arm of a trial that in the trial's space."""
+
+    text: str
+    vector: Vector | None
+    trial: Trial | None = None
+    trial_vector: Vector | None = None
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """Memories that may matter, all by vectors of one space, and whether they were searched for by vector at all."""
+
+    found: Sequence[Candidate]
+    space: str
+    has_vector: bool
 
 
 @dataclass(frozen=True)
@@ -57,6 +80,7 @@ class RankingService:
     clock: Clock
     memories: MemoryStore
     users: UserStore
+    trials: TrialSpaces
     _: KW_ONLY
     is_reranking: bool = False
     """Whether memories are reranked where nobody says otherwise: a model that is good at it is there."""
@@ -65,30 +89,74 @@ class RankingService:
         """The user's memories most relevant to a query. Raises NotFound for an unknown user."""
         now = self.clock.now()
         at = request.as_of or now
-        vector = await self.embed_or_none(request.query)
+        query = await self.read(tenant_id, user_id, request.query)
+        where = SearchFilter(at, request.types, request.tags)
         async with self.database.transact(tenant_id) as statements:
-            candidates = await self.memories.candidates(
-                statements,
-                tenant_id,
-                user_id,
-                vector=vector,
-                space=self.embedder.space.id,
-                words=request.query,
-                arm=max(ARM, 2 * request.limit),
-                where=SearchFilter(at, request.types, request.tags),
-            )
-        if not candidates:
+            arm = max(ARM, 2 * request.limit)
+            candidates = await self.candidates(statements, tenant_id, user_id, query, arm=arm, where=where)
+        if not candidates.found:
             async with self.database.begin(tenant_id) as connection:
                 if not await self.users.exists(connection, tenant_id, user_id):
                     raise NotFound("no such user")
         weights = request.weights or (await self.catalogues.settings(tenant_id)).weights or Weights()
         is_reranked = self.is_reranking if request.is_reranked is None else request.is_reranked
-        ranked = rank(candidates, weights, at, max(request.limit, RERANK_TOP if is_reranked else 0))
-        is_degraded = vector is None
+        ranked = rank(candidates.found, weights, at, max(request.limit, RERANK_TOP if is_reranked else 0))
+        is_degraded = not candidates.has_vector
         if is_reranked:
             ranked, is_replaced = await self.rerank(request.query, ranked)
             is_degraded = is_degraded or is_replaced
-        return Found(ranked[: request.limit], self.embedder.space.id, is_degraded)
+        return Found(ranked[: request.limit], candidates.space, is_degraded)
+
+    async def read(self, tenant_id: str, user_id: str, text: str) -> Query:
+        """A text with its vectors, in the space of a trial too where its user is in that arm. No transaction is open
+        meanwhile."""
+        trial = await self.trials.serving(tenant_id, user_id)
+        if trial is None:
+            return Query(text, await self.embed_or_none(text))
+        vector, trial_vector = await asyncio.gather(self.embed_or_none(text), self.trials.vector(trial, text))
+        return Query(text, vector, trial, trial_vector)
+
+    async def candidates(
+        self,
+        statements: Statements,
+        tenant_id: str,
+        user_id: str,
+        query: Query,
+        *,
+        arm: int,
+        where: SearchFilter,
+        slots: Sequence[str] = (),
+    ) -> Candidates:
+        """The memories that may matter for a query, as `MemoryStore.candidates`, in one space: in the trial's where it
+        serves the user and has a vector of every memory that may be found, else in the serving one."""
+        if query.trial is not None and query.trial_vector is not None:
+            found = await self.memories.trial_candidates(
+                statements,
+                tenant_id,
+                user_id,
+                vector=query.trial_vector,
+                space=query.trial.space,
+                words=query.text,
+                arm=arm,
+                where=where,
+                slots=slots,
+            )
+            if found is not None:
+                return Candidates(found, query.trial.space, has_vector=True)
+            log.info("trial_space_incomplete", trial=query.trial.trial_id)
+            await self.trials.give(query.trial, tenant_id, user_id)
+        found = await self.memories.candidates(
+            statements,
+            tenant_id,
+            user_id,
+            vector=query.vector,
+            space=self.embedder.space.id,
+            words=query.text,
+            arm=arm,
+            where=where,
+            slots=slots,
+        )
+        return Candidates(found, self.embedder.space.id, query.vector is not None)
 
     async def embed_or_none(self, text: str) -> Vector | None:
         """The vector of `text`, or None when the embedder is out of service: words still find memories."""

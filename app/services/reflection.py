@@ -49,6 +49,6 @@ class ReflectionService:
 
     async def _context(self, tenant_id: str, user_id: str, text: str) -> HypothesisContext:
         settings = await self.catalogues.settings(tenant_id)
-        vector = await self.ranking.embed_or_none(text)
-        context, _ = await self.hypotheses.context(tenant_id, user_id, text, vector, settings, self.clock.now())
+        query = await self.ranking.read(tenant_id, user_id, text)
+        context, _ = await self.hypotheses.context(tenant_id, user_id, query, settings, self.clock.now())
         return context

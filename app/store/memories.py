@@ -15,7 +15,7 @@ from app.domain.memory import Memory, MemoryType, Neighbour
 from app.domain.ranking import Candidate
 from app.domain.statements import CONFLICT_COSINE
 from app.store.engine import Statements
-from app.store.tables import memories
+from app.store.tables import memories, memory_vectors
 
 NEIGHBOURS = 8
 """How many of the nearest memories of its type a draft is compared with."""
@@ -38,22 +38,27 @@ _FIELDS = (
 )
 _FIELD_NAMES = ", ".join(f"m.{column.name}" for column in _FIELDS)
 
-# Written as text because it is the service's hottest question and reads best as what it is:
-# `mine` are the user's memories that hold at $6, once, with their distance and the query's words found in
-# them (OR); `weights` the words' inverse document frequencies among these memories (Robertson and Spärck
-# Jones 1976); `placed` each memory's place by vector, by words (share of the weight of all the query's
-# words) and, among those that name a value for one of $9, by age.
-_CANDIDATES = f"""
+
+def _candidates(vector: str, joined: str, condition: str, nulls: str, is_near: str) -> str:
+    """The service's hottest question, written as text because it reads best as what it is.
+
+    `mine` are the user's memories that hold at $6, once, with their distance and the query's words found in
+    them (OR); `weights` the words' inverse document frequencies among these memories (Robertson and Spärck
+    Jones 1976); `placed` each memory's place by vector, by words (share of the weight of all the query's
+    words) and, among those that name a value for one of $9, by age. The arguments say where a memory's `vector` in
+    the space $5 comes from.
+    """
+    return f"""
 WITH query AS MATERIALIZED (
     SELECT $1::float4[]::vector AS vector,
            tsvector_to_array(to_tsvector('english'::regconfig, $2::text)) AS terms
 ), mine AS MATERIALIZED (
-    SELECT m.memory_id, m.valid_from, m.embedding <=> query.vector AS distance,
+    SELECT m.memory_id, m.valid_from, {vector} <=> query.vector AS distance,
            m.slots && $9::text[] AND m.type <> 'HISTORY' AS is_slotted,
            CASE WHEN m.terms && query.terms
                 THEN ARRAY(SELECT term FROM unnest(query.terms) AS term WHERE term = ANY(m.terms)) END AS hits
-    FROM memories m, query
-    WHERE m.tenant_id = $3::text AND m.user_id = $4::text AND m.space = $5::text
+    FROM memories m {joined}, query
+    WHERE m.tenant_id = $3::text AND m.user_id = $4::text {condition}
       AND m.valid_from <= $6::timestamptz AND (m.valid_to IS NULL OR m.valid_to > $6::timestamptz)
       AND (m.expires_at IS NULL OR m.expires_at > $6::timestamptz)
       AND ($7::text[] IS NULL OR m.type = ANY($7::text[]))
@@ -69,19 +74,31 @@ WITH query AS MATERIALIZED (
     FROM mine
 ), placed AS (
     SELECT memory_id, distance, lexical, is_slotted,
-           row_number() OVER (ORDER BY distance, memory_id) AS by_vector,
+           row_number() OVER (ORDER BY distance {nulls}, memory_id) AS by_vector,
            row_number() OVER (ORDER BY lexical DESC NULLS LAST, memory_id) AS by_words,
            row_number() OVER (ORDER BY is_slotted DESC, valid_from DESC, memory_id) AS by_slot
     FROM scored
 )
 SELECT {_FIELD_NAMES}, coalesce(1 - placed.distance, 0) AS cosine, coalesce(placed.lexical, 0) AS lexical,
-       vector_send(m.embedding) AS vector
+       vector_send({vector}) AS vector
 FROM placed
-JOIN memories m ON m.tenant_id = $3::text AND m.memory_id = placed.memory_id
-WHERE (placed.distance IS NOT NULL AND placed.by_vector <= $10::int)
+JOIN memories m ON m.tenant_id = $3::text AND m.memory_id = placed.memory_id {joined}
+WHERE ({is_near} placed.by_vector <= $10::int)
    OR (placed.lexical IS NOT NULL AND placed.by_words <= $10::int)
    OR (placed.is_slotted AND placed.by_slot <= $10::int)
 """
+
+
+_CANDIDATES = _candidates("m.embedding", "", "AND m.space = $5::text", "", "placed.distance IS NOT NULL AND")
+
+# A memory without a vector in the trial's space comes first of all, without one: then this is no answer.
+_TRIAL_CANDIDATES = _candidates(
+    "v.embedding",
+    "LEFT JOIN memory_vectors v ON v.tenant_id = m.tenant_id AND v.memory_id = m.memory_id AND v.space = $5::text",
+    "",
+    "NULLS FIRST",
+    "",
+)
 
 
 def _nearest(condition: str) -> TextClause:
@@ -124,6 +141,14 @@ class SearchFilter:
     tags: Sequence[str] | None = None
 
 
+def _filters(where: SearchFilter) -> tuple[datetime, list[str] | None, list[str] | None]:
+    return where.at, list(where.types) if where.types else None, list(where.tags) if where.tags else None
+
+
+def _candidate(row: Any) -> Candidate:
+    return Candidate(memory_of(row), row["cosine"], row["lexical"], vector_from_bytes(row["vector"]))
+
+
 def vector_literal(vector: Vector | None) -> str | None:
     """`vector` as the text the database reads: nine digits keep every float32 exactly. None stays None."""
     if vector is None:
@@ -160,22 +185,28 @@ class MemoryStore:
     ) -> list[Candidate]:
         """Up to `arm` nearest by vector (none without one), `arm` by words, and `arm` that name a
         value for one of `slots`."""
-        rows = await statements.fetch(
-            _CANDIDATES,
-            None if vector is None else vector.tolist(),
-            words,
-            tenant_id,
-            user_id,
-            space,
-            where.at,
-            list(where.types) if where.types else None,
-            list(where.tags) if where.tags else None,
-            list(slots),
-            arm,
-        )
-        return [
-            Candidate(memory_of(row), row["cosine"], row["lexical"], vector_from_bytes(row["vector"])) for row in rows
-        ]
+        values = None if vector is None else vector.tolist()
+        arguments = (values, words, tenant_id, user_id, space, *_filters(where), list(slots), arm)
+        return [_candidate(row) for row in await statements.fetch(_CANDIDATES, *arguments)]
+
+    async def trial_candidates(
+        self,
+        statements: Statements,
+        tenant_id: str,
+        user_id: str,
+        *,
+        vector: Vector,
+        space: str,
+        words: str,
+        arm: int,
+        where: SearchFilter,
+        slots: Sequence[str] = (),
+    ) -> list[Candidate] | None:
+        """As `candidates`, in the space of a trial; None where a memory that may be found has no vector there: an
+        answer never mixes spaces."""
+        arguments = (vector.tolist(), words, tenant_id, user_id, space, *_filters(where), list(slots), arm)
+        rows = await statements.fetch(_TRIAL_CANDIDATES, *arguments)
+        return None if any(row["vector"] is None for row in rows) else [_candidate(row) for row in rows]
 
     async def neighbours(
         self,
@@ -261,12 +292,18 @@ class MemoryStore:
     async def update(
         self, connection: AsyncConnection, tenant_id: str, memory_id: UUID, values: Mapping[str, Any]
     ) -> None:
-        """Set columns of one memory."""
+        """Set columns of one memory. With another vector, those it has in the spaces of trials are of no use."""
         await connection.execute(
             update(memories)
             .where(memories.c.tenant_id == tenant_id, memories.c.memory_id == memory_id)
             .values(dict(values))
         )
+        if "embedding" in values:
+            await connection.execute(
+                delete(memory_vectors).where(
+                    memory_vectors.c.tenant_id == tenant_id, memory_vectors.c.memory_id == memory_id
+                )
+            )
 
     async def delete(
         self, connection: AsyncConnection, tenant_id: str, user_id: str, *, kind: str | None = None

@@ -255,5 +255,39 @@ deployments = Table(
 )
 """Every change of which adapter answers whom; the last row of a tenant is what holds."""
 
+space_trials = Table(
+    "space_trials",
+    metadata,
+    Column("tenant_id", Text, primary_key=True),
+    Column("trial_id", Text, primary_key=True),
+    Column("endpoint", Text, nullable=False),
+    Column("space", Text, nullable=False),
+    Column("dimension", Integer, nullable=False),
+    Column("serving_space", Text, nullable=False),
+    Column("share", Float, nullable=False),
+    Column("status", Text, nullable=False),
+    Column("created_at", Moment, nullable=False),
+    Column("started_at", Moment),
+    Column("ended_at", Moment),
+    CheckConstraint("status IN ('filling', 'running', 'ended')", name="status"),
+    ForeignKeyConstraint(["tenant_id"], ["tenants.tenant_id"]),
+    Index("uq_space_trials_open", "tenant_id", unique=True, postgresql_where=text("status <> 'ended'")),
+)
+
+memory_vectors = Table(
+    "memory_vectors",
+    metadata,
+    Column("tenant_id", Text, primary_key=True),
+    Column("memory_id", Uuid, primary_key=True),
+    Column("space", Text, primary_key=True),
+    Column("user_id", Text, nullable=False),
+    Column("embedding", VECTOR, nullable=False),
+    ForeignKeyConstraint(["tenant_id", "memory_id"], ["memories.tenant_id", "memories.memory_id"], ondelete="CASCADE"),
+    Index("ix_memory_vectors_user", "tenant_id", "user_id", "space"),
+)
+"""Vectors of memories in the space of a trial. They go with their memory; they are not exported, for they can be made
+from it again."""
+
 USER_TABLES = (facet_changes, signals, executions, hypothesis_sets, memories, users)
-"""Every table that holds rows of a user, in an order in which they can be deleted."""
+"""Every table that holds rows of a user, in an order in which they can be deleted; `memory_vectors` goes with
+`memories`."""

@@ -58,15 +58,16 @@ def answer(document: Any) -> Response:
     return Response(orjson.dumps(document, option=orjson.OPT_SERIALIZE_NUMPY), media_type="application/json")
 
 
-def _model(request: Request) -> ServedModel:
+# Not plain functions: FastAPI would send each of those to a thread, three for every request.
+async def _model(request: Request) -> ServedModel:
     return request.app.state.model
 
 
-def _settings(request: Request) -> ServeSettings:
+async def _settings(request: Request) -> ServeSettings:
     return request.app.state.settings
 
 
-def _metrics(request: Request) -> Metrics:
+async def _metrics(request: Request) -> Metrics:
     return request.app.state.metrics
 
 

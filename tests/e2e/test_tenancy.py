@@ -8,18 +8,21 @@ from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
+from uuid import UUID
 
 import httpx
 import pytest
-from sqlalchemy import text
+from sqlalchemy import insert, text
 from sqlalchemy.exc import DBAPIError
 
 from app.domain.deployments import Route
+from app.domain.trials import Trial
 from app.services.keys import hash_key
 from app.settings import Settings
 from app.store.engine import Database, open_database
-from app.store.tables import USER_TABLES, metadata
+from app.store.tables import USER_TABLES, memory_vectors, metadata
 from app.store.training import Deployment, DeploymentStore, RunStore
+from app.store.trials import TrialStore
 from tests.e2e.running import Key, RunningService, open_service
 
 pytestmark = pytest.mark.slow
@@ -127,7 +130,7 @@ def held_by_a(a: httpx.Client) -> Held:
 
 @pytest.fixture(scope="module")
 async def held_by_b(b: httpx.Client, service: RunningService, database: Database) -> tuple[Held, Held]:
-    """What B has: datasets, a training run, and two users, one called as A's, one whom A does not know."""
+    """What B has: datasets, a training run, a trial, and two users, one called as A's, one whom A does not know."""
     held = fill(b, SHARED, MARKER), fill(b, "known to b only", MARKER)
     prepare_datasets(b)
     async with database.begin("tenant-b") as connection:
@@ -138,6 +141,11 @@ async def held_by_b(b: httpx.Client, service: RunningService, database: Database
         await RunStore().insert(connection, row)
         made = Deployment(1, "promote", RUN_OF_B, Route((RUN_OF_B,)), MARKER, datetime.now(UTC))
         assert await DeploymentStore().insert(connection, "tenant-b", made)
+        trial = Trial("trial-of-b", MARKER, "second", 2, "first", 0.5, "ended", datetime.now(UTC))
+        assert await TrialStore().insert(connection, "tenant-b", trial)
+        vector = {"tenant_id": "tenant-b", "memory_id": UUID(held[1].memory_id), "space": "second"}
+        vector |= {"user_id": held[1].user_id, "embedding": [1.0, 2.0]}
+        await connection.execute(insert(memory_vectors), [vector])
     return held
 
 

@@ -1,6 +1,7 @@
 """What the server answers, in its own shape and in others'."""
 
 import base64
+import inspect
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +10,10 @@ import httpx2
 import numpy as np
 import openai
 import pytest
+from fastapi.routing import APIRoute
 from prometheus_client.parser import text_string_to_metric_families
 
+from serving.api import embeddings, operations, rerank
 from serving.backends import open_backend
 from serving.main import create_app
 from serving.settings import ServeSettings
@@ -179,3 +182,18 @@ async def test_the_openai_client_gets_its_vectors(minilm_folder: Path) -> None:
     assert np.linalg.norm(plain.data[0].embedding) == pytest.approx(1, abs=1e-5)
     assert usual.usage.prompt_tokens == 8
     assert listed == ["minilm"]
+
+
+def test_no_part_of_a_request_waits_for_a_thread() -> None:
+    app = create_app(FakeBackend, ServeSettings(_env_file=None))
+    routes = [each for router in (embeddings.router, rerank.router, operations.router) for each in router.routes]
+    called = [
+        call
+        for route in routes
+        if isinstance(route, APIRoute)
+        for call in (route.endpoint, *(each.call for each in route.dependant.dependencies))
+    ]
+
+    assert len(routes) == len(app.openapi()["paths"])
+    assert len(called) > 2 * len(routes)
+    assert [call for call in called if not inspect.iscoroutinefunction(call)] == []

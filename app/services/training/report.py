@@ -139,21 +139,22 @@ def _draw_all(folder: Path, judgement: Judgement, metrics: Mapping[str, Any] | N
     """Draw what there are figures for; the files' names with their titles, in the order of the page."""
     drawn: dict[str, str] = {}
     if judgement.figures["mrr"].candidate is not None:
-        _draw(folder / "ranking.png", lambda axes: _draw_ranking(axes, judgement.figures))
+        draw(folder / "ranking.png", lambda axes: _draw_ranking(axes, judgement.figures))
         drawn["ranking.png"] = "Ranking of the user's choice"
-        _draw(folder / "reliability.png", lambda axes: _draw_reliability(axes, judgement.reliability))
+        draw(folder / "reliability.png", lambda axes: _draw_reliability(axes, judgement.reliability))
         drawn["reliability.png"] = "What was said against what came true"
     if judgement.figures["latency"].candidate is not None:
-        _draw(folder / "latency.png", lambda axes: _draw_latency(axes, judgement.figures["latency"]))
+        draw(folder / "latency.png", lambda axes: _draw_latency(axes, judgement.figures["latency"]))
         drawn["latency.png"] = "Median seconds of an answer"
     curves = _curves(metrics or {})
     if curves:
-        _draw(folder / "training.png", lambda axes: _draw_curves(axes, curves))
+        draw(folder / "training.png", lambda axes: _draw_curves(axes, curves))
         drawn["training.png"] = "Loss of the training"
     return drawn
 
 
-def _draw(path: Path, fill: Callable[[Any], None]) -> None:
+def draw(path: Path, fill: Callable[[Any], None]) -> None:
+    """A plot as a PNG; `fill` gets its axes. Raises ModelUnavailable where matplotlib is not installed."""
     # 60 MB: nobody pays for it who judges nothing.
     try:
         from matplotlib.figure import Figure as Canvas  # noqa: PLC0415

@@ -157,6 +157,10 @@ class ModelTrainer:
         path = self.collector.directory / KEY_FILE
         return SplitKey(path.read_bytes()) if path.exists() else None
 
+    def make_split_key(self) -> SplitKey:
+        """The key behind users' names, made where there is none. Raises InvalidInput for a damaged one."""
+        return self._key(is_kept=True)
+
     def _prepare(
         self,
         folder: Path | None,

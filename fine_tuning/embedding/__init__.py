@@ -1,0 +1,1 @@
+"""Embedding models: fine-tuning, exporting, quantizing, evaluating."""

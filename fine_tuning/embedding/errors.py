@@ -1,0 +1,13 @@
+"""What can go wrong, in one line that says what to do. No message repeats a text that is trained on."""
+
+
+class FineTuningError(Exception):
+    """Base of everything foreseen; nothing was written to the output."""
+
+
+class BadRows(FineTuningError):
+    """The data has rows that cannot be used; one line each, of the first ones."""
+
+
+class OutOfMemory(FineTuningError):
+    """The machine has less memory than a batch needs."""

@@ -1,0 +1,1 @@
+"""One page each: what is run, its flags, one call."""
