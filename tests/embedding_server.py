@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import socket
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -49,14 +50,34 @@ class _Requests(BaseHTTPRequestHandler):
 
 
 class _Server(ThreadingHTTPServer):
+    """Closed, it answers nobody: connections that clients keep alive end too."""
+
     request_queue_size = 128
     daemon_threads = True
+
+    def __init__(self) -> None:
+        self._open: set[socket.socket] = set()
+        super().__init__(("127.0.0.1", 0), _Requests)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        self._open.add(request)
+        super().process_request(request, client_address)
+
+    def shutdown_request(self, request: Any) -> None:
+        self._open.discard(request)
+        super().shutdown_request(request)
+
+    def server_close(self) -> None:
+        super().server_close()
+        for connection in list(self._open):
+            with contextlib.suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
 
 
 @contextlib.contextmanager
 def embedding_server() -> Iterator[str]:
     """The address of a running server, e.g. `http://127.0.0.1:40123`."""
-    server = _Server(("127.0.0.1", 0), _Requests)
+    server = _Server()
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
     thread.start()
     try:
