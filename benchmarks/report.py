@@ -178,7 +178,8 @@ def _digits(value: float) -> str:
 
 def _markdown(title: str, figures: Sequence[Figure], machine: Mapping[str, str], note: str) -> str:
     module = getattr(sys.modules["__main__"], "__spec__", None)
-    lines = [f"# {title}", "", "```sh", f"python -m {module.name if module else title} {' '.join(_flags())}".rstrip()]
+    name = module.name.removesuffix(".__main__") if module else title
+    lines = [f"# {title}", "", "```sh", f"python -m {name} {' '.join(_flags())}".rstrip()]
     lines += ["```", "", *(f"- {name}: {value}" for name, value in machine.items()), ""]
     lines += [note, ""] if note else []
     lines += ["| figure | value | unit | target | met | note |", "|---|---:|---|---|---|---|"]
