@@ -16,8 +16,9 @@ cd "$(dirname "${BASH_SOURCE[0]}")"
 NAME=embedding PREFIX=EMBED FOLDER=venv-embed LOCK=requirements/embedding-training.txt
 source scripts/environment.sh
 
-TORCH=torch==2.13.0
+TORCH=(torch==2.13.0)
 VERSIONS="3.11 3.12 3.13"
+WHAT="sentence-transformers, PEFT, OpenVINO"
 
 choose_device
 NEED_GB=4
@@ -25,25 +26,6 @@ if [[ $DEVICE == gpu ]]; then NEED_GB=12; fi
 
 locked() { # the whole list of packages; bitsandbytes is of use on a GPU only
     if [[ $DEVICE == gpu ]]; then cat "$LOCK"; else awk '/^[a-z]/ { keep = !/^bitsandbytes==/ } keep' "$LOCK"; fi
-}
-
-wanted() {
-    echo "device=$DEVICE"
-    echo "$TORCH"
-    locked | cksum
-}
-
-pins() {
-    locked
-    echo "$TORCH"
-}
-
-install() {
-    say "step 1 of 2: sentence-transformers, PEFT, OpenVINO and what they need"
-    locked >"$VENV/.locked.txt"
-    pip install -q --no-warn-conflicts --no-deps --require-hashes -r "$VENV/.locked.txt" || install_failed "packages of $LOCK"
-    say "step 2 of 2: $TORCH"
-    pip_install_torch -q "$TORCH"
 }
 
 check() {

@@ -20,6 +20,7 @@ source scripts/environment.sh
 LOCK_UNSLOTH=requirements/training-unsloth.txt
 TORCH=(torch==2.13.0)
 VERSIONS="3.11 3.12 3.13"
+WHAT="TRL, PEFT"
 
 choose_device
 NEED_GB=4 UNSLOTH=0
@@ -37,25 +38,6 @@ locked() { # the whole list of packages
     elif [[ $UNSLOTH == 1 ]]; then # CUDA builds, which break imports without a GPU
         awk '/^[a-z]/ { keep = !/^(torchvision|torchao|xformers)==/ } keep' "$LOCK_UNSLOTH"
     fi
-}
-
-wanted() {
-    echo "device=$DEVICE"
-    echo "${TORCH[*]}"
-    locked | cksum
-}
-
-pins() {
-    locked
-    printf '%s\n' "${TORCH[@]}"
-}
-
-install() {
-    say "step 1 of 2: TRL, PEFT and what they need"
-    locked >"$VENV/.locked.txt"
-    pip install -q --no-warn-conflicts --no-deps --require-hashes -r "$VENV/.locked.txt" || install_failed "packages of $LOCK"
-    say "step 2 of 2: ${TORCH[*]}"
-    pip_install_torch -q "${TORCH[@]}"
 }
 
 check() {

@@ -15,8 +15,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from fine_tuning.embedding import command
+from fine_tuning.embedding.base import BUILTIN, find_base
 from fine_tuning.embedding.encoding import encode, open_model
 from fine_tuning.embedding.evaluate import RetrievalSet, concatenated, rank
+from fine_tuning.embedding.graph import export_graph
+from fine_tuning.embedding.quantize import copy_folder, write_quantized
+from fine_tuning.embedding.recipes import choose
+from fine_tuning.embedding.texts import read_texts, split_texts
 
 
 @dataclass(frozen=True)
@@ -32,13 +38,6 @@ class Job:
 
 def main(job_file: Path, out: Path) -> None:
     """Do a job."""
-    from fine_tuning.embedding import command  # noqa: PLC0415
-    from fine_tuning.embedding.base import BUILTIN, find_base  # noqa: PLC0415
-    from fine_tuning.embedding.graph import export_graph  # noqa: PLC0415
-    from fine_tuning.embedding.quantize import copy_folder, write_quantized  # noqa: PLC0415
-    from fine_tuning.embedding.recipes import choose  # noqa: PLC0415
-    from fine_tuning.embedding.texts import read_texts, split_texts  # noqa: PLC0415
-
     job = Job(**json.loads(job_file.read_text("utf8")))
     sets = [RetrievalSet(**each) for each in job.sets]
     found: dict[str, Any] = {}

@@ -1,13 +1,17 @@
 # shellcheck shell=bash
-# What ./setup_vllm.sh, ./setup_training.sh and ./setup_embedding.sh share: making an environment, and knowing a finished one. Sourced.
+# What ./setup_vllm.sh, ./setup_training.sh and ./setup_embedding.sh share: making an environment, and knowing a
+# finished one. Sourced.
 #
 # They set NAME (setup_$NAME.sh), PREFIX (of their settings), FOLDER (where the environment goes unless ${PREFIX}_VENV
 # says otherwise) and LOCK (the list of packages), call choose_device, set VERSIONS (of Python) and NEED_GB (of disk),
 # define these, and call set_up:
+#   check     load once what was installed
+#   locked    print the list of packages with their hashes; set TORCH (requirements, installed last) and WHAT (what the
+#             packages are, for people) beside it
+# Where it is not as simple as that, these are defined instead of `locked`:
 #   wanted    print what the stamp of a finished installation says; its first line is device=gpu or device=cpu
 #   pins      print the pinned packages, a requirement a line
 #   install   install them
-#   check     load once what was installed
 
 CHECKOUT=$(pwd)
 TORCH_CPU_INDEX=https://download.pytorch.org/whl/cpu
@@ -83,6 +87,25 @@ pip_install_torch() { # REQUIREMENT...: from PyTorch's own index of CPU builds w
 install_failed() {
     fail 1 "The installation failed in this step: $1." \
         "What pip said is above. With a network that works again, run ./setup_$NAME.sh once more: it repairs what is there."
+}
+
+wanted() {
+    echo "device=$DEVICE"
+    echo "${TORCH[*]}"
+    locked | cksum
+}
+
+pins() {
+    locked
+    printf '%s\n' "${TORCH[@]}"
+}
+
+install() {
+    say "step 1 of 2: $WHAT and what they need"
+    locked >"$VENV/.locked.txt"
+    pip install -q --no-warn-conflicts --no-deps --require-hashes -r "$VENV/.locked.txt" || install_failed "packages of $LOCK"
+    say "step 2 of 2: ${TORCH[*]}"
+    pip_install_torch -q "${TORCH[@]}"
 }
 
 has_pins() { # every pinned package is there in its version

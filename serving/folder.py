@@ -30,8 +30,8 @@ _POOLING_FLAGS = {
 _OFFSET_POSITIONS = {"roberta": 2, "xlm-roberta": 2, "camembert": 2, "mpnet": 2}
 """Position vectors that no token uses, by `model_type`."""
 
-_OWN_MODULES = {"Transformer", "Pooling", "Normalize"}
-"""What a graph backend does itself; other modules need sentence-transformers."""
+OWN_MODULES = {"Transformer", "Pooling", "Normalize"}
+"""Of a sentence-transformers folder, what a graph backend does itself; other modules need sentence-transformers."""
 
 _GRAPHS: Mapping[BackendName, tuple[str, str]] = {
     "onnx": ("model.onnx", "*.onnx"),
@@ -80,7 +80,7 @@ def read_folder(path: Path, backend: BackendName | Literal["auto"] = "auto") -> 
     if not tokenizer.is_file():
         raise ModelRefused(f"{tokenizer} is missing.")
     chosen, graph = _choose(path, base, backend)
-    if kind == "embedding" and graph is not None and (foreign := {each["type"] for each in modules} - _OWN_MODULES):
+    if kind == "embedding" and graph is not None and (foreign := {each["type"] for each in modules} - OWN_MODULES):
         names = ", ".join(sorted(foreign))
         raise ModelRefused(f"{path}/modules.json has modules that only sentence-transformers can run: {names}.")
     prompts = _prompts_in(sentence, path)

@@ -32,7 +32,7 @@ class ServeSettings(BaseSettings):
     @property
     def cores(self) -> int:
         """How many cores one run of the model uses: `threads`, or all that this process may use."""
-        return self.threads or _usable_cores()
+        return self.threads or usable_cores()
 
 
 class SettingsError(ValueError):
@@ -54,5 +54,6 @@ def _line(location: tuple[int | str, ...], value: object, message: str) -> str:
     return f"{PREFIX}{name}={value!r} is not usable: {message}"
 
 
-def _usable_cores() -> int:
+def usable_cores() -> int:
+    """How many cores this process may run on."""
     return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1

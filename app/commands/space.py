@@ -10,7 +10,17 @@ import typer
 from rich.progress import MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from app.commands.terminal import Json, T, Tenant, opened, print_document, progress_bar, quiet_settings, tell
+from app.commands.terminal import (
+    ENDED_BY_HAND,
+    Json,
+    T,
+    Tenant,
+    opened,
+    print_document,
+    progress_bar,
+    quiet_settings,
+    tell,
+)
 from app.services.keys import DEFAULT_TENANT
 from app.services.trial_report import interval, percent, points, write_trial_report
 from app.services.trials import DEFAULT_SHARE, TrialReport, TrialService, TrialStatus
@@ -21,8 +31,6 @@ trial = typer.Typer(no_args_is_help=True, help="A second space beside the one th
 space.add_typer(trial, name="trial")
 
 TrialId = Annotated[str | None, typer.Argument(help="The newest trial where absent.")]
-
-STOPPED_BY_HAND = 130
 
 
 @trial.command()
@@ -56,7 +64,7 @@ def start(
             made = _on_trials(work)
         except KeyboardInterrupt:
             tell("stopped: the same command goes on")
-            raise typer.Exit(STOPPED_BY_HAND) from None
+            raise typer.Exit(ENDED_BY_HAND) from None
     print_document(_status_document(made), as_json, lambda: _status_table(made))
 
 

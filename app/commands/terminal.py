@@ -21,6 +21,9 @@ T = TypeVar("T")
 Tenant = Annotated[str, typer.Option("--tenant", help="The tenant to work in.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of a table.")]
 
+ENDED_BY_HAND = 130
+"""The exit status after Ctrl-C, as shells give it."""
+
 console = Console()
 
 

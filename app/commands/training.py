@@ -11,7 +11,17 @@ from rich.progress import MofNCompleteColumn, TaskProgressColumn, TextColumn, Ti
 
 from app.api.training_schemas import DeploymentOut, RouteOut
 from app.commands import training_tables as tables
-from app.commands.terminal import Json, T, Tenant, opened, print_document, progress_bar, quiet_settings, tell
+from app.commands.terminal import (
+    ENDED_BY_HAND,
+    Json,
+    T,
+    Tenant,
+    opened,
+    print_document,
+    progress_bar,
+    quiet_settings,
+    tell,
+)
 from app.commands.training_options import with_training_options
 from app.domain.datasets import DatasetOptions
 from app.domain.runs import dataset_for
@@ -33,7 +43,6 @@ Dataset = Annotated[str | None, typer.Option(help="hypotheses, preferences, face
 Model = Annotated[str | None, typer.Option(help="A hub's name or a folder; VLLM_MODEL_NAME where absent.")]
 
 DEFAULTS = DatasetOptions()
-ENDED_BY_HAND = 130
 
 
 @train.command()

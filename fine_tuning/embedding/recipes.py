@@ -18,7 +18,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from fine_tuning.embedding.errors import FineTuningError
+from fine_tuning.embedding.errors import FineTuningError, first_line
 
 Dtype = Literal["int8", "int8-dynamic", "int4", "bnb-int8", "bnb-int4"]
 Runtime = Literal["openvino", "onnx", "torch"]
@@ -79,9 +79,8 @@ def apply(recipe: Recipe, traced: Path, folder: Path, calibration: Sequence[Feed
     try:
         steps[recipe.dtype, recipe.runtime](traced, graph, recipe.instructions, calibration)
     except Exception as error:
-        first = str(error).strip().partition("\n")[0]
         tools = "nncf" if recipe.runtime == "openvino" else "ONNX Runtime"
-        raise FineTuningError(f"{tools} cannot make {recipe.dtype} of this model: {first}") from error
+        raise FineTuningError(f"{tools} cannot make {recipe.dtype} of this model: {first_line(error)}") from error
     return graph
 
 

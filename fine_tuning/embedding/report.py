@@ -4,8 +4,6 @@ import importlib.metadata
 import json
 import os
 import platform
-import resource
-import sys
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,6 +12,7 @@ from typing import Any
 import torch
 from matplotlib.figure import Figure
 
+from fine_tuning.embedding import drift
 from fine_tuning.embedding.base import Base
 
 _PACKAGES = ("torch", "transformers", "sentence-transformers", "peft", "datasets", "accelerate")
@@ -37,10 +36,8 @@ def environment() -> dict[str, Any]:
 
 def peak_memory_mb() -> float:
     """Of the GPU where there is one, else of this process."""
-    if torch.cuda.is_available():
-        return round(torch.cuda.max_memory_allocated() / 2**20, 1)
-    unit = 2**20 if sys.platform == "darwin" else 2**10
-    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit, 1)
+    on_gpu = torch.cuda.is_available()
+    return round(torch.cuda.max_memory_allocated() / 2**20 if on_gpu else drift.peak_memory_mb(), 1)
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:

@@ -17,9 +17,10 @@ from serving.backends import open_backend
 from serving.errors import ModelRefused
 from serving.metrics import Metrics
 from serving.model import ServedModel
+from serving.settings import usable_cores
 from serving.slm import routes
 from serving.slm.chat import ChatModel
-from serving.slm.settings import SlmSettings, usable_cores
+from serving.slm.settings import SlmSettings
 
 _log = structlog.stdlib.get_logger(__name__)
 

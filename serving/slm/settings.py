@@ -4,9 +4,7 @@ Groups are nested: `chat.model_path` is the variable `CHAT__MODEL_PATH`. No `.en
 beside it would answer for variables of the same names.
 """
 
-import os
 import re
-import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -122,8 +120,3 @@ def _line(location: tuple[int | str, ...], value: object, message: str) -> str:
     said = message.removeprefix("Value error, ")
     said = "there is no such setting" if said.startswith("Extra inputs") else said
     return f"{name}={value!r} is not usable: {said}"
-
-
-def usable_cores() -> int:
-    """How many cores this process may run on."""
-    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1

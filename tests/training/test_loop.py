@@ -27,10 +27,10 @@ pytestmark = [pytest.mark.training, pytest.mark.timeout(3600)]
 
 INTERACTIONS = 300
 POLICY = """
-rows: {least: 30, most: 50, answered: 2}
+rows: {least: 30, most: 50, answered: 1}
 bootstrap: {confidence: 0.9}  # 300 interactions are few, and so are the people among them
-gates:  # adapters are slow on a CPU, and two answers are too few to tell of shapes
-  latency_ratio: {at_most: 6}
+gates:  # one answer, which may be of any length and form, tells of neither
+  latency_ratio: null
   schema_validity: null
 """
 RANK = 16
