@@ -17,6 +17,17 @@ that are scaled by the whole run do not."""
 _PROBES = ("a", "what is it?", "it is this, and it is a good deal longer than the other one, 12345", "?!", "zq " * 40)
 
 
+def as_long(length: int) -> int:
+    """The width of a run where every length will do."""
+    return length
+
+
+def in_steps(length: int) -> int:
+    """The width of a run where few are wanted: multiples of 4 from 8 to 32, of 8 up to 64, of 16 above."""
+    step = 4 if length <= 32 else 8 if length <= 64 else 16
+    return max(8, -(-length // step) * step)
+
+
 @dataclass(frozen=True, slots=True)
 class RunLimits:
     """What one run of the model may hold."""
@@ -25,7 +36,9 @@ class RunLimits:
     tokens: int
     """Most tokens, padding included; a longer text runs alone."""
     padding: int
-    """Texts whose lengths differ by more than this from the first one's do not join its run."""
+    """A text whose own width is less than the run's by more than this does not join it."""
+    width: Callable[[int], int] = as_long
+    """Tokens a row has in a run, by the length of the run's longest text; never falls."""
 
 
 @dataclass(frozen=True)

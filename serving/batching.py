@@ -1,6 +1,6 @@
 """Which texts the model reads next: a pure policy over what waits.
 
-Calls take turns, oldest first: the first in line brings its longest text, texts of about that length join from every
+Calls take turns, oldest first: the first in line brings its longest text, texts that need as wide a row join from every
 call that has its turn, and then it goes to the end of the line with what it has left. So nothing waits for a batch to
 fill, and 1,000 texts of one call stand before a single text of another for one run.
 """
@@ -27,14 +27,14 @@ class Call:
     """Called once by the model thread: all vectors are in place, or why they never will be."""
     is_abandoned: bool = False
     """Set by a caller who no longer waits; read before every run."""
-    waiting: list[tuple[int, int]] = field(init=False)
-    """(tokens, position) of the texts not yet run, shortest first."""
+    waiting: list[tuple[int, int, int]] = field(init=False)
+    """(width, tokens, position) of the texts not yet run, narrowest first; set by the Backlog."""
     unfinished: int = field(init=False)
     """Texts without a vector yet."""
 
     def __post_init__(self) -> None:
-        self.waiting = sorted((len(ids), position) for position, ids in enumerate(self.texts))
-        self.unfinished = len(self.waiting)
+        self.waiting = []
+        self.unfinished = len(self.texts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +64,8 @@ class Backlog:
 
     def add(self, call: Call) -> None:
         """Put a call at the end of the line."""
+        lengths = [len(ids) for ids in call.texts]
+        call.waiting = sorted((self._limits.width(each), each, place) for place, each in enumerate(lengths))
         self._calls.append(call)
 
     def clear(self) -> list[Call]:
@@ -77,26 +79,22 @@ class Backlog:
         if not self._calls:
             return []
         first = self._calls[0]
-        longest, position = first.waiting.pop()
-        seats, width = [Seat(first, position)], longest
+        width, _, position = first.waiting.pop()
+        seats = [Seat(first, position)]
+        most = min(self._limits.texts, self._limits.tokens // width)
         for call in islice(self._calls, self._concurrency):
-            width = self._join(call, seats, longest, width)
+            if len(seats) >= most:
+                break
+            self._join(call, seats, width, most - len(seats))
         places = min(self._concurrency, len(self._calls))
         self._calls = [*self._calls[1:places], first, *self._calls[places:]]
         self._calls = [call for call in self._calls if call.waiting]
         return seats
 
-    def _join(self, call: Call, seats: list[Seat], longest: int, width: int) -> int:
-        """Seat the texts of a call that are about as long as `longest`; the new width of the run."""
-        low = bisect_left(call.waiting, (longest - self._limits.padding,))
-        high = bisect_left(call.waiting, (longest + self._limits.padding + 1,))
-        for index in reversed(range(low, high)):
-            length, position = call.waiting[index]
-            wider = max(width, length)
-            if len(seats) >= self._limits.texts:
-                break
-            if (len(seats) + 1) * wider <= self._limits.tokens:
-                del call.waiting[index]
-                seats.append(Seat(call, position))
-                width = wider
-        return width
+    def _join(self, call: Call, seats: list[Seat], width: int, room: int) -> None:
+        """Seat the longest `room` texts of a call among those that nearly fill a row of `width` tokens."""
+        low = bisect_left(call.waiting, (width - self._limits.padding,))
+        high = bisect_left(call.waiting, (width + 1,))
+        low = max(low, high - room)
+        seats += [Seat(call, position) for _, _, position in reversed(call.waiting[low:high])]
+        del call.waiting[low:high]

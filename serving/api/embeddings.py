@@ -2,9 +2,9 @@
 
 import base64
 
-from fastapi import Response
+from fastapi import Request, Response
 
-from serving.api.routing import MetricsDep, ModelDep, SettingsDep, answer, make_router
+from serving.api.routing import answer, make_router, metrics_of, model_of, settings_of
 from serving.api.schemas import EmbeddingsIn, EmbedIn
 from serving.backend import ModelInfo
 from serving.engine import Engine, Reading
@@ -16,12 +16,12 @@ router = make_router()
 
 
 @router.post("/embed")
-async def embed(body: EmbedIn, model: ModelDep, settings: SettingsDep, metrics: MetricsDep) -> Response:
+async def embed(body: EmbedIn, request: Request) -> Response:
     """Vectors of texts: `{embeddings, count, dim, backend, normalised, model, truncated, tokens}`."""
-    engine = await model.engine()
+    engine = await model_of(request).engine()
     info = engine.info
-    reading = await read_texts(engine, body.inputs, body.prompt_name, metrics, truncate=body.truncate)
-    is_asked = settings.normalize if body.normalise is None else body.normalise
+    reading = await read_texts(engine, body.inputs, body.prompt_name, metrics_of(request), truncate=body.truncate)
+    is_asked = settings_of(request).normalize if body.normalise is None else body.normalise
     vectors = normalised(reading.vectors) if is_asked and not info.is_normalised else reading.vectors
     return answer(
         {
@@ -39,15 +39,16 @@ async def embed(body: EmbedIn, model: ModelDep, settings: SettingsDep, metrics: 
 
 @router.post("/v1/embeddings")
 @router.post("/api/v1/embeddings", operation_id="embeddings_api")
-async def embeddings(body: EmbeddingsIn, model: ModelDep, settings: SettingsDep, metrics: MetricsDep) -> Response:
+async def embeddings(body: EmbeddingsIn, request: Request) -> Response:
     """OpenAI's embeddings; `usage` counts the tokens read, `truncated` the texts that were cut."""
-    engine = await model.engine()
+    engine = await model_of(request).engine()
     info = engine.info
     check_name(body.model, info)
     _check_dimensions(body.dimensions, info)
-    reading = await read_texts(engine, body.texts, body.prompt_name, metrics, truncate=body.truncate)
+    reading = await read_texts(engine, body.texts, body.prompt_name, metrics_of(request), truncate=body.truncate)
     vectors = reading.vectors[:, : body.dimensions]
-    if settings.normalize or info.is_normalised:
+    is_unit = info.is_normalised and vectors.shape[1] == info.dimension
+    if not is_unit and (settings_of(request).normalize or info.is_normalised):
         vectors = normalised(vectors)
     rows = _base64(vectors) if body.encoding_format == "base64" else vectors
     return answer(

@@ -58,17 +58,33 @@ def answer(document: Any) -> Response:
     return Response(orjson.dumps(document, option=orjson.OPT_SERIALIZE_NUMPY), media_type="application/json")
 
 
-# Not plain functions: FastAPI would send each of those to a thread, three for every request.
-async def _model(request: Request) -> ServedModel:
+def model_of(request: Request) -> ServedModel:
+    """The model that is served."""
     return request.app.state.model
 
 
-async def _settings(request: Request) -> ServeSettings:
+def settings_of(request: Request) -> ServeSettings:
+    """What the server was told."""
     return request.app.state.settings
 
 
-async def _metrics(request: Request) -> Metrics:
+def metrics_of(request: Request) -> Metrics:
+    """The figures of the server."""
     return request.app.state.metrics
+
+
+# Not plain functions: FastAPI would send each of those to a thread, three for every request. Even so three of these
+# take 0.15 ms: the routes that have to be quick call the functions above.
+async def _model(request: Request) -> ServedModel:
+    return model_of(request)
+
+
+async def _settings(request: Request) -> ServeSettings:
+    return settings_of(request)
+
+
+async def _metrics(request: Request) -> Metrics:
+    return metrics_of(request)
 
 
 ModelDep = Annotated[ServedModel, Depends(_model)]
@@ -79,19 +95,21 @@ MetricsDep = Annotated[Metrics, Depends(_metrics)]
 async def _while_connected(handle: Callable[[Request], Coroutine[Any, Any, Response]], request: Request) -> Response:
     """The answer of `handle`, cancelled as soon as the caller hangs up. Raises ClientDisconnect then."""
     await request.body()
-    work = asyncio.create_task(handle(request))
-    gone = asyncio.create_task(_disconnected(request))
+    work = asyncio.current_task()
+    assert work is not None
+    gone = asyncio.create_task(_cancel_when_gone(request, work))
     try:
-        await asyncio.wait({work, gone}, return_when=asyncio.FIRST_COMPLETED)
-        if not work.done():
-            raise ClientDisconnect
-        return work.result()
+        return await handle(request)
+    except asyncio.CancelledError:
+        if not gone.done():
+            raise
+        work.uncancel()
+        raise ClientDisconnect from None
     finally:
         gone.cancel()
-        work.cancel()
-        await asyncio.gather(work, gone, return_exceptions=True)
 
 
-async def _disconnected(request: Request) -> None:
+async def _cancel_when_gone(request: Request, work: "asyncio.Task[Any]") -> None:
     while (await request.receive())["type"] != "http.disconnect":
         pass
+    work.cancel()

@@ -1,5 +1,6 @@
 """A model as a graph of tensors: feeding it, pooling what it gives. What runs the graph is a `Session`."""
 
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -7,7 +8,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from serving.backend import ModelInfo, RunLimits, is_batchable
+from serving.backend import ModelInfo, RunLimits, in_steps, is_batchable
 from serving.errors import ModelRefused, ModelUnavailable
 from serving.folder import ModelFolder
 from serving.pooling import Vectors, normalised, pool
@@ -19,10 +20,11 @@ _INPUTS = {"input_ids", "attention_mask", "token_type_ids", "lengths"}
 _POOLED = ("sentence_embedding", "embeddings")
 """Outputs that are vectors of whole texts already."""
 
-_TOKENS_PER_RUN = 128
+_TOKENS_PER_RUN = 192
 """On a core the products are bound by arithmetic from 64 tokens on: more only makes a run longer."""
 
-_PADDING = 3
+_WARM_UP_S = 5.0
+"""Longest time spent on running shapes before anybody asks; a MiniLM's take less than one."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,8 @@ class Session(Protocol):
     backend: str
     device: str
     precision: str
+    compiles_shapes: bool
+    """Whether the first run of a shape takes longer and its kernels stay in memory: few shapes are run then."""
 
     @property
     def inputs(self) -> Mapping[str, Any]:
@@ -66,19 +70,20 @@ class GraphBackend:
         """Raises ModelRefused when the graph is none that the folder describes."""
         self._session = session
         self._splitter = Splitter.load(folder.tokenizer, folder.max_tokens, is_lower_cased=folder.is_lower_cased)
+        self._max_tokens = folder.max_tokens
         self._is_scoring = folder.kind == "cross-encoder"
         if unknown := set(session.inputs) - _INPUTS or {"input_ids"} - set(session.inputs):
             raise ModelRefused(f"{folder.graph} has inputs that cannot be fed: {', '.join(sorted(unknown))}.")
         self._output = _output_of(session, folder)
         is_pooled = self._is_scoring or self._output.rank == 2
         self._pooling = () if is_pooled else folder.pooling
-        self._is_normalising = folder.is_normalised and not is_pooled
+        self._is_normalising = folder.is_normalised and not self._is_scoring
         try:
             can_share = is_batchable(folder.kind, self.split, self.run)
             sample = self.run([self.split(("a", "b") if self._is_scoring else "a").ids])
         except ModelUnavailable as error:
             raise ModelRefused(f"{folder.graph} does not run: {error}") from None
-        self.limits = RunLimits(batch_size if can_share else 1, _TOKENS_PER_RUN, _PADDING)
+        self.limits = RunLimits(batch_size if can_share else 1, _TOKENS_PER_RUN, padding=0, width=in_steps)
         self.info = ModelInfo(
             name=folder.name,
             backend=session.backend,
@@ -103,7 +108,8 @@ class GraphBackend:
     def run(self, texts: Sequence[TokenIds]) -> Vectors:
         """One run of the graph: shape (texts, dimension). Raises ModelUnavailable."""
         lengths = np.array([len(ids) for ids in texts], np.int64)
-        shape = (len(texts), int(lengths.max()))
+        longest = int(lengths.max())
+        shape = (len(texts), min(in_steps(longest), self._max_tokens) if self._session.compiles_shapes else longest)
         ids, segments = np.full(shape, self._splitter.pad_id, np.int64), np.zeros(shape, np.int64)
         for row, own in enumerate(texts):
             ids[row, : len(own)], segments[row, : len(own)] = own.T
@@ -117,6 +123,20 @@ class GraphBackend:
         if not np.isfinite(vectors).all() or (self._is_scoring and vectors.shape[1] != 1):
             raise ModelUnavailable("The model answered with something else than finite numbers for each text.")
         return normalised(vectors) if self._is_normalising else vectors
+
+    def warm_up(self) -> None:
+        """Run every shape that runs may have, as far as time allows. Raises ModelRefused when one fails."""
+        ends = time.monotonic() + _WARM_UP_S
+        widths = sorted({in_steps(length) for length in range(1, self._max_tokens + 1)})
+        most = {width: min(self.limits.texts, max(1, self.limits.tokens // width)) for width in widths}
+        shapes = sorted((count, width) for width in widths for count in range(1, most[width] + 1))
+        try:
+            for count, width in shapes:
+                if time.monotonic() > ends:
+                    return
+                self.run([np.zeros((min(width, self._max_tokens), 2), np.int32)] * count)
+        except ModelUnavailable as error:
+            raise ModelRefused(f"{self.info.name} does not run: {error}") from None
 
     def close(self) -> None:
         """Free the graph."""

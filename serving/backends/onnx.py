@@ -56,6 +56,7 @@ class OnnxSession:
     """The Session of ONNX Runtime. Keeps little memory: what a run needed is given back after it."""
 
     backend = "onnx"
+    compiles_shapes = False
 
     def __init__(self, graph: Path, device: str, threads: int) -> None:
         """Raises ModelRefused when the graph cannot be loaded on the device."""

@@ -16,15 +16,19 @@ from serving.settings import ServeSettings
 
 
 def load(folder: ModelFolder, settings: ServeSettings) -> GraphBackend:
-    """The backend on the folder's graph. Raises ModelRefused."""
+    """The backend on the folder's graph, warm. Raises ModelRefused."""
     assert folder.graph is not None
-    return GraphBackend(OpenvinoSession(folder.graph, settings.device, settings.cores), folder, settings.batch_size)
+    session = OpenvinoSession(folder.graph, settings.device, settings.cores)
+    backend = GraphBackend(session, folder, settings.batch_size)
+    backend.warm_up()
+    return backend
 
 
 class OpenvinoSession:
     """The Session of OpenVINO, on the CPU, computing in float32 whatever the processor would like better."""
 
     backend = "openvino"
+    compiles_shapes = True
     device = "cpu"
 
     def __init__(self, graph: Path, device: str, threads: int) -> None:

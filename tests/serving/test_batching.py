@@ -3,10 +3,11 @@
 from collections import Counter
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from serving.backend import RunLimits
+from serving.backend import RunLimits, in_steps
 from serving.batching import Backlog, Call, Seat
 
 LIMITS = RunLimits(texts=8, tokens=128, padding=3)
@@ -58,13 +59,27 @@ def test_runs_keep_their_limits(lengths: list[list[int]]) -> None:
         sizes = lengths_of(run)
         assert len(run) == 1 or max(sizes) * len(run) <= LIMITS.tokens
         assert len(run) <= LIMITS.texts
-        assert max(sizes) - min(sizes) <= 2 * LIMITS.padding
+        assert max(sizes) - min(sizes) <= LIMITS.padding
 
 
 def test_texts_of_one_length_fill_a_run_across_calls() -> None:
     backlog = backlog_of(*(call(16) for _ in range(20)))
 
     assert lengths_of(backlog.next_run()) == [16] * 8
+
+
+def test_texts_of_one_width_share_a_run_where_lengths_are_rounded() -> None:
+    limits = RunLimits(texts=8, tokens=128, padding=0, width=in_steps)
+    backlog = backlog_of(call(14), call(16), call(12), call(13), limits=limits)
+
+    assert [lengths_of(run) for run in runs_of(backlog)] == [[14, 16, 13], [12]]
+
+
+@pytest.mark.parametrize(
+    ("length", "width"), [(1, 8), (8, 8), (9, 12), (32, 32), (33, 40), (64, 64), (65, 80), (241, 256)]
+)
+def test_lengths_are_rounded_up_to_few(length: int, width: int) -> None:
+    assert in_steps(length) == width
 
 
 def test_one_text_a_run_where_texts_cannot_share() -> None:
