@@ -27,7 +27,7 @@ pytestmark = [pytest.mark.training, pytest.mark.timeout(3600)]
 
 INTERACTIONS = 300
 POLICY = """
-rows: {least: 30, most: 50, answered: 1}
+rows: {least: 30, most: 40, answered: 1}
 bootstrap: {confidence: 0.9}  # 300 interactions are few, and so are the people among them
 gates:  # one answer, which may be of any length and form, tells of neither
   latency_ratio: null
