@@ -91,7 +91,7 @@ test-training: $(VENV)/.dev ## the learning loop for real: samples, training on 
 	./setup_training.sh
 	$(PY) -m pytest -m "training" tests/training
 
-train-deps: ## an environment for embedding models in venv-embed: fine-tune, quantize, evaluate
+train-deps: $(VENV)/.service ## an environment for embedding models in venv-embed: fine-tune, quantize, evaluate
 	./setup_embedding.sh
 
 embed-finetune: ## fine-tune an embedding model (DATA=pairs.tsv OUTPUT=dir EPOCHS=2 BATCH=64 LR=2e-5 USE_LORA=1 BASE=dir RESUME=1)
