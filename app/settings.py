@@ -16,6 +16,9 @@ from pydantic import Field, SecretStr, ValidationError, field_validator, model_v
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from app.domain.errors import InvalidInput
+from app.domain.manifest import parse_overrides
+
 SECTIONS = (
     "goal_summary",
     "preferences_style",
@@ -26,7 +29,7 @@ SECTIONS = (
 )
 
 
-_HIDDEN = ("SLM_API_KEY",)
+_HIDDEN = ("SLM_API_KEY", "HF_TOKEN")
 """Variables whose values are never shown."""
 
 
@@ -62,6 +65,14 @@ class Settings(BaseSettings):
     builtin_model: Path | None = None
     rerank_model: Path | None = None
     local_models_dir: Path = Path("local-models")
+    llm_adapter_registry_path: Path | None = None
+    llm_models_profile: str = "default"
+    llm_models_manifest: Path | None = None
+    llm_models_overrides: Annotated[dict[str, Any] | None, NoDecode] = None
+    ollama_base_url: str = "http://127.0.0.1:11434"
+    hf_endpoint: str = "https://huggingface.co"
+    hf_home: Path = Path("~/.cache/huggingface")
+    hf_token: SecretStr | None = None
     request_budget_s: Annotated[float, Field(gt=0, le=600)] = 10.0
 
     token_budget: Annotated[int, Field(ge=256, le=1_000_000)] = 6000
@@ -94,7 +105,19 @@ class Settings(BaseSettings):
             raise ValueError("a JSON object of weights that are zero or more")
         return weights
 
-    @field_validator("embed_endpoint", "vllm_base_url", "vllm_rerank_url", "slm_base_url")
+    @field_validator("llm_models_overrides", mode="before")
+    @classmethod
+    def _parse_overrides(cls, value: Any) -> Any:
+        if not isinstance(value, str):
+            return value
+        try:
+            return dict(parse_overrides(value))
+        except InvalidInput as error:
+            raise ValueError(f"a JSON object of roles is wanted: {error}") from None
+
+    @field_validator(
+        "embed_endpoint", "vllm_base_url", "vllm_rerank_url", "slm_base_url", "ollama_base_url", "hf_endpoint"
+    )
     @classmethod
     def _check_address(cls, value: str | None) -> str | None:
         try:
@@ -122,6 +145,11 @@ class Settings(BaseSettings):
     def slm_key(self) -> str | None:
         """The key of the language model's server, in the clear."""
         return self.slm_api_key.get_secret_value() if self.slm_api_key else None
+
+    @property
+    def hub_token(self) -> str | None:
+        """The token for the Hugging Face hub, in the clear."""
+        return self.hf_token.get_secret_value() if self.hf_token else None
 
     @cached_property
     def training_dir(self) -> Path:

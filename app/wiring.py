@@ -1,7 +1,7 @@
 """Plugs everything together, once, in the open."""
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import cast
 
@@ -18,6 +18,7 @@ from app.clients.slm.local import LocalSLM
 from app.clients.slm.model import BuiltinSLM, ModelSLM, SLMReranker
 from app.clients.slm.vllm import VLLMClient, limits_of
 from app.clients.tokenizer import SentencePieceTokenizer
+from app.domain.sampling import Sampling
 from app.ports import SLM, AdapterServer, Embedder, Reranker, SystemClock
 from app.services.afterwards import Afterwards
 from app.services.catalogues import CatalogueService
@@ -28,6 +29,7 @@ from app.services.feedback import FeedbackService
 from app.services.hypotheses import HypothesisService
 from app.services.keys import DEFAULT_TENANT, KeyService
 from app.services.memories import MemoryService
+from app.services.models import LLMModelManager
 from app.services.persona import PersonaService
 from app.services.ranking import RankingService
 from app.services.reflection import ReflectionService
@@ -43,11 +45,13 @@ from app.store.memories import MemoryStore
 from app.store.tenants import KeyStore, TenantStore
 from app.store.trials import TrialStore
 from app.store.users import UserStore
+from app.wiring_models import build_models
 from app.wiring_training import (
     build_collector,
     build_deployments,
     build_erasure,
     build_preparations,
+    build_registry,
     build_runs,
     build_trainer,
     open_adapters,
@@ -60,18 +64,20 @@ log = structlog.get_logger(__name__)
 async def open_services(settings: Settings) -> AsyncGenerator[Services]:
     """The running services: database started and migrated, model loaded; everything is stopped on leaving."""
     async with AsyncExitStack() as stack:
+        models = build_models(settings)
+        stack.push_async_callback(models.aclose)
         database = await open_database(settings)
         stack.push_async_callback(database.aclose)
         embedder = await open_embedder(settings)
         stack.push_async_callback(embedder.aclose)
-        slm = await open_slm(settings)
+        slm = await open_slm(settings, models.sampling)
         stack.push_async_callback(slm.aclose)
         reranker = await open_reranker(settings, embedder, slm)
         stack.push_async_callback(reranker.aclose)
         adapters = open_adapters(settings)
         if adapters is not None:
             stack.push_async_callback(adapters.aclose)
-        services = build_services(settings, database, embedder, slm, reranker, adapters)
+        services = build_services(settings, database, embedder, slm, reranker, adapters, models)
         stack.push_async_callback(asyncio.to_thread, services.collector.close)
         stack.push_async_callback(services.trials.aclose)
         stack.push_async_callback(services.afterwards.aclose)
@@ -79,7 +85,9 @@ async def open_services(settings: Settings) -> AsyncGenerator[Services]:
         await services.keys.ensure_default_tenant()
         await asyncio.to_thread(services.transfer.training.finish)
         await services.catalogues.warm()
+        await services.deployments.publish(DEFAULT_TENANT)
         await services.deployments.begin_loading_served(DEFAULT_TENANT)
+        await models.ensure_models_installed()
         yield services
 
 
@@ -125,22 +133,22 @@ async def open_embedder(settings: Settings) -> Embedder:
     return embedder
 
 
-async def open_slm(settings: Settings) -> SLM:
-    """The small language model that `settings` name. Raises ModelUnavailable when the built-in one cannot start; a
-    server that is down is no reason not to start."""
+async def open_slm(settings: Settings, sampling: Callable[[str], Sampling] | None = None) -> SLM:
+    """The small language model that `settings` name, with a role's parameters for each call. Raises ModelUnavailable
+    when the built-in one cannot start; a server that is down is no reason not to start."""
     limits = limits_of(settings)
     match settings.slm_impl:
         case "local":
             return LocalSLM(SentencePieceTokenizer())
         case "vllm":
-            client = VLLMClient(
-                settings.vllm_base_url, settings.vllm_model_name, api_key=settings.slm_key, limits=limits
-            )
+            address, model = settings.vllm_base_url, settings.vllm_model_name
         case "openai":
-            address = cast(str, settings.slm_base_url)
-            client = VLLMClient(address, settings.slm_model, name="openai", api_key=settings.slm_key, limits=limits)
+            address, model = cast(str, settings.slm_base_url), settings.slm_model
         case "builtin":
-            return await BuiltinSLM.open(settings, limits)
+            return await BuiltinSLM.open(settings, limits, sampling)
+    client = VLLMClient(
+        address, model, name=settings.slm_impl, api_key=settings.slm_key, limits=limits, sampling=sampling
+    )
     await asyncio.to_thread(language.warm)
     return ModelSLM(client)
 
@@ -165,6 +173,7 @@ def build_services(
     slm: SLM | None = None,
     reranker: Reranker | None = None,
     adapters: AdapterServer | None = None,
+    models: LLMModelManager | None = None,
 ) -> Services:
     """Every use case on these parts; the built-in rules where no model is given. Starts nothing."""
     clock = SystemClock()
@@ -194,7 +203,8 @@ def build_services(
         trials,
         is_reranking=not isinstance(reranker, LocalReranker),
     )
-    deployments = build_deployments(database, adapters, afterwards, load_policy(settings.promotion_policy))
+    policy, registry = load_policy(settings.promotion_policy), build_registry(settings)
+    deployments = build_deployments(database, adapters, afterwards, policy, registry)
     personas = PersonaService(database, slm, fallback, collector, clock, user_store)
     hypotheses = HypothesisService(
         database,
@@ -254,4 +264,5 @@ def build_services(
         trainer=trainer,
         runs=build_runs(settings, database, trainer),
         preparations=build_preparations(settings),
+        models=models or build_models(settings),
     )

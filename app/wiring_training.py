@@ -4,6 +4,7 @@ import sys
 from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 from app.clients.slm.adapters import VLLMAdapters
 from app.clients.tokenizer import SentencePieceTokenizer
@@ -13,9 +14,11 @@ from app.services.afterwards import Afterwards
 from app.services.deployments import DeploymentService
 from app.services.keys import KeyService
 from app.services.training import ModelTrainer, TrainingDataCollector
+from app.services.training.bundles import BundleData, BundleService
 from app.services.training.erasure import TrainingErasure
 from app.services.training.policy import load_policy
 from app.services.training.preparations import DatasetPreparations
+from app.services.training.registry import REGISTRY_FILE, AdapterRegistry
 from app.services.training.runs import RunService
 from app.settings import Settings
 from app.store.engine import Database, open_database
@@ -47,7 +50,8 @@ async def open_training(settings: Settings) -> AsyncGenerator[Training]:
         stack.push_async_callback(afterwards.aclose)
         await KeyService(database, SystemClock(), TenantStore(), KeyStore()).ensure_default_tenant()
         trainer = build_trainer(build_collector(settings))
-        deployments = build_deployments(database, adapters, afterwards, load_policy(settings.promotion_policy))
+        policy = load_policy(settings.promotion_policy)
+        deployments = build_deployments(database, adapters, afterwards, policy, build_registry(settings))
         yield Training(settings, build_runs(settings, database, trainer), deployments)
 
 
@@ -59,7 +63,11 @@ def open_adapters(settings: Settings) -> VLLMAdapters | None:
 
 
 def build_deployments(
-    database: Database, adapters: AdapterServer | None, afterwards: Afterwards, policy: Policy = DEFAULT_POLICY
+    database: Database,
+    adapters: AdapterServer | None,
+    afterwards: Afterwards,
+    policy: Policy = DEFAULT_POLICY,
+    registry: AdapterRegistry | None = None,
 ) -> DeploymentService:
     """The use cases about deployments. Without a server for adapters they can roll back and show."""
     return DeploymentService(
@@ -71,7 +79,13 @@ def build_deployments(
         afterwards,
         canary_share=policy.canary.share,
         canary_alpha=policy.canary.alpha,
+        registry=registry,
     )
+
+
+def build_registry(settings: Settings, path: Path | None = None) -> AdapterRegistry:
+    """The adapter registry: the file at `path`, else where the settings say."""
+    return AdapterRegistry(path or settings.llm_adapter_registry_path or settings.local_models_dir / REGISTRY_FILE)
 
 
 def build_collector(settings: Settings) -> TrainingDataCollector:
@@ -105,6 +119,17 @@ def build_runs(settings: Settings, database: Database, trainer: ModelTrainer) ->
         settings.local_models_dir,
         settings.train_venv / "bin" / "python",
     )
+
+
+def build_bundles(settings: Settings, runs: RunService, registry_path: Path | None = None) -> BundleService:
+    """The use cases about bundles; `registry_path` is another registry than the settings'."""
+    return BundleService(runs, build_bundle_data(settings), build_registry(settings, registry_path))
+
+
+def build_bundle_data(settings: Settings) -> BundleData:
+    """What checks the rows of bundles; it needs no database."""
+    trainer = build_trainer(build_collector(settings))
+    return BundleData(trainer, settings.train_venv / "bin" / "python", settings.hf_home.expanduser() / "hub")
 
 
 def build_preparations(settings: Settings) -> DatasetPreparations:

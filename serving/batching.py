@@ -65,7 +65,7 @@ class Backlog:
     def add(self, call: Call) -> None:
         """Put a call at the end of the line."""
         lengths = [len(ids) for ids in call.texts]
-        call.waiting = sorted((self._limits.width(each), each, place) for place, each in enumerate(lengths))
+        call.waiting = sorted((max(1, self._limits.width(each)), each, place) for place, each in enumerate(lengths))
         self._calls.append(call)
 
     def clear(self) -> list[Call]:

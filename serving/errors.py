@@ -31,3 +31,7 @@ class Overloaded(ServingError):
 
 class ModelUnavailable(ServingError):
     """The model is not ready, has failed on these texts, or is shut down."""
+
+
+class LLMRuntimeError(ModelUnavailable):
+    """The model that talks and embeds cannot be loaded, or has failed on this request."""

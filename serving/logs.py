@@ -8,15 +8,15 @@ import orjson
 import structlog
 
 
-def configure_logs() -> None:
-    """Send structlog's events to stdout, and of uvicorn only what is wrong."""
+def configure_logs(level: int = logging.INFO) -> None:
+    """Send structlog's events from `level` on to stdout, and of uvicorn only what is wrong."""
     structlog.configure(
         processors=[
             structlog.stdlib.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             structlog.processors.JSONRenderer(serializer=_dumps),
         ],
-        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
+        wrapper_class=structlog.make_filtering_bound_logger(level),
         logger_factory=structlog.PrintLoggerFactory(sys.stdout),
     )
     for name in ("uvicorn", "uvicorn.error"):

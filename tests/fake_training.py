@@ -9,6 +9,17 @@ import ast, datetime, fcntl, hashlib, json, os, shutil, sys, time
 from pathlib import Path
 
 how = Path(sys.argv[0]).parent.parent.joinpath("how").read_text().strip()
+if Path(sys.argv[1]).name == "dolphin_llm2vec_pipeline.py":
+    flags = dict(zip(sys.argv[2::2], sys.argv[3::2]))
+    if how == "makes no checkpoint":
+        sys.exit("there is not enough memory.")
+    if how == "hangs in the pipeline":
+        time.sleep(600)
+    output = Path(flags["--output"])
+    shutil.copytree(flags["--adapter"], output / "adapters")
+    (output / "run_metadata.json").write_text(json.dumps({{"run_id": "0", "metrics": {{"smoke": {{"dimension": 8}}}}}}))
+    (output / "wrapper_config.json").write_text(json.dumps({{"base_model": flags["--base-model"]}}))
+    sys.exit()
 constants = {{}}
 for node in ast.parse(Path(sys.argv[1]).read_text()).body:
     if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
@@ -41,6 +52,7 @@ for step in range(1, 4):
         sys.exit("CUDA is out of memory, or so.")
 (output / "adapter").mkdir(exist_ok=True)
 (output / "adapter" / "adapter_config.json").write_text("{{}}")
+(output / "adapter" / "adapter_model.safetensors").write_bytes(output.name.encode())
 rows = {{"train": len(dataset.read_text().splitlines()), "heldout": 0, "too_long": 0}}
 metrics = {{"before": {{"loss": 1.0}}, "after": {{"loss": 0.5}}, "train": [], "heldout": [], "rows": rows, "steps": 3}}
 metrics["resumed_from_step"] = 2 if resumed else None
@@ -52,7 +64,8 @@ shutil.rmtree(output / "checkpoints")
 
 
 class FakeTraining:
-    """`venv` is what TRAIN_VENV names; `how` a training goes: `well`, `fails`, `fails at once` or `hangs`."""
+    """`venv` is what TRAIN_VENV names; `how` a training goes: `well`, `fails`, `fails at once` or `hangs`; of a
+    bundle's second half: `makes no checkpoint` or `hangs in the pipeline`."""
 
     def __init__(self, venv: Path) -> None:
         self.venv = venv

@@ -63,6 +63,7 @@ def write_adapter(folder: Path, rank: int = 8) -> Path:
     """A folder that looks like an adapter of a rank."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "r": rank}))
+    (folder / "adapter_model.safetensors").write_bytes(folder.parent.name.encode())
     return folder
 
 

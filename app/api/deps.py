@@ -19,6 +19,7 @@ from app.services.feedback import FeedbackService
 from app.services.hypotheses import HypothesisService
 from app.services.keys import DEFAULT_TENANT, SCOPES, KeyService
 from app.services.memories import MemoryService
+from app.services.models import LLMModelManager
 from app.services.persona import PersonaService
 from app.services.ranking import RankingService
 from app.services.reflection import ReflectionService
@@ -59,6 +60,7 @@ class Services:
     trainer: ModelTrainer
     runs: RunService
     preparations: DatasetPreparations
+    models: LLMModelManager
 
 
 @dataclass(frozen=True)

@@ -170,7 +170,13 @@ def tokens_in(row: Row, count: Callable[[str], int]) -> int:
     in pieces, lines and fields of JSON, because these come again from row to row; the sum was never more than 3 off the
     count in one piece, for rows of 330 to 820 tokens."""
     answers = [row[name] for name in ("completion", "chosen", "rejected") if name in row]
-    return _tokens(row["prompt"], count) + max(_tokens(answer, count) for answer in answers)
+    return tokens_of(row["prompt"], count) + max(tokens_of(answer, count) for answer in answers)
+
+
+def tokens_of(messages: Sequence[Mapping[str, str]], count: Callable[[str], int]) -> int:
+    """Tokens of messages with the template's marks."""
+    texts = [message["content"] for message in messages]
+    return sum(MARKS + text.count("\n") + sum(map(count, _PIECE_END.split(text))) for text in texts)
 
 
 class Tally:
@@ -186,7 +192,8 @@ class Tally:
         """Count a row."""
         meta = row["meta"]
         self.rows += 1
-        self._users[int(meta["user"][:16], 16)] += 1
+        if meta["user"]:  # nobody's, in data from elsewhere
+            self._users[int(meta["user"][:16], 16)] += 1
         self._tokens[meta["tokens"]] += 1
         self.labels.update(str(meta["label"]).split(", "))
 
@@ -198,26 +205,23 @@ class Tally:
             "users": len(self._users),
             "largest_user_share": round(most / self.rows, 4) if self.rows else 0.0,
             "labels": dict(sorted(self.labels.items())),
-            "tokens": self._quantiles(),
+            "tokens": quantiles(self._tokens),
         }
-
-    def _quantiles(self) -> dict[str, int]:
-        if not self.rows:
-            return {}
-        sizes = sorted(self._tokens)
-        reached: list[int] = []
-        for size in sizes:
-            reached.append((reached[-1] if reached else 0) + self._tokens[size])
-        at = {name: sizes[bisect_right(reached, int(rank * (self.rows - 1)))] for name, rank in _RANKS.items()}
-        return {**at, "total": sum(size * times for size, times in self._tokens.items())}
 
 
 _RANKS = {"min": 0.0, "p50": 0.5, "p90": 0.9, "p99": 0.99, "max": 1.0}
 
 
-def _tokens(messages: Sequence[Mapping[str, str]], count: Callable[[str], int]) -> int:
-    texts = [message["content"] for message in messages]
-    return sum(MARKS + text.count("\n") + sum(map(count, _PIECE_END.split(text))) for text in texts)
+def quantiles(times: Counter[int]) -> dict[str, int]:
+    """Of sizes, by how often each was seen; with their sum. Empty for none."""
+    if not times:
+        return {}
+    sizes = sorted(times)
+    reached: list[int] = []
+    for size in sizes:
+        reached.append((reached[-1] if reached else 0) + times[size])
+    at = {name: sizes[bisect_right(reached, int(rank * (times.total() - 1)))] for name, rank in _RANKS.items()}
+    return {**at, "total": sum(size * count for size, count in times.items())}
 
 
 def _text(value: object) -> str:

@@ -29,6 +29,10 @@ class AdapterRefused(DomainError):
     """A model server will not take an adapter; `str(error)` says why, as far as it says."""
 
 
+class ProvisionFailed(DomainError):
+    """A model is not there and could not be brought; `str(error)` is one line that says why and what to do."""
+
+
 class UserErased(DomainError):
     """The user was erased while something about them was under way; what was under way is dropped."""
 

@@ -15,6 +15,7 @@ from app.domain.promotion import Canary
 from app.ports import AdapterServer, Clock
 from app.services.adapters import AdapterLoader
 from app.services.afterwards import Afterwards
+from app.services.training.registry import AdapterRegistry, publish_route
 from app.services.training.run_files import RunFolder
 from app.store.engine import Database
 from app.store.tables import AnyRow
@@ -62,8 +63,10 @@ class DeploymentService:
         *,
         canary_share: float = CANARY_SHARE,
         canary_alpha: float = CANARY_ALPHA,
+        registry: AdapterRegistry | None = None,
     ) -> None:
-        """`server` None: the service has no model that takes adapters. It can roll back and show; no more."""
+        """`server` None: the service has no model that takes adapters. It can roll back and show; no more. `registry`
+        is the file that every change of a route goes to as well."""
         self._database = database
         self._server = server
         self._runs = runs
@@ -73,6 +76,7 @@ class DeploymentService:
         self._loader = AdapterLoader(server, database, runs, afterwards)
         self._canary_share = canary_share
         self._canary_alpha = canary_alpha
+        self._registry = registry
 
     @property
     def has_adapters(self) -> bool:
@@ -174,6 +178,18 @@ class DeploymentService:
         """As `AdapterLoader.begin`: for a request that missed the adapter and does not wait for it."""
         await self._loader.begin(tenant_id, adapter)
 
+    async def publish(self, tenant_id: str) -> None:
+        """Have the registry's file say what the tenant's route says. Where it cannot be written the route holds all
+        the same, and the next change or start of the service writes it."""
+        if self._registry is None:
+            return
+        try:
+            await publish_route(
+                self._registry, self._database, self._runs, self._deployments, tenant_id, self._clock.now()
+            )
+        except (DomainError, OSError) as error:
+            log.warning("adapter_registry_failed", reason=str(error))
+
     async def begin_loading_served(self, tenant_id: str) -> None:
         """Start loading, in the background, what the tenant's route needs."""
         if self._server is not None:
@@ -220,8 +236,10 @@ class DeploymentService:
                     return held, False
                 number = held.number + 1 if held is not None else 1
                 made = Deployment(number, action, adapter, route, reason, self._clock.now())
-                if await self._deployments.insert(connection, tenant_id, made):
-                    return made, True
+                is_written = await self._deployments.insert(connection, tenant_id, made)
+            if is_written:
+                await self.publish(tenant_id)
+                return made, True
         raise NotReady("The route is being changed by others at this moment: look at it, then try again.")
 
     async def _unload_unneeded(self, server: AdapterServer, tenant_id: str, route: Route) -> None:

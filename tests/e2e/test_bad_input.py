@@ -137,6 +137,7 @@ def bodies(known: dict[str, str]) -> dict[tuple[str, str], dict[str, Any]]:
         },
         ("POST", "/v1/training/runs/{run_id}/promote"): {"share": 0.5},
         ("POST", "/v1/training/runs/{run_id}/rollback"): {"reason": "no reason"},
+        ("POST", "/api/v1/models/provision"): {"roles": ["general"], "force": True},
     }
 
 
@@ -208,6 +209,7 @@ MAY_BE_EMPTY = {
     "/v1/training/scripts",
     "/v1/training/runs/{run_id}/promote",
     "/v1/training/runs/{run_id}/rollback",
+    "/api/v1/models/provision",
 }
 
 JSON_HEADERS = {"Content-Type": "application/json"}

@@ -46,6 +46,8 @@ ADMIN = {
     ("GET", "/v1/training/deployments"),
     ("GET", "/v1/settings"),
     ("PUT", "/v1/settings"),
+    ("GET", "/api/v1/models"),
+    ("POST", "/api/v1/models/provision"),
 }
 PROBES = {"/healthz", "/v1/healthz", "/readyz", "/info", "/metrics"}
 NDJSON = {"Content-Type": "application/x-ndjson"}
@@ -241,6 +243,12 @@ def attempts(them: Held, me: Held | None) -> dict[tuple[str, str], list[tuple[in
         ("POST", "/v1/training/runs/{run_id}/promote"): [(404, f"/v1/training/runs/{RUN_OF_B}/promote", {})],
         ("POST", "/v1/training/runs/{run_id}/rollback"): [(404, f"/v1/training/runs/{RUN_OF_B}/rollback", {})],
         ("GET", "/v1/training/deployments"): [(200, "", None)],
+        ("GET", "/api/v1/models"): [(200, "", None)],
+        ("POST", "/api/v1/models/provision"): [
+            (404, "", {"roles": [RUN_OF_B]}),
+            (422, "", {"roles": [f"../local-models/{RUN_OF_B}"]}),
+            (200, "", {}),
+        ],
         ("GET", "/v1/settings"): [(200, "", None)],
         ("PUT", "/v1/settings"): [(200, "", {"token_budget": 1000})],
         ("POST", "/v1/embeddings"): [(200, "", {"input": "hello"})],

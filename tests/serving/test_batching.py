@@ -38,7 +38,7 @@ def runs_of(backlog: Backlog) -> list[list[Seat]]:
     return runs
 
 
-calls_of_lengths = st.lists(st.lists(st.integers(2, 256), min_size=1, max_size=30), max_size=12)
+calls_of_lengths = st.lists(st.lists(st.integers(0, 256), min_size=1, max_size=30), max_size=12)
 
 
 @settings(max_examples=40)

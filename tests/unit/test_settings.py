@@ -47,6 +47,10 @@ def test_the_defaults_are_those_of_the_documents() -> None:
         ("BUDGET_WEIGHTS", '{"goal_summary": Infinity}', "zero or more"),
         ("BUDGET_WEIGHTS", '{"goal_summary": true}', "zero or more"),
         ("BUDGET_WEIGHTS", '{"goal_summary": "1"}', "zero or more"),
+        ("LLM_MODELS_OVERRIDES", "{", "a JSON object of roles is wanted: is not JSON"),
+        ("LLM_MODELS_OVERRIDES", '{"general": 7}', "LLM_MODELS_OVERRIDES.general has to be an object or text"),
+        ("LLM_MODELS_OVERRIDES", "[]", "LLM_MODELS_OVERRIDES has to be an object, not a list"),
+        ("HF_ENDPOINT", "hub", "http://"),
     ],
 )
 def test_a_wrong_value_gives_one_line(monkeypatch: pytest.MonkeyPatch, name: str, value: str, allowed: str) -> None:

@@ -3,7 +3,7 @@
 import json
 import math
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, cast
 from urllib.parse import urlsplit
@@ -17,6 +17,7 @@ from prometheus_client import Counter, Histogram
 
 from app import request
 from app.domain.errors import ModelUnavailable
+from app.domain.sampling import Sampling
 
 log = structlog.get_logger(__name__)
 
@@ -30,6 +31,7 @@ MAX_TEXT = 100_000
 CONNECT_S = 2.0
 
 _HEADERS = {"Accept-Encoding": "identity"}
+_UNSAID = Sampling()
 
 TOKENS = Counter("embed_service_slm_tokens_total", "Tokens by kind: prompt, cached, completion.", ["slm", "kind"])
 _SECONDS = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0)
@@ -50,6 +52,7 @@ class Dialect:
     has_usage: bool = True
     has_extras: bool = True
     has_temperature: bool = True
+    has_sampling: bool = True
     tokens_field: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
 
     def narrower(self, complaint: str) -> "Dialect | None":
@@ -65,6 +68,8 @@ class Dialect:
             return replace(self, tokens_field="max_completion_tokens")
         if self.has_temperature and "temperature" in said:
             return replace(self, has_temperature=False)
+        if self.has_sampling and any(word in said for word in ("top_p", "penalty", "seed")):
+            return replace(self, has_sampling=False)
         if self.structured != "text" and any(
             word in said for word in ("response_format", "json_schema", "json_object", "schema", "grammar")
         ):
@@ -74,7 +79,8 @@ class Dialect:
 
 @dataclass(frozen=True)
 class Ask:
-    """One generation. `schema` None asks for plain text, `model` None the model that the endpoint has."""
+    """One generation. `schema` None asks for plain text, `model` None the model that the endpoint has. What `sampling`
+    says goes before `temperature`, and lowers `max_tokens`."""
 
     call: str
     messages: Sequence[Mapping[str, str]]
@@ -83,6 +89,7 @@ class Ask:
     schema: Mapping[str, Any] | None = None
     has_logprobs: bool = False
     model: str | None = None
+    sampling: Sampling = _UNSAID
 
     def with_messages(self, messages: Sequence[Mapping[str, str]]) -> "Ask":
         """The same with other messages."""
@@ -131,14 +138,16 @@ class ChatEndpoint:
         *,
         api_key: str | None = None,
         has_extras: bool = True,
+        sampling: Callable[[str], Sampling] | None = None,
         http_client: httpx2.AsyncClient | None = None,
     ) -> None:
-        """`model` None: the first that the server lists. `has_extras`: the server takes vLLM's own fields.
-        `http_client` replaces the pool, for tests."""
+        """`model` None: the first that the server lists. `has_extras`: the server takes vLLM's own fields. `sampling`
+        tells the parameters of a call by its name, each time. `http_client` replaces the pool, for tests."""
         self.name = name
         self.base_url = base_url
         self.model = model
         self._dialect = Dialect(has_extras=has_extras)
+        self._sampling = sampling
         timeout = httpx2.Timeout(None, connect=CONNECT_S)
         limits = httpx2.Limits(max_connections=None, max_keepalive_connections=64)
         transport = _LimitedTransport(limits=limits)
@@ -161,12 +170,16 @@ class ChatEndpoint:
 
     async def complete(self, ask: Ask) -> Completion:
         """The whole answer. Raises ModelUnavailable; leaves deadlines and retries to the caller."""
+        if self._sampling is not None:
+            ask = replace(ask, sampling=self._sampling(ask.call))
         dialect = self._dialect
         while True:
             try:
                 completion = await self._complete(ask, dialect)
             except openai.OpenAIError as error:
-                narrower = dialect.narrower(str(error)) if _is_about_the_request(error) else None
+                # Of a body without `message`, such as a problem document, the error's own text says nothing.
+                complaint = f"{error} {getattr(error, 'body', '')}"
+                narrower = dialect.narrower(complaint) if _is_about_the_request(error) else None
                 if narrower is None:
                     raise _translated(error, ask.model) from error
                 dialect = narrower
@@ -240,9 +253,14 @@ class ChatEndpoint:
 def request_body(ask: Ask, dialect: Dialect, model: str) -> dict[str, Any]:
     """The arguments of the client's call for `ask` in a server's dialect."""
     body: dict[str, Any] = {"model": model, "messages": list(ask.messages), "stream": True}
-    body[dialect.tokens_field] = ask.max_tokens
+    sampling = ask.sampling
+    body[dialect.tokens_field] = min(ask.max_tokens, sampling.max_tokens or ask.max_tokens)
     if dialect.has_temperature:
-        body["temperature"] = ask.temperature
+        body["temperature"] = ask.temperature if sampling.temperature is None else sampling.temperature
+    if dialect.has_sampling:
+        names = ("top_p", "presence_penalty", "frequency_penalty", "seed")
+        said = {name: getattr(sampling, name) for name in names}
+        body |= {name: value for name, value in said.items() if value is not None}
     if dialect.has_usage:
         body["stream_options"] = {"include_usage": True}
     if ask.has_logprobs and dialect.has_logprobs:

@@ -1,7 +1,7 @@
 """The SLM port on a language model: domain values in, a client's calls, domain values out."""
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from app.clients.slm.builtin import BuiltinServer, find_model
@@ -15,6 +15,7 @@ from app.domain.persona import Signal
 from app.domain.ranking import Ranked
 from app.domain.readings import VALUE_SEPARATOR
 from app.domain.redaction import redact
+from app.domain.sampling import Sampling
 from app.settings import Settings
 
 MIN_LETTERS_SHARE = 0.4
@@ -99,12 +100,16 @@ class BuiltinSLM(ModelSLM):
         self._server = server
 
     @classmethod
-    async def open(cls, settings: Settings, limits: Limits) -> "BuiltinSLM":
-        """Start the child and the client. Raises ModelUnavailable."""
+    async def open(
+        cls, settings: Settings, limits: Limits, sampling: Callable[[str], Sampling] | None = None
+    ) -> "BuiltinSLM":
+        """Start the child and the client, with a role's parameters for each call. Raises ModelUnavailable."""
         model = await asyncio.to_thread(find_model, settings.builtin_model, settings.local_models_dir)
         server = BuiltinServer(model, settings.log_dir / "builtin-model.log")
         await server.start()
-        client = VLLMClient(server.base_url, server.model, name="builtin", api_key=server.api_key, limits=limits)
+        client = VLLMClient(
+            server.base_url, server.model, name="builtin", api_key=server.api_key, limits=limits, sampling=sampling
+        )
         return cls(client, server)
 
     async def aclose(self) -> None:

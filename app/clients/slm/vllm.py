@@ -8,7 +8,7 @@ hypotheses = await client.generate_hypotheses("build api", {"preferences": ["Pyt
 
 import asyncio
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar, cast
 
@@ -38,6 +38,7 @@ from app.domain.instructions import (
     summary_instruction,
 )
 from app.domain.persona import DEFAULT_FACETS, NEUTRAL
+from app.domain.sampling import Sampling
 from app.settings import Settings, load_settings
 
 log = structlog.get_logger(__name__)
@@ -83,10 +84,11 @@ class VLLMClient:
         has_extras: bool | None = None,
         limits: Limits | None = None,
         settings: Settings | None = None,
+        sampling: Callable[[str], Sampling] | None = None,
         http_client: httpx2.AsyncClient | None = None,
     ) -> None:
         """What is None comes from the settings (VLLM_BASE_URL, VLLM_MODEL_NAME, SLM_API_KEY, …). `has_extras`:
-        whether vLLM's own fields may be sent. Connects to nothing yet."""
+        whether vLLM's own fields may be sent; `sampling`: a role's parameters for a call. Connects to nothing yet."""
         if settings is None and (base_url is None or limits is None):
             settings = load_settings()
         if settings is not None:
@@ -101,6 +103,7 @@ class VLLMClient:
             model,
             api_key=api_key,
             has_extras=name != "openai" if has_extras is None else has_extras,
+            sampling=sampling,
             http_client=http_client,
         )
         self._guard = Guard(name, limits or Limits())

@@ -49,7 +49,7 @@ OnProgress = Callable[[Progress], None]
 
 
 @dataclass
-class _Counts:
+class Counts:
     """What became of the samples that a dataset was offered."""
 
     samples_in: int = 0
@@ -105,7 +105,7 @@ class Preparation:
         self._options = options
         self._count = count
         self._survey = _Survey()
-        self._counts = {name: _Counts() for name in DATASETS.values()}
+        self._counts = {name: Counts() for name in DATASETS.values()}
         self._used: Counter[tuple[str, int]] = Counter()
 
     def run(self, report: OnProgress) -> dict[str, Any]:

@@ -92,7 +92,8 @@ class RunJudge:
                 f"embed-service train datasets --heldout-share {share}"
             )
         trained_on = f"{run.metadata['dataset']}.jsonl"
-        is_same = summary["files"][trained_on]["sha256"] == run.metadata.get("data_sha256", {}).get(trained_on)
+        present = summary["files"].get(trained_on, {}).get("sha256")  # none of a bundle's own file
+        is_same = present is not None and present == run.metadata.get("data_sha256", {}).get(trained_on)
         return [heldout, folder / f"{CHAT}.later.jsonl"] if is_same else [heldout]
 
     async def _note(self, tenant_id: str, run_id: str, judgement: Judgement, serving: Run | None) -> Run:

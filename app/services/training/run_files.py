@@ -41,7 +41,7 @@ def users_in(dataset: Path) -> frozenset[str]:
     if not dataset.exists():
         return frozenset()
     with dataset.open("rb") as lines:
-        return frozenset(orjson.loads(line)["meta"]["user"] for line in lines)
+        return frozenset(user for line in lines if (user := orjson.loads(line)["meta"]["user"]))
 
 
 def remove_datasets(folder: Path) -> dict[str, int]:
@@ -75,6 +75,11 @@ class RunFolder:
         return self.path / "adapter"
 
     @property
+    def own_rows(self) -> Path:
+        """Rows that were prepared for this run alone, a bundle's; their held-out ones lie beside them."""
+        return self.checkpoints / "dataset.jsonl"
+
+    @property
     def metadata_file(self) -> Path:
         return self.path / "run_metadata.json"
 
@@ -86,6 +91,15 @@ class RunFolder:
     @property
     def progress_file(self) -> Path:
         return self.checkpoints / "progress.jsonl"
+
+    @property
+    def plan_file(self) -> Path:
+        """What a bundle was asked to be made of, for whoever carries it on."""
+        return self.path / "bundle.json"
+
+    def plan(self) -> dict[str, Any] | None:
+        """The plan of a bundle; None for any other run."""
+        return _read(self.plan_file)
 
     def is_running(self) -> bool:
         """Whether the script works in here at this moment, whoever started it."""

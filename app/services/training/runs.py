@@ -4,7 +4,7 @@ import asyncio
 import secrets
 import shutil
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from pathlib import Path
@@ -17,7 +17,7 @@ from app.domain.deployments import Route
 from app.domain.errors import NotFound, NotReady
 from app.domain.runs import RESUMABLE, answered_share, dataset_for, new_run_id
 from app.ports import Clock
-from app.services.training.dataset_files import locked, read_summary
+from app.services.training.dataset_files import document, locked, read_summary, write_durably
 from app.services.training.run_files import RunFolder, all_marked, datasets_folder, drop_all, users_in
 from app.services.training.script_process import OnTraining, run_script
 from app.services.training.scripts import Method, TrainingOptions
@@ -88,19 +88,41 @@ class RunService:
         the method's own by default; `reward_run` a trained reward run, for GRPO. Raises NotReady without a training
         environment or rows, NotFound for the reward run, InvalidInput for what cannot be trained.
         """
-        self._check_python()
+        self.check_python()
         options = await self.with_reward(tenant_id, options or TrainingOptions(), reward_run)
         name = dataset_for(method, dataset)
         summary = await self._prepared(tenant_id)
         if not summary["files"][f"{name}.jsonl"]["rows"]:
             raise NotReady(f"{name}.jsonl has no rows to train on: collect choices, then embed-service train datasets")
+        metadata = {
+            "dataset": name,
+            "prompt_version": summary["prompt_version"],
+            "tenant": summary["tenant"],
+            "hyper_parameters": {**asdict(options), "reward_model_path": reward_run},
+        }
+        rows = self.datasets_folder(tenant_id) / f"{name}.jsonl"
+        return await self.begin(tenant_id, method, base_model, options, metadata, rows)
+
+    async def begin(
+        self,
+        tenant_id: str,
+        method: Method,
+        base_model: str,
+        options: TrainingOptions,
+        metadata: Mapping[str, Any],
+        rows: Path | None = None,
+        plan: Mapping[str, Any] | None = None,
+    ) -> Run:
+        """A new run's folder, script and row. Without `rows`, a dataset's file, the run has its own: whoever trains it
+        puts them into `RunFolder.own_rows`, and their summary into the folder; `plan` says where they come from.
+        Raises InvalidInput for what cannot be trained."""
         run_id = new_run_id(method, self.clock.now(), secrets.token_hex(5))
         folder = RunFolder((self.models_dir / run_id).resolve())
         folder.path.mkdir(mode=0o700, parents=True)
         version = code_version()
         try:
             self.trainer.generate_training_script(
-                (self.datasets_folder(tenant_id) / f"{name}.jsonl").resolve(),
+                (rows or folder.own_rows).resolve(),
                 base_model,
                 folder.path,
                 method=method,
@@ -108,13 +130,8 @@ class RunService:
                 script_path=folder.script,
                 code_version=version,
             )
-            metadata = {
-                "dataset": name,
-                "prompt_version": summary["prompt_version"],
-                "tenant": summary["tenant"],
-                "code_version": version,
-                "hyper_parameters": {**asdict(options), "reward_model_path": reward_run},
-            }
+            if plan is not None:
+                write_durably(folder.plan_file, document(dict(plan)))
             async with self.database.begin(tenant_id) as connection:
                 await self.tenants.ensure(connection, tenant_id)
                 row = {
@@ -125,23 +142,30 @@ class RunService:
                     "folder": str(folder.path),
                     "status": "training",
                     "created_at": self.clock.now(),
-                    "metadata": metadata,
+                    "metadata": {**metadata, "code_version": version, "has_own_rows": rows is None},
                 }
                 await self.runs.insert(connection, row)
         except BaseException:
             shutil.rmtree(folder.path, ignore_errors=True)
             raise
-        _log.info("training_run_created", run_id=run_id, method=method, dataset=name)
+        _log.info("training_run_created", run_id=run_id, method=method, dataset=metadata["dataset"])
         return await self.get(tenant_id, run_id)
 
-    async def train(self, tenant_id: str, run_id: str, on_progress: OnTraining | None = None) -> Run:
+    async def train(
+        self,
+        tenant_id: str,
+        run_id: str,
+        on_progress: OnTraining | None = None,
+        prepare: Callable[[RunFolder], Awaitable[None]] | None = None,
+    ) -> Run:
         """Train a run to its end, whose status is `trained` or `failed` then; one that was broken off goes on from its
-        newest checkpoint, and one that is at work without anybody watching is watched.
+        newest checkpoint, and one that is at work without anybody watching is watched. `prepare` makes the rows of a
+        run that has its own, where they are not there.
 
         Cancelling ends the script; the run can be carried on. Raises NotFound, NotReady (trained already, watched by
         somebody else, no training environment).
         """
-        self._check_python()
+        self.check_python()
         run = await self.get(tenant_id, run_id)
         if run.status not in RESUMABLE:
             raise NotReady(f"{run_id} is {run.status}: it was trained to its end.")
@@ -153,6 +177,8 @@ class RunService:
                 raise NotReady(f"{run_id} is being trained at this moment.")
             await asyncio.to_thread(drop_all, all_marked(self.models_dir))
             if not folder.is_finished():
+                if prepare is not None and not folder.is_running():
+                    await prepare(folder)
                 await self._note_data(tenant_id, run)
                 try:
                     await run_script(self.python, folder, on_progress)
@@ -176,7 +202,8 @@ class RunService:
             held = await self.deployments.latest(connection, tenant_id)
         return [run_of(row, held.route if held else Route()) for row in rows]
 
-    def _check_python(self) -> None:
+    def check_python(self) -> None:
+        """Raises NotReady without a training environment."""
         if not self.python.exists():
             raise NotReady(f"There is no training environment ({self.python} is missing): run ./setup_training.sh")
 
@@ -207,18 +234,23 @@ class RunService:
     async def _note_data(self, tenant_id: str, run: Run) -> None:
         """Write down what the script is about to read: hashes, and whose rows. Who is erased meanwhile is taken out of
         the row by the erasure where it comes later, and here where the file shows that it came first."""
-        folder, name = self.datasets_folder(tenant_id), run.metadata["dataset"]
-        dataset = folder / f"{name}.jsonl"
+        dataset = RunFolder(run.folder).own_rows
+        folder, mend = run.folder, f"python -m scripts.build_llm_bundle --resume {run.run_id}"
+        if not run.metadata.get("has_own_rows"):
+            folder, mend = self.datasets_folder(tenant_id), "embed-service train datasets"
+            dataset = folder / f"{run.metadata['dataset']}.jsonl"
         summary = read_summary(folder)
         if summary is None or not dataset.exists():
-            raise NotReady(f"{dataset} is gone: prepare the datasets again, with embed-service train datasets")
+            raise NotReady(f"{dataset} is gone: prepare its rows again, with {mend}")
         users = await asyncio.to_thread(users_in, dataset)
         files = summary["files"]
         metadata = {
             **{name: value for name, value in run.metadata.items() if name != "error"},
             "key_id": summary["key_id"],
-            "heldout_share": summary["options"]["heldout_share"],
-            "data_sha256": {file: files[file]["sha256"] for file in (f"{name}.jsonl", f"{name}.heldout.jsonl")},
+            "heldout_share": summary["options"].get("heldout_share"),
+            "data_sha256": {
+                file: files[file]["sha256"] for file in (dataset.name, f"{dataset.stem}.heldout.jsonl") if file in files
+            },
         }
         values = {"metadata": metadata, "user_keys": sorted(users), "status": "training"}
         async with self.database.begin(tenant_id) as connection:
@@ -282,7 +314,11 @@ def code_version() -> str:
 
 
 def _registered(metadata: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: metadata.get(name) for name in ("tenant", "key_id", "dataset", "prompt_version", "heldout_share")}
+    names = ("tenant", "key_id", "dataset", "prompt_version", "heldout_share")
+    return {
+        **{name: metadata.get(name) for name in names},
+        **({"run_name": metadata["run_name"]} if metadata.get("run_name") else {}),
+    }
 
 
 def _results(made: Mapping[str, Any], metrics: Mapping[str, Any]) -> dict[str, Any]:

@@ -161,27 +161,9 @@ class ModelTrainer:
         """The key behind users' names, made where there is none. Raises InvalidInput for a damaged one."""
         return self._key(is_kept=True)
 
-    def _prepare(
-        self,
-        folder: Path | None,
-        tenant_id: str | None,
-        options: DatasetOptions,
-        tokenizer_file: str | Path | None,
-        report: OnProgress,
-    ) -> dict[str, Any]:
-        """The whole of it, on a worker thread; without a folder the summary only."""
-        started = time.monotonic()
-        count, name = self._counter(tokenizer_file)
-        with Target(folder) as target:
-            key = self._key(is_kept=folder is not None)
-            count = lru_cache(maxsize=_CACHED_LINES)(count)
-            summary = Preparation(self.collector, key, target, tenant_id, options, count).run(report)
-            summary |= {"tokenizer": name, "seconds": round(time.monotonic() - started, 3)}
-            target.publish(summary)
-        return summary
-
-    def _counter(self, file: str | Path | None) -> tuple[Callable[[str], int], str]:
-        """What counts tokens, and its name for the summary."""
+    def counter(self, file: str | Path | None) -> tuple[Callable[[str], int], str]:
+        """What counts tokens, a `tokenizer.json` or the service's own, and its name for summaries. Raises
+        InvalidInput for a file that is none."""
         if file is None:
             tokenizer = self._tokenizer or cast(Tokenizer, pkgutil.resolve_name(_SERVICE_TOKENIZER)())
             return tokenizer.count, type(tokenizer).__name__
@@ -196,6 +178,25 @@ class ModelTrainer:
             lambda text: len(fast.encode(text, add_special_tokens=False).ids),
             f"sha256:{hashlib.sha256(content).hexdigest()}",
         )
+
+    def _prepare(
+        self,
+        folder: Path | None,
+        tenant_id: str | None,
+        options: DatasetOptions,
+        tokenizer_file: str | Path | None,
+        report: OnProgress,
+    ) -> dict[str, Any]:
+        """The whole of it, on a worker thread; without a folder the summary only."""
+        started = time.monotonic()
+        count, name = self.counter(tokenizer_file)
+        with Target(folder) as target:
+            key = self._key(is_kept=folder is not None)
+            count = lru_cache(maxsize=_CACHED_LINES)(count)
+            summary = Preparation(self.collector, key, target, tenant_id, options, count).run(report)
+            summary |= {"tokenizer": name, "seconds": round(time.monotonic() - started, 3)}
+            target.publish(summary)
+        return summary
 
     def _key(self, is_kept: bool) -> SplitKey:
         """The key of these samples, made once. A dry run without one makes one up and forgets it."""
