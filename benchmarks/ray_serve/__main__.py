@@ -159,6 +159,7 @@ def server_without_ray(model: Path) -> Generator[tuple[str, psutil.Process]]:
 
 def deploy(cluster: LocalCluster, replicas: int) -> str:
     """The deployment with so many replicas; its address."""
+    _LOG.print(f"{replicas} replicas")
     number = str(replicas)
     done = cluster.app("up", "embedding", RAY_EMBEDDING__MIN_REPLICAS=number, RAY_EMBEDDING__MAX_REPLICAS=number)
     if done.returncode:
@@ -192,6 +193,7 @@ async def faults(cluster: LocalCluster, address: str, versions: Versions, reques
     await load.reached(requests // 2)
     killed_at = time.monotonic()
     cluster.kill_node(cluster.nodes[1])
+    _LOG.print("a node is dead")
     replacing = asyncio.create_task(replace())
     switched_at, replaced_at = await switching, await replacing
     await asking
@@ -215,7 +217,7 @@ async def faults(cluster: LocalCluster, address: str, versions: Versions, reques
 
 async def measure(options: argparse.Namespace) -> list[Figure]:
     """Every figure, in order."""
-    rounds, seconds, requests = (1, 1.0, 200) if options.quick else (3, 2.5, 1000)
+    rounds, seconds, requests = (1, 1.0, 200) if options.quick else (2, 3.0, 1000)
     turns = Turns()
     with tempfile.TemporaryDirectory() as folder:
         versions = write_versions(Path(folder), options.model.absolute())
@@ -229,7 +231,7 @@ async def measure(options: argparse.Namespace) -> list[Figure]:
                 for number in range(rounds):
                     for kind in KINDS:
                         await turns.measure("without_ray", direct, kind, [process], seconds)
-                    for replicas in (1, 2):
+                    for replicas in (1, 2) if number % 2 == 0 else (2, 1):
                         address = deploy(cluster, replicas)
                         running = [each for node in cluster.nodes for each in node.processes()]
                         for kind in KINDS:
