@@ -78,15 +78,15 @@ async def throughput(base_url: str, texts: Sequence[str], seconds: float) -> flo
     return answered / (time.monotonic() - began)
 
 
-def processor_s(processes: Sequence[psutil.Process]) -> dict[str, float]:
-    """Processor time so far, in seconds, by part."""
+def processor_s(processes: Sequence[psutil.Process], rest: str) -> dict[str, float]:
+    """Processor time so far, in seconds, by part; `rest` is what other processes of the server count as."""
     used: dict[str, float] = defaultdict(float)
     for each in [*processes, psutil.Process()]:
         try:
             name, times = each.name(), each.cpu_times()
         except psutil.NoSuchProcess:
             continue
-        part = "replicas" if "ServeReplica" in name else "proxy" if "Proxy" in name else "ray"
+        part = "replicas" if "ServeReplica" in name else "proxy" if "Proxy" in name else rest
         used["client" if each.pid == os.getpid() else part] += times.user + times.system
     return used
 
@@ -101,11 +101,11 @@ class Turns:
         self, name: str, base_url: str, kind: str, processes: Sequence[psutil.Process], seconds: float
     ) -> None:
         """One turn, after a short one that is not counted."""
-        texts = KINDS[kind]
+        texts, rest = KINDS[kind], "replicas" if name == "without_ray" else "ray"
         await throughput(base_url, texts, seconds / 4)
-        before, began = processor_s(processes), time.monotonic()
+        before, began = processor_s(processes, rest), time.monotonic()
         rate = await throughput(base_url, texts, seconds)
-        took_s, after = time.monotonic() - began, processor_s(processes)
+        took_s, after = time.monotonic() - began, processor_s(processes, rest)
         used = {part: after[part] - before[part] for part in after}
         self.values[f"throughput/{kind}/{name}"].append(rate)
         self.values[f"cores_busy/{kind}/{name}"].append(sum(used.values()) / took_s)
