@@ -139,6 +139,7 @@ format: $(VENV)/.dev ## rewrite the code in the one format
 lint: $(VENV)/.dev
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/ruff check .
+	$(PY) scripts/update_docs_metadata.py --check
 
 types: $(VENV)/.dev $(VENV)/.chart
 	$(VENV)/bin/basedpyright

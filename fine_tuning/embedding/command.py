@@ -1,17 +1,14 @@
 """Fine-tune from the command line: flags, one line for what is wrong, an exit status."""
 
 import argparse
-import os
-import signal
-import sys
-import warnings
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from fine_tuning.embedding.base import find_base
-from fine_tuning.embedding.errors import FineTuningError, OutOfMemory
+from fine_tuning.embedding.console import exit_status, quieten
+from fine_tuning.embedding.errors import FineTuningError
 from fine_tuning.embedding.options import Options, check
 
 _DEFAULTS = Options(Path(), Path())
@@ -19,42 +16,21 @@ _DEFAULTS = Options(Path(), Path())
 
 def main(argv: Sequence[str] | None = None) -> int:
     """0 trained, 1 out of memory or disk, 2 after a line on what is to be mended, 130 interrupted."""
-    try:
+
+    def run() -> None:
         options = _parse(argv)
         check(options)
         if find_spec("sentence_transformers") is None or find_spec("peft") is None:
             raise FineTuningError("this needs the Python of venv-embed, which `make train-deps` makes.")
-        for each in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(each, signal.default_int_handler)
         base = find_base(options.base_model)
-        _quieten()
+        quieten()
         from fine_tuning.embedding.run import fine_tune  # noqa: PLC0415 - torch takes seconds
 
-        metrics = fine_tune(options, base)
-    except OutOfMemory as error:
-        return _say(str(error), 1)
-    except FineTuningError as error:
-        return _say(str(error), 2)
-    except OSError as error:
-        return _say(f"{error.filename or 'the disk'} cannot be used: {error.strerror or error}", 1)
-    except KeyboardInterrupt:
-        return _say("interrupted. The same command with --resume (RESUME=1) goes on from the newest checkpoint.", 130)
-    print(_summary(options, metrics))
-    return 0
+        print(_summary(options, fine_tune(options, base)))
 
-
-def _quieten() -> None:
-    """Before libraries are loaded: their bars on terminals only, no word of what they deprecate, and threads that
-    leave the cores to others while they wait."""
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    if not sys.stderr.isatty():
-        os.environ.setdefault("TQDM_DISABLE", "1")
-    warnings.simplefilter("ignore", FutureWarning)
-
-
-def _say(line: str, status: int) -> int:
-    print(line, file=sys.stderr)
-    return status
+    return exit_status(
+        run, "interrupted. The same command with --resume (RESUME=1) goes on from the newest checkpoint."
+    )
 
 
 def _summary(options: Options, metrics: dict[str, Any]) -> str:

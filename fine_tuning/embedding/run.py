@@ -4,25 +4,22 @@ Beside OUTPUT it works in `.OUTPUT.work`: rows, checkpoints, the finished folder
 A run that was killed leaves the working folder only, from which another one with `--resume` goes on.
 """
 
-import fcntl
 import hashlib
 import json
 import shutil
 import time
-from collections.abc import Callable, Generator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from datasets import Dataset, disable_progress_bars
 from transformers import set_seed
 from transformers.utils import logging as transformers_logging
 
 from fine_tuning.embedding.base import Base, load_model, sha256_of
-from fine_tuning.embedding.errors import FineTuningError, OutOfMemory
+from fine_tuning.embedding.errors import told_when_out_of_memory
 from fine_tuning.embedding.evaluate import EvaluationRow, retrieval_figures
 from fine_tuning.embedding.graph import export_graph
 from fine_tuning.embedding.negatives import with_mined_negatives
@@ -31,14 +28,8 @@ from fine_tuning.embedding.progress import say
 from fine_tuning.embedding.report import draw, environment, now, peak_memory_mb, write_card, write_json
 from fine_tuning.embedding.rows import Rows, pairs_of, prepare_rows, training_sets
 from fine_tuning.embedding.train import ON_GPU, Trained, train
+from fine_tuning.embedding.workplace import begin, is_finished, locked, once, put_in_place, work_folder
 from serving.pooling import Vectors
-
-_RUN = "run.json"
-
-
-def work_folder(output: Path) -> Path:
-    """Where a run works that is not finished."""
-    return output.resolve().with_name(f".{output.resolve().name}.work")
 
 
 def fine_tune(options: Options, base: Base) -> dict[str, Any]:
@@ -53,25 +44,21 @@ def fine_tune(options: Options, base: Base) -> dict[str, Any]:
     what = {"base_model": base.name, "weights_sha256": base.weights_sha256, "data_sha256": data}
     what |= {"hyper_parameters": options.hyper_parameters()}
     run_id = hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:12]
-    finished = _finished_before(options, run_id)
-    if finished is not None:
+    if is_finished(options.output, run_id, resume=options.resume, overwrite=options.overwrite):
         say(f"{options.output} holds this very run, finished.")
-        return finished
+        return json.loads((options.output / "metrics.json").read_text("utf8"))
     work = work_folder(options.output)
-    with _locked(work):
-        _begin(options, work, run_id)
+    with locked(work):
+        begin(work, run_id, resume=options.resume, overwrite=options.overwrite)
         metadata = {"run_id": run_id, **what, "base_licence": base.licence, "started_at": now()}
         metadata["environment"] = environment()
-        try:
+        advice = (
+            f"there is not enough memory for batches of {options.batch_size}: lower BATCH (--batch-size), "
+            "or shorten texts with --max-length."
+        )
+        with told_when_out_of_memory(advice):
             metrics = _run(options, base, work, metadata)
-        except (torch.OutOfMemoryError, MemoryError):
-            raise _out_of_memory(options) from None
-        except RuntimeError as error:
-            if "allocate memory" not in str(error) and "out of memory" not in str(error):
-                raise
-            raise _out_of_memory(options) from None
-        _put_in_place(work, options.output)
-        shutil.rmtree(work)
+        put_in_place(work, options.output)
     return metrics
 
 
@@ -87,7 +74,7 @@ def _run(options: Options, base: Base, work: Path, metadata: dict[str, Any]) -> 
     model = load_model(base, "cuda" if ON_GPU else "cpu")
     if options.max_length:
         model.max_seq_length = min(options.max_length, model.max_seq_length or options.max_length)
-    before = _once(work / "before.json", partial(_figures, model, rows.heldout))
+    before = once(work / "before.json", partial(_figures, model, rows.heldout))
     train_rows, mined = rows.train, 0
     if options.mine_negatives:
         train_rows, mined = _mined(options, rows, model, work)
@@ -141,73 +128,6 @@ def _mined(options: Options, rows: Rows, model: Any, work: Path) -> tuple[Datase
     say(f"hard negatives found: {mined}")
     count.write_text(json.dumps(mined), "utf8")
     return found, mined
-
-
-def _once(file: Path, compute: Callable[[], Any]) -> Any:
-    """What an interrupted run computed already, or else what it is now."""
-    if not file.is_file():
-        write_json(file, {"value": compute()})
-    return json.loads(file.read_text("utf8"))["value"]
-
-
-@contextmanager
-def _locked(work: Path) -> Generator[None]:
-    """The working folder is this process's. Raises FineTuningError where it is another's."""
-    work.mkdir(parents=True, exist_ok=True)
-    with (work / ".lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise FineTuningError(
-                f"another training is at work in {work}: wait for it, or name another output."
-            ) from None
-        yield
-
-
-def _finished_before(options: Options, run_id: str) -> dict[str, Any] | None:
-    """The metrics of this very run where it may be taken as it is. Raises FineTuningError for a folder in the way."""
-    output = options.output
-    if options.overwrite or not output.exists():
-        return None
-    metadata = output / "run_metadata.json"
-    if options.resume and metadata.is_file() and json.loads(metadata.read_text("utf8")).get("run_id") == run_id:
-        return json.loads((output / "metrics.json").read_text("utf8"))
-    raise FineTuningError(f"{output} exists: name another output, or replace it with --overwrite.")
-
-
-def _begin(options: Options, work: Path, run_id: str) -> None:
-    """Make the working folder this run's: what is there is gone on from, or cleared away."""
-    noted = work / _RUN
-    before = json.loads(noted.read_text("utf8"))["run_id"] if noted.is_file() else None
-    if options.resume and before == run_id:
-        return
-    if options.resume and before is not None and not options.overwrite:
-        raise FineTuningError(
-            f"the interrupted training in {work} had other data or settings: give the same again, "
-            "or begin anew with --overwrite."
-        )
-    if not options.overwrite and any(work.glob("checkpoints/checkpoint-*/")):
-        raise FineTuningError(
-            f"an interrupted training lies in {work}: go on with --resume (RESUME=1), or begin anew with --overwrite."
-        )
-    for each in work.iterdir():
-        if each.name != ".lock":
-            shutil.rmtree(each) if each.is_dir() else each.unlink()
-    write_json(noted, {"run_id": run_id})
-
-
-def _put_in_place(work: Path, output: Path) -> None:
-    """The finished folder becomes OUTPUT; what was there before is cleared away with the working folder."""
-    if output.exists():
-        output.rename(work / "replaced")
-    (work / "finished").rename(output)
-
-
-def _out_of_memory(options: Options) -> OutOfMemory:
-    return OutOfMemory(
-        f"there is not enough memory for batches of {options.batch_size}: lower BATCH (--batch-size), "
-        "or shorten texts with --max-length."
-    )
 
 
 def _figures(model: Any, heldout: Dataset | None) -> dict[str, Any] | None:

@@ -3,15 +3,13 @@
 import argparse
 import json
 import os
-import signal
-import sys
-import warnings
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fine_tuning.embedding.errors import FineTuningError, OutOfMemory
+from fine_tuning.embedding.console import exit_status, quieten
+from fine_tuning.embedding.errors import FineTuningError
 from fine_tuning.llm2vec.options import Options, check
 
 if TYPE_CHECKING:
@@ -23,47 +21,21 @@ _NEEDS = ("sentence_transformers", "trl", "peft")
 
 def main(write_script: "WriteScript", argv: Sequence[str] | None = None) -> int:
     """0 made, 1 out of memory or disk, or below --min-mrr, 2 after a line on what is to be mended, 130 interrupted."""
-    is_json = False
-    try:
+
+    def run() -> None:
         options, is_json = _parse(argv)
         check(options)
         if any(find_spec(name) is None for name in _NEEDS):
             raise FineTuningError("this needs the Python of venv-train, which ./setup_training.sh makes.")
-        for each in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(each, signal.default_int_handler)
-        _quieten()
+        quieten()
         if not Path(options.base_model).exists():
             os.environ.setdefault("HF_HUB_OFFLINE", "0")  # a hub's model; `serving` is offline unless told otherwise
-        from fine_tuning.llm2vec.run import BelowTheGate, run_pipeline  # noqa: PLC0415 - torch takes seconds
+        from fine_tuning.llm2vec.run import run_pipeline  # noqa: PLC0415 - torch takes seconds
 
-        try:
-            metrics = run_pipeline(options, write_script)
-        except BelowTheGate as error:
-            return _say(str(error), 1)
-    except OutOfMemory as error:
-        return _say(str(error), 1)
-    except FineTuningError as error:
-        return _say(str(error), 2)
-    except OSError as error:
-        return _say(f"{error.filename or 'the disk'} cannot be used: {error.strerror or error}", 1)
-    except KeyboardInterrupt:
-        return _say("interrupted. The same command with --resume goes on from where it was.", 130)
-    print(json.dumps({"output": str(options.output), **metrics}) if is_json else _summary(options, metrics))
-    return 0
+        metrics = run_pipeline(options, write_script)
+        print(json.dumps({"output": str(options.output), **metrics}) if is_json else _summary(options, metrics))
 
-
-def _quieten() -> None:
-    """Before libraries are loaded: their bars on terminals only, no word of what they deprecate, and threads that
-    leave the cores to others while they wait."""
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    if not sys.stderr.isatty():
-        os.environ.setdefault("TQDM_DISABLE", "1")
-    warnings.simplefilter("ignore", FutureWarning)
-
-
-def _say(line: str, status: int) -> int:
-    print(line, file=sys.stderr)
-    return status
+    return exit_status(run, "interrupted. The same command with --resume goes on from where it was.")
 
 
 def _summary(options: Options, metrics: dict[str, Any]) -> str:

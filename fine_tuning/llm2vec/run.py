@@ -17,19 +17,19 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from datasets import Dataset, disable_progress_bars
 from transformers import set_seed
 from transformers.utils import logging as transformers_logging
 
 from fine_tuning.embedding.base import sha256_of
-from fine_tuning.embedding.errors import FineTuningError, OutOfMemory
+from fine_tuning.embedding.errors import FineTuningError, told_when_out_of_memory
 from fine_tuning.embedding.evaluate import EvaluationRow, retrieval_figures
 from fine_tuning.embedding.evaluation_data import read_evaluation
 from fine_tuning.embedding.progress import say
 from fine_tuning.embedding.report import environment, now, write_json
 from fine_tuning.embedding.rows import Rows, pairs_of, prepare_rows, training_sets
 from fine_tuning.embedding.texts import GOLDEN_TEXTS
+from fine_tuning.embedding.workplace import begin, is_finished, locked, once, put_in_place, work_folder
 from fine_tuning.llm2vec import checkpoint
 from fine_tuning.llm2vec.chat import WriteScript, train_chat
 from fine_tuning.llm2vec.chat_rows import read_chat_rows
@@ -41,7 +41,6 @@ from fine_tuning.llm2vec.loss import MOST_ROWS, chat_loss
 from fine_tuning.llm2vec.memory import peak_memory_mb
 from fine_tuning.llm2vec.options import Options, check
 from fine_tuning.llm2vec.smoke import Encode, Smoke, smoke_test
-from fine_tuning.llm2vec.workplace import begin, is_finished, locked, once, put_in_place, work_folder
 from serving import VERSION
 from serving.golden import write_golden
 from serving.llm2vec.manifest import TRAINED, parse_manifest, read_manifest
@@ -50,6 +49,8 @@ from serving.pooling import Vectors
 
 class BelowTheGate(FineTuningError):
     """The checkpoint embeds worse than was asked for; nothing was put into the output."""
+
+    exit_status = 1
 
 
 def run_pipeline(options: Options, write_script: WriteScript) -> dict[str, Any]:
@@ -78,14 +79,12 @@ def run_pipeline(options: Options, write_script: WriteScript) -> dict[str, Any]:
         begin(work, run_id, resume=options.resume, overwrite=options.overwrite)
         metadata = {"run_id": run_id, "method": "llm2vec", **what, "code_version": VERSION, "started_at": now()}
         metadata["environment"] = environment()
-        try:
+        advice = (
+            f"there is not enough memory for batches of {options.pairs_batch_size} pairs: lower --pairs-batch-size or "
+            "--max-length, or give --gradient-checkpointing."
+        )
+        with told_when_out_of_memory(advice):
             metrics = _run(options, base, work, metadata, write_script)
-        except (torch.OutOfMemoryError, MemoryError):
-            raise _out_of_memory(options) from None
-        except RuntimeError as error:
-            if "allocate memory" not in str(error) and "out of memory" not in str(error):
-                raise
-            raise _out_of_memory(options) from None
         put_in_place(work, options.output)
     return metrics
 
@@ -262,10 +261,3 @@ def _name_gguf(folder: Path) -> None:
 def _weights(base: Path | str) -> dict[str, str]:
     """The hash of each file of weights; none of a hub's model, which has its name only."""
     return {path.name: sha256_of(path) for path in sorted(base.glob("*.safetensors"))} if isinstance(base, Path) else {}
-
-
-def _out_of_memory(options: Options) -> OutOfMemory:
-    return OutOfMemory(
-        f"there is not enough memory for batches of {options.pairs_batch_size} pairs: lower --pairs-batch-size or "
-        "--max-length, or give --gradient-checkpointing."
-    )

@@ -20,7 +20,7 @@ from sentence_transformers import SentenceTransformer
 
 from fine_tuning.embedding import run
 from fine_tuning.embedding.command import main
-from fine_tuning.embedding.run import work_folder
+from fine_tuning.embedding.workplace import work_folder
 from serving.backends import open_backend
 from serving.golden import FILE, least_cosine, read_golden
 from serving.settings import ServeSettings

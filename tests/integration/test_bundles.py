@@ -173,9 +173,9 @@ async def test_a_pipeline_that_outlived_its_builder_is_waited_for(
     """As after `kill -9` of the command: whoever carries on does not begin a second one beside it."""
     fake.goes("hangs in the pipeline")
     made = await bundles.create(plan, BASE)
-    work = asyncio.create_task(build(bundles, made, tenant))
-    folder = RunFolder(made.folder)
-    await until(lambda: folder.adapter.exists() and folder.is_running() and not folder.checkpoints.exists())
+    watched = Watched()
+    work = asyncio.create_task(watched.build(bundles, made, tenant))
+    await until(lambda: "making the checkpoint" in watched.stages and RunFolder(made.folder).is_running())
     second = asyncio.create_task(build(bundles, made, tenant))
     await asyncio.sleep(1)
     assert not second.done()

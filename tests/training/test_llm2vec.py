@@ -17,6 +17,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from fine_tuning.embedding.texts import shipped_texts
+from fine_tuning.embedding.workplace import work_folder
 from serving.golden import read_golden
 from serving.llm2vec.manifest import read_manifest
 from tests.fine_tuning.tiny import write_pairs
@@ -30,10 +31,6 @@ TASKS = ["build api", "write tests", "fix the bug", "deploy it"]
 SETTINGS = ["--chat-lr", "2e-3", "--chat-max-steps", "40", "--pairs-lr", "1e-3", "--pairs-epochs", "6"]
 BATCHES = ["--pairs-batch-size", "16", "--eval-sample-size", "20"]
 TEXTS = [*shipped_texts()[:6], shipped_texts()[-1], "where is the boat of the river", "x"]
-
-
-def work_folder(output: Path) -> Path:
-    return output.with_name(f".{output.name}.work")
 
 
 def write_chats(file: Path, numbers: range) -> Path:
@@ -164,7 +161,7 @@ def test_neither_neighbours_nor_padding_nor_a_second_load_change_a_vector(answer
 
 
 def test_merged_weights_and_adapters_agree(folder: Path, answers: dict[str, Any]) -> None:
-    assert least_cosine(answers["adapters"], answers["together"]) > 0.999
+    np.testing.assert_allclose(answers["adapters"], answers["together"], atol=1e-3)
     assert answers["answer_adapters"].startswith("I will")
     assert any(
         np.abs(weight).max() > 0 for weight in load_file(folder / "made/adapters/adapter_model.safetensors").values()
@@ -254,7 +251,7 @@ def test_a_real_model_serves_from_its_gguf_file(folder: Path, tmp_path: Path) ->
     found = ask(made)[0]
     assert least_cosine(found["together"], found["pipeline"]) > 0.99999
     np.testing.assert_allclose(found["alone"], found["together"], atol=1e-5)
-    assert least_cosine(found["adapters"], found["together"]) > 0.999
+    np.testing.assert_allclose(found["adapters"], found["together"], atol=1e-3)
     with running_llama(made / gguf, embeds=True) as llama:
         assert least_cosine(np.array([llama.embed(text) for text in TEXTS]), found["together"]) > 0.999
     with running_llama(made / gguf, embeds=False) as llama:

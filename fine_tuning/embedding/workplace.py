@@ -12,6 +12,7 @@ from fine_tuning.embedding.errors import FineTuningError
 from fine_tuning.embedding.report import write_json
 
 _RUN = "run.json"
+_TRAINED = ("checkpoint-*/", "adapter/")
 
 
 def work_folder(output: Path) -> Path:
@@ -43,12 +44,14 @@ def is_finished(output: Path, run_id: str, *, resume: bool, overwrite: bool) -> 
 
 
 def begin(work: Path, run_id: str, *, resume: bool, overwrite: bool) -> None:
-    """Make the working folder this run's: what is there is gone on from, or cleared away. Raises FineTuningError."""
+    """Make the working folder this run's: what was trained there is gone on from, or cleared away where it may be.
+    Raises FineTuningError."""
     noted = work / _RUN
     before = json.loads(noted.read_text("utf8"))["run_id"] if noted.is_file() else None
     if resume and before == run_id:
         return
-    if before is not None and not overwrite:
+    is_worth_keeping = any(found for pattern in _TRAINED for found in work.rglob(pattern))
+    if before is not None and not overwrite and (resume or is_worth_keeping):
         why = "had other data or settings: give the same again" if resume else "was interrupted: go on with --resume"
         raise FineTuningError(f"the run in {work} {why}, or begin anew with --overwrite.")
     for each in work.iterdir():
