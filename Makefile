@@ -5,6 +5,8 @@ SHELL := /bin/bash
 unexport PYTHONDONTWRITEBYTECODE
 VENV := .venv
 PY := $(VENV)/bin/python
+# Files of tests side by side, one for each core.
+PARALLEL := -n auto --maxprocesses 4 --dist loadfile
 EMBED_VENV ?= venv-embed
 EMBED_PY := $(EMBED_VENV)/bin/python
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do command -v $$p >/dev/null 2>&1 && $$p -c 'import sys; sys.exit(not (3,11) <= sys.version_info[:2] <= (3,13))' 2>/dev/null && { echo $$p; break; }; done)
@@ -84,10 +86,10 @@ demo: $(VENV)/.service ## a whole session in the terminal (FROM=file in LoCoMo's
 	@$(VENV)/bin/embed-service demo $(if $(FROM),--from $(FROM))
 
 test: $(VENV)/.dev ## the quick tests: unit, property, contract, integration, model server
-	$(PY) -m pytest -m "not slow and not fine_tuning" tests/unit tests/property tests/contract tests/integration tests/serving tests/fine_tuning
+	$(PY) -m pytest $(PARALLEL) -m "not slow and not fine_tuning" tests/unit tests/property tests/contract tests/integration tests/serving tests/fine_tuning
 
 test-e2e: $(VENV)/.dev $(VENV)/.chart ## the slow ones: a running server, kill -9, API fuzzing, reference vectors, the Helm chart
-	$(PY) -m pytest -m "slow and not vllm" tests
+	$(PY) -m pytest $(PARALLEL) -m "slow and not vllm" tests/e2e/test_openapi_fuzz.py tests
 
 setup-vllm: ## a vLLM of its own in venv-vllm, for GPU or CPU
 	./setup_vllm.sh

@@ -26,6 +26,9 @@ from serving.ray.settings import RaySettings, load_ray_settings
 from serving.settings import SettingsError, load_settings
 
 _PROXIES = {"every": "EveryNode", "head": "HeadOnly"}
+_BALANCED = {"runtime_env": {"env_vars": {"RAY_SERVE_PROXY_PREFER_LOCAL_NODE_ROUTING": "0"}}}
+"""For the controller, from whom proxies inherit it. A proxy prefers the replicas of its own node while they take
+requests: where there is one proxy, all others would be idle."""
 _ASK_S = 600.0
 """A replica that loads a large model answers only then."""
 
@@ -94,7 +97,12 @@ def _up(names: Sequence[Name], settings: RaySettings) -> int:
     """Deploy and wait until every replica that has to be there answers."""
     serve: Any = import_module("ray.serve")
     http = {"host": settings.http_host, "port": settings.http_port}
-    serve.start(proxy_location=_PROXIES[settings.proxies], http_options=http, logging_config=LOGGING)
+    serve.start(
+        proxy_location=_PROXIES[settings.proxies],
+        http_options=http,
+        logging_config=LOGGING,
+        controller_options=_BALANCED if settings.proxies == "head" else None,
+    )
     for name in names:
         try:
             serve.run(_application(name, settings), name=name, route_prefix=f"/{name}")

@@ -4,6 +4,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import resource
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -35,20 +36,11 @@ def environment() -> dict[str, Any]:
 
 
 def peak_memory_mb() -> float:
-    """Of the GPU where there is one, else of this process."""
-    on_gpu = torch.cuda.is_available()
-    return round(torch.cuda.max_memory_allocated() / 2**20 if on_gpu else drift.peak_memory_mb(), 1)
-
-
-def write_json(path: Path, value: Mapping[str, Any]) -> None:
-    """The whole file or none of it."""
-    new = path.with_name(f".{path.name}.new")
-    with new.open("w", encoding="utf8") as file:
-        json.dump(value, file, indent=2)
-        file.write("\n")
-        file.flush()
-        os.fsync(file.fileno())
-    new.replace(path)
+    """Of the GPU where there is one, else of the largest of this process and those it started."""
+    if torch.cuda.is_available():
+        return round(torch.cuda.max_memory_allocated() / 2**20, 1)
+    children = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**10
+    return round(max(drift.peak_memory_mb(), children), 1)
 
 
 def draw(path: Path, losses: Sequence[Mapping[str, float]], title: str) -> None:

@@ -25,10 +25,10 @@ from fine_tuning.embedding.graph import export_graph
 from fine_tuning.embedding.negatives import with_mined_negatives
 from fine_tuning.embedding.options import Options, check
 from fine_tuning.embedding.progress import say
-from fine_tuning.embedding.report import draw, environment, now, peak_memory_mb, write_card, write_json
+from fine_tuning.embedding.report import draw, environment, now, peak_memory_mb, write_card
 from fine_tuning.embedding.rows import Rows, pairs_of, prepare_rows, training_sets
 from fine_tuning.embedding.train import ON_GPU, Trained, train
-from fine_tuning.embedding.workplace import begin, is_finished, locked, once, put_in_place, work_folder
+from fine_tuning.embedding.workplace import begin, is_finished, locked, once, put_in_place, work_folder, write_json
 from serving.pooling import Vectors
 
 

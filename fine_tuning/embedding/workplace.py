@@ -2,14 +2,14 @@
 
 import fcntl
 import json
+import os
 import shutil
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from fine_tuning.embedding.errors import FineTuningError
-from fine_tuning.embedding.report import write_json
 
 _RUN = "run.json"
 _TRAINED = ("checkpoint-*/", "adapter/")
@@ -73,3 +73,14 @@ def put_in_place(work: Path, output: Path) -> None:
         output.rename(work / "replaced")
     (work / "finished").rename(output)
     shutil.rmtree(work)
+
+
+def write_json(path: Path, value: Mapping[str, Any]) -> None:
+    """The whole file or none of it."""
+    new = path.with_name(f".{path.name}.new")
+    with new.open("w", encoding="utf8") as file:
+        json.dump(value, file, indent=2)
+        file.write("\n")
+        file.flush()
+        os.fsync(file.fileno())
+    new.replace(path)

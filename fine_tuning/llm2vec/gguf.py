@@ -1,9 +1,15 @@
-"""A merged model as a GGUF file for llama.cpp, which serves it for chat, and with `--embeddings`."""
+"""A merged model as a GGUF file for llama.cpp, which serves it for chat, and with `--embeddings`.
+
+The file itself says that vectors are means: the converter says so of models that only embed, and a server that is not
+told would average nothing.
+"""
 
 import subprocess
 import sys
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 from fine_tuning.embedding.errors import FineTuningError
 
@@ -26,4 +32,18 @@ def export_gguf(merged: Path, file: Path) -> None:
         draft.unlink(missing_ok=True)
         lines = [line for line in done.stderr.splitlines() if line.strip()]
         raise FineTuningError(f"no GGUF file can be made: {lines[-1] if lines else 'the converter said nothing'}")
-    draft.replace(file)
+    pooled = file.with_name(f".{file.name}.pooled")
+    _copy_with_pooling(draft, pooled)
+    draft.unlink()
+    pooled.replace(file)
+
+
+def _copy_with_pooling(source: Path, target: Path) -> None:
+    """Copy a GGUF file, saying that a text's vector is the mean over its tokens."""
+    gguf: Any = import_module("gguf")  # comes with the converter
+    tool: Any = import_module("gguf.scripts.gguf_new_metadata")
+    reader = gguf.GGUFReader(source)
+    architecture = reader.fields["general.architecture"].contents()
+    key = gguf.Keys.LLM.POOLING_TYPE.format(arch=architecture)
+    said = {key: tool.MetadataDetails(gguf.GGUFValueType.UINT32, gguf.PoolingType.MEAN)}
+    tool.copy_with_new_metadata(reader, gguf.GGUFWriter(target, architecture), said, [])

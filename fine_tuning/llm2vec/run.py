@@ -26,10 +26,10 @@ from fine_tuning.embedding.errors import FineTuningError, told_when_out_of_memor
 from fine_tuning.embedding.evaluate import EvaluationRow, retrieval_figures
 from fine_tuning.embedding.evaluation_data import read_evaluation
 from fine_tuning.embedding.progress import say
-from fine_tuning.embedding.report import environment, now, write_json
+from fine_tuning.embedding.report import environment, now, peak_memory_mb
 from fine_tuning.embedding.rows import Rows, pairs_of, prepare_rows, training_sets
 from fine_tuning.embedding.texts import GOLDEN_TEXTS
-from fine_tuning.embedding.workplace import begin, is_finished, locked, once, put_in_place, work_folder
+from fine_tuning.embedding.workplace import begin, is_finished, locked, once, put_in_place, work_folder, write_json
 from fine_tuning.llm2vec import checkpoint
 from fine_tuning.llm2vec.chat import WriteScript, train_chat
 from fine_tuning.llm2vec.chat_rows import read_chat_rows
@@ -38,7 +38,6 @@ from fine_tuning.llm2vec.export import export_wrapper
 from fine_tuning.llm2vec.gguf import NAME as GGUF
 from fine_tuning.llm2vec.gguf import check_converter, export_gguf
 from fine_tuning.llm2vec.loss import MOST_ROWS, chat_loss
-from fine_tuning.llm2vec.memory import peak_memory_mb
 from fine_tuning.llm2vec.options import Options, check
 from fine_tuning.llm2vec.smoke import Encode, Smoke, smoke_test
 from serving import VERSION

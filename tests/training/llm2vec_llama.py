@@ -42,9 +42,7 @@ def running_llama(file: Path, *, embeds: bool) -> Generator[Llama]:
     parameters.fit_params = False
     parameters.use_jinja = True
     parameters.verbosity = 1
-    if embeds:
-        parameters.embedding = True
-        parameters.pooling_type = xllamacpp.llama_pooling_type.LLAMA_POOLING_TYPE_MEAN
+    parameters.embedding = embeds  # the file says how tokens become a vector
     server = xllamacpp.Server(parameters)
     try:
         yield Llama(server.listening_address)

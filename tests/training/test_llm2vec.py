@@ -3,6 +3,7 @@
 It runs in venv-train, which ./setup_training.sh makes (TRAIN_VENV names another).
 """
 
+import asyncio
 import json
 import shutil
 import signal
@@ -16,6 +17,10 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
+from app.clients.provisioning.llamacpp import LlamaCppProvider
+from app.domain.errors import ProvisionFailed
+from app.domain.manifest import Model
+from app.ports import Provisioned
 from fine_tuning.embedding.texts import shipped_texts
 from fine_tuning.embedding.workplace import work_folder
 from serving.golden import read_golden
@@ -236,6 +241,19 @@ def test_below_the_gate_nothing_is_written(folder: Path, metrics: dict[str, Any]
         np.testing.assert_allclose(ended, weight, atol=1e-3, err_msg="it goes on from the adapter that was given")
 
 
+def provisioned(model: Model, models_dir: Path) -> Provisioned:
+    """What the provider of llama.cpp's models says of one."""
+
+    async def ask() -> Provisioned:
+        provider = LlamaCppProvider(models_dir)
+        try:
+            return await provider.provision(model, lambda _: None)
+        finally:
+            await provider.aclose()
+
+    return asyncio.run(ask())
+
+
 def test_a_real_model_serves_from_its_gguf_file(folder: Path, tmp_path: Path) -> None:
     pytest.importorskip("xllamacpp")
     if not (SMOLLM2 / "config.json").is_file():
@@ -256,3 +274,6 @@ def test_a_real_model_serves_from_its_gguf_file(folder: Path, tmp_path: Path) ->
         assert least_cosine(np.array([llama.embed(text) for text in TEXTS]), found["together"]) > 0.999
     with running_llama(made / gguf, embeds=False) as llama:
         assert len(llama.chat("What is the capital of France?")) > 3
+        assert provisioned(Model("model-f16", "llamacpp", path=gguf, url=llama.url), made).action == "present"
+        with pytest.raises(ProvisionFailed, match="server serves"):
+            provisioned(Model("another", "llamacpp", url=llama.url), made)
