@@ -134,7 +134,7 @@ def test_another_is_trained_on_shuffled_choices(loop: Loop) -> None:
     true = samples.read_bytes()
     samples.write_bytes(b"".join(shuffled(line, dice) for line in true.splitlines()))
     loop.prepare()
-    loop.bad = loop.train("dpo", 10, 5e-4, rows=1)["run_id"]
+    loop.bad = loop.train("dpo", 6, 5e-4, rows=1)["run_id"]
     samples.write_bytes(true)
     loop.prepare()
 
