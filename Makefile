@@ -57,7 +57,7 @@ $(VENV)/.chart: requirements/chart.txt $(VENV)/.dev
 	@$(call INSTALL,requirements/chart.txt)
 	@touch $@
 
-.PHONY: help install install-builtin install-training install-serving install-ray embed-serve slm-serve run test check demo bench lock format lint types floors test-e2e setup-vllm test-vllm setup-training test-training train-deps embed-finetune embed-quantize embed-eval test-fine-tuning runtime-serve test-runtime test-ray
+.PHONY: help install install-builtin install-training install-serving install-ray embed-serve slm-serve run test check demo bench lock format lint types floors test-e2e setup-vllm test-vllm setup-training test-training test-loop train-deps embed-finetune embed-quantize embed-eval test-fine-tuning runtime-serve test-runtime test-ray
 install: $(VENV)/.dev ## .venv with the service and its test tools
 
 install-builtin: $(VENV)/.builtin ## a small chat model beside the service, for SLM_IMPL=builtin
@@ -100,9 +100,13 @@ test-vllm: $(VENV)/.dev ## against a real vLLM with a real model, started by sta
 setup-training: ## an environment for fine-tuning in venv-train, for GPU or CPU
 	./setup_training.sh
 
-test-training: $(VENV)/.dev ## the learning loop for real: samples, training on the CPU, judge, vLLM (half an hour)
+test-training: $(VENV)/.dev ## the training scripts for real, on the CPU: every method, killed, resumed (ten minutes)
 	./setup_training.sh
-	$(PY) -m pytest -m "training" tests/training
+	$(PY) -m pytest -m "training" --ignore tests/training/test_loop.py tests/training
+
+test-loop: $(VENV)/.dev ## the learning loop for real: samples, training on the CPU, judge, vLLM (half an hour)
+	./setup_training.sh
+	$(PY) -m pytest -m "training" tests/training/test_loop.py
 
 train-deps: $(VENV)/.service ## an environment for embedding models in venv-embed: fine-tune, quantize, evaluate
 	./setup_embedding.sh
