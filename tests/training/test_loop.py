@@ -77,7 +77,7 @@ def loop() -> Iterator[Loop]:
         "VLLM_MODEL_NAME": MODEL,
         "TRAIN_VENV": str(ROOT / os.environ.get("TRAIN_VENV", "venv-train")),
         "PROMOTION_POLICY": "promotion.yaml",
-        "OMP_NUM_THREADS": "2",
+        "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "2"),
         "OMP_WAIT_POLICY": "PASSIVE",
         "HF_HUB_OFFLINE": "1",
     }
