@@ -14,10 +14,12 @@ from rich.table import Table
 
 from app.api.deps import Services
 from app.api.protocol import ProblemProtocol
+from app.commands.jobs import jobs
 from app.commands.pairs import pairs
 from app.commands.space import space
 from app.commands.terminal import Json, T, Tenant, console, opened, print_document
 from app.commands.training import train
+from app.commands.worker import worker
 from app.domain.errors import DomainError
 from app.logs import configure_logs
 from app.services.keys import DEFAULT_TENANT, KeyService
@@ -35,6 +37,8 @@ cli.add_typer(keys, name="keys")
 cli.add_typer(users, name="users")
 cli.add_typer(memory, name="memory")
 cli.add_typer(persona, name="persona")
+cli.add_typer(jobs, name="jobs")
+cli.command()(worker)
 cli.add_typer(pairs, name="pairs")
 cli.add_typer(space, name="space")
 cli.add_typer(train, name="train")

@@ -15,6 +15,7 @@ from app.domain.errors import DomainError
 from app.logs import configure_logs
 from app.settings import Settings, load_settings_or_exit
 from app.wiring import open_services
+from app.wiring_jobs import running_worker
 
 log = structlog.get_logger(__name__)
 
@@ -42,7 +43,8 @@ def create_app(load: Callable[[], Settings] = load_settings_or_exit) -> FastAPI:
                     space=services.embedder.space.id,
                     serves="this machine only, until a key is made" if is_open else "callers with a key",
                 )
-                yield
+                async with running_worker(settings, services.database):
+                    yield
                 log.info("service_stopped")
         except DomainError as error:
             log.error("service_cannot_start", reason=str(error))

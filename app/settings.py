@@ -48,6 +48,9 @@ class Settings(BaseSettings):
     database_url: str | None = None
     database_pool_size: Annotated[int, Field(ge=1, le=200)] = 10
 
+    worker_inside: bool = True
+    expired_kept_days: Annotated[int, Field(ge=0, le=36_500)] = 30
+
     embed_endpoint: str | None = None
     embed_dims: Annotated[int, Field(ge=1, le=16000)] | None = None
     embed_threads: Annotated[int, Field(ge=1, le=64)] = 1

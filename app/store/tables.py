@@ -26,6 +26,8 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import JSONB
 
+from app.store.job_tables import declare_job_tables
+
 AnyRow = Row[*tuple[Any, ...]]
 """A row whose columns are named where it is read."""
 
@@ -131,6 +133,12 @@ memories = Table(
     _user_key(),
     Index("ix_memories_user", "tenant_id", "user_id", "type"),
     Index("ix_memories_version", "tenant_id", "version_of", postgresql_where=text("version_of IS NOT NULL")),
+    Index(
+        "ix_memories_expiry",
+        "tenant_id",
+        "expires_at",
+        postgresql_where=text("expires_at IS NOT NULL AND version_of IS NULL"),
+    ),
 )
 
 hypothesis_sets = Table(
@@ -287,6 +295,8 @@ memory_vectors = Table(
 )
 """Vectors of memories in the space of a trial. They go with their memory; they are not exported, for they can be made
 from it again."""
+
+declare_job_tables(metadata)
 
 USER_TABLES = (facet_changes, signals, executions, hypothesis_sets, memories, users)
 """Every table that holds rows of a user, in an order in which they can be deleted; `memory_vectors` goes with
