@@ -342,6 +342,15 @@ class Database:
         async with self._transaction("app.purpose", "authenticate") as connection:
             yield connection
 
+    @asynccontextmanager
+    async def transact_jobs(self) -> AsyncGenerator[Statements]:
+        """One transaction that sees the jobs of every tenant, and which tenants there are; nothing else of theirs.
+
+        Raises as `begin`.
+        """
+        async with self._transaction("app.purpose", "jobs") as connection:
+            yield await Statements.of(connection)
+
     async def ping(self) -> None:
         """Return when the database answers a query; raise StoreUnavailable when it does not within 2 s."""
         try:

@@ -3,14 +3,13 @@
 Whatever ends a job names the worker that runs it: a worker that was given up finds that the job is not its own.
 """
 
-from collections.abc import AsyncGenerator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
 from app.domain.jobs import JobState, JobView
-from app.store.engine import Database, Statements
+from app.store.engine import Statements
 
 _STATES: Mapping[JobState, str] = {"waiting": "todo", "running": "doing", "dead": "failed"}
 _NAMES: Mapping[str, JobState] = {status: state for state, status in _STATES.items()}
@@ -131,19 +130,8 @@ class Orphan:
     is_dead: bool
 
 
-@asynccontextmanager
-async def transact_jobs(database: Database) -> AsyncGenerator[Statements]:
-    """One transaction that sees the jobs of every tenant, and which tenants there are; nothing else of theirs.
-
-    Raises StoreUnavailable when the database cannot be reached or is lost on the way.
-    """
-    purpose = ("app.purpose", "jobs")
-    async with database._transaction(*purpose) as connection:  # pyright: ignore[reportPrivateUsage]
-        yield await Statements.of(connection)
-
-
 class JobStore:
-    """What is asked and written about jobs. All but `add` and `end` want `transact_jobs`."""
+    """What is asked and written about jobs. All but `add` and `end` want `Database.transact_jobs`."""
 
     async def add(self, statements: Statements, jobs: Sequence[NewJob]) -> list[int]:
         """Write jobs, in order, with the caller's transaction; the ids of those that were added. One whose key is

@@ -19,6 +19,9 @@ from app.store.tables import USER_TABLES, AnyRow, facet_changes, tenants, users
 
 _LOCK_USER = text("SELECT pg_advisory_xact_lock(hashtextextended(:tenant_id || chr(31) || :user_id, 0))")
 
+_ERASE_JOBS = text(
+    "DELETE FROM procrastinate_jobs WHERE args ->> 'tenant_id' = :tenant_id AND args ->> 'user_id' = :user_id"
+)
 
 _FIRST_SAID = """
 INSERT INTO users (
@@ -220,7 +223,11 @@ class UserStore:
         return (await connection.execute(query.with_for_update())).first() is not None
 
     async def erase(self, connection: AsyncConnection, tenant_id: str, user_id: str) -> dict[str, int]:
-        """Delete every row of a user who is held alone; the rows deleted, by table."""
+        """Delete every row of a user who is held alone, and the jobs about them; the rows deleted, by table.
+
+        A job about them that is running finds itself gone, and keeps nothing of what it did.
+        """
+        await connection.execute(_ERASE_JOBS, {"tenant_id": tenant_id, "user_id": user_id})
         erased: dict[str, int] = {}
         for table in USER_TABLES:
             query = delete(table).where(table.c.tenant_id == tenant_id, table.c.user_id == user_id)

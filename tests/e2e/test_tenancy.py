@@ -519,7 +519,7 @@ async def test_every_table_is_under_row_level_security(database: Database) -> No
     assert {row.relname for row in tables} == {"alembic_version", *metadata.tables}
 
 
-@pytest.mark.parametrize("name", metadata.tables)
+@pytest.mark.parametrize("name", [table.name for table in metadata.tables.values() if "tenant_id" in table.c])
 async def test_no_statement_crosses_tenants(
     database: Database, held_by_a: Held, held_by_b: tuple[Held, Held], name: str
 ) -> None:

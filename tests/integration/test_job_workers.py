@@ -8,7 +8,7 @@ from app.services.jobs.queue import JobQueue, new_job
 from app.services.jobs.run import JobHandler, JobRun
 from app.services.jobs.worker import Pulse
 from app.store.engine import Database, migrate, prepare_database
-from app.store.jobs import JobStore, transact_jobs
+from app.store.jobs import JobStore
 from tests.jobs import (
     Numbered,
     are_done,
@@ -69,7 +69,7 @@ async def test_a_worker_that_was_given_up_keeps_nothing(database: Database, queu
         await queue.add(connection, new_job(kind, Numbered(tenant_id=tenant, number=1)))
     async with working(database, JobHandler(kind, first), pulse=STANDING_STILL):
         await began.wait()
-        async with transact_jobs(database) as statements:
+        async with database.transact_jobs() as statements:
             orphans = await JobStore().take_over(statements, -1.0, {kind.name: 3}, "WorkerLost")
         assert [orphan.kind for orphan in orphans] == [kind.name]
         async with working(database, JobHandler(kind, second)):
@@ -95,7 +95,7 @@ async def test_a_worker_that_was_given_up_lets_go_and_comes_back(
         await queue.add(connection, new_job(kind, Numbered(tenant_id=tenant, number=1)))
     async with working(database, JobHandler(kind, handle)):
         await began.wait()
-        async with transact_jobs(database) as statements:
+        async with database.transact_jobs() as statements:
             await statements.fetch("DELETE FROM procrastinate_workers WHERE id = $1", runs[0][1])
         await until(lambda: is_empty(queue, kind.name))
     assert [attempt for attempt, _ in runs] == [1, 2]
@@ -109,7 +109,7 @@ async def test_a_job_that_ends_its_workers_is_dead_at_last(database: Database, q
         await queue.add(connection, new_job(kind, Numbered(tenant_id=tenant, number=1), key="k"))
     states: list[tuple[str, int]] = []
     for _ in range(2):
-        async with transact_jobs(database) as statements:
+        async with database.transact_jobs() as statements:
             (worker,) = await statements.fetch("SELECT procrastinate_register_worker_v1() AS id")
             await statements.fetch(
                 "SELECT procrastinate_fetch_job_v2($1::text[]::varchar[], $2)", [kind.name], worker["id"]
@@ -156,7 +156,7 @@ async def test_a_worker_comes_back_after_its_connections_were_cut(
     async with working(database, JobHandler(kind, handle), concurrency=2):
         for done in (5, 20):
             await until(lambda least=done: are_done(database, tenant, least))
-            async with transact_jobs(database) as statements:
+            async with database.transact_jobs() as statements:
                 await statements.fetch(
                     "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
                     "WHERE application_name LIKE 'embed-service%' AND pid <> pg_backend_pid()"

@@ -18,7 +18,6 @@ from app.services.jobs.run import JobHandler, JobRun
 from app.settings import Settings
 from app.store.engine import MIGRATIONS, Database
 from app.store.expiry import ExpiryStore
-from app.store.jobs import transact_jobs
 from app.wiring_jobs import job_handlers
 from tests.jobs import (
     PATIENCE_S,
@@ -118,9 +117,23 @@ async def test_a_tenant_sees_and_adds_only_its_own_jobs(
     with pytest.raises(Exception, match="row-level security"):
         async with database.begin(elsewhere) as connection:
             await queue.add(connection, new_job(kind, Numbered(tenant_id=tenant, number=2)))
-    async with transact_jobs(database) as statements:
+    async with database.transact_jobs() as statements:
         assert await statements.fetch("SELECT 1 FROM signals") == []
         assert await statements.fetch("DELETE FROM tenants RETURNING 1") == []
+
+
+async def test_a_users_jobs_go_with_the_user(
+    database: Database, services: Services, queue: JobQueue, tenant: str
+) -> None:
+    class AboutUser(JobPayload):
+        user_id: str
+
+    kind = kind_of_its_own(AboutUser)
+    async with database.begin(tenant) as connection:
+        jobs = [new_job(kind, AboutUser(tenant_id=tenant, user_id=user_id)) for user_id in (USER, "somebody else")]
+        await queue.add(connection, *jobs)
+    await services.transfer.erase(tenant, USER)
+    assert [job.payload["user_id"] for job in await queue.find(kind=kind.name)] == ["somebody else"]
 
 
 def test_a_payload_is_ids() -> None:

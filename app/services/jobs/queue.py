@@ -10,7 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from app.domain.errors import InvalidInput
 from app.domain.jobs import MAX_PAYLOAD_BYTES, JobKind, JobPayload, JobState, JobView, P
 from app.store.engine import Database, Statements
-from app.store.jobs import JobStore, NewJob, transact_jobs
+from app.store.jobs import JobStore, NewJob
 
 log = structlog.get_logger(__name__)
 
@@ -65,24 +65,24 @@ class JobQueue:
         limit: int = 100,
     ) -> list[JobView]:
         """Jobs of every tenant, or of one, in the order in which they were added."""
-        async with transact_jobs(self.database) as statements:
+        async with self.database.transact_jobs() as statements:
             return await self.jobs.find(statements, states=states, kind=kind, tenant_id=tenant_id, limit=limit)
 
     async def counts(self) -> dict[tuple[str, JobState], int]:
         """Jobs by kind and state."""
-        async with transact_jobs(self.database) as statements:
+        async with self.database.transact_jobs() as statements:
             return await self.jobs.counts(statements)
 
     async def put_back(self, job_ids: Sequence[int] | None) -> list[int]:
         """Let dead jobs (all of them for None) be tried again; their ids. A waiting job of the same key goes."""
-        async with transact_jobs(self.database) as statements:
+        async with self.database.transact_jobs() as statements:
             back = await self.jobs.put_back(statements, job_ids)
         log.info("jobs_put_back", jobs=back)
         return back
 
     async def drop(self, job_ids: Sequence[int] | None) -> list[int]:
         """Delete dead jobs (all of them for None); their ids."""
-        async with transact_jobs(self.database) as statements:
+        async with self.database.transact_jobs() as statements:
             dropped = await self.jobs.drop(statements, job_ids)
         log.info("jobs_dropped", jobs=dropped)
         return dropped

@@ -10,7 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.domain.jobs import JobKind, P
 from app.store.engine import Database, Statements
-from app.store.jobs import JobStore, transact_jobs
+from app.store.jobs import JobStore
 
 JOBS = Counter("embed_service_jobs_total", "Runs of jobs, by how they ended.", ["kind", "outcome"])
 SECONDS = Histogram(
@@ -53,7 +53,7 @@ class JobRun:
     async def end(self) -> None:
         """End the job, unless `begin` did. Raises as `begin`."""
         if not self._is_ended:
-            async with transact_jobs(self._database) as statements:
+            async with self._database.transact_jobs() as statements:
                 await self.end_with(statements)
             self._is_ended = True
 

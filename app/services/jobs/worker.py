@@ -31,7 +31,7 @@ from app.domain.errors import StoreUnavailable
 from app.services.jobs.queue import decode, tenant_job
 from app.services.jobs.run import HELD, JOBS, SECONDS, JobHandler, JobLost, JobRun
 from app.store.engine import Database, Statements
-from app.store.jobs import JobStore, transact_jobs
+from app.store.jobs import JobStore
 
 log = structlog.get_logger(__name__)
 
@@ -187,7 +187,7 @@ class Worker:
 
         async def plan(context: JobContext, timestamp: int) -> None:
             async def work(run: JobRun) -> None:
-                async with transact_jobs(self._database) as statements:
+                async with self._database.transact_jobs() as statements:
                     tenants = await self._jobs.tenants(statements)
                     await self._jobs.add(statements, [tenant_job(handler.kind, tenant) for tenant in tenants])
                     await run.end_with(statements)
@@ -251,7 +251,7 @@ class Worker:
         try:
             for left in reversed(range(_TRIES)):
                 try:
-                    async with transact_jobs(self._database) as statements:
+                    async with self._database.transact_jobs() as statements:
                         return await write(statements)
                 except asyncpg.UniqueViolationError:
                     if not left:
@@ -288,7 +288,7 @@ class Worker:
     async def _take_over(self) -> None:
         attempts = {name: handler.kind.attempts for name, handler in self._handlers.items()}
         attempts |= {_PLAN + name: most for name, most in attempts.items()}
-        async with transact_jobs(self._database) as statements:
+        async with self._database.transact_jobs() as statements:
             orphans = await self._jobs.take_over(statements, self._pulse.stale_s, attempts, WorkerLost.__name__)
         for orphan in orphans:
             JOBS.labels(orphan.kind, "dead" if orphan.is_dead else "orphaned").inc()
@@ -300,7 +300,7 @@ class Worker:
     async def _count(self) -> None:
         if time.monotonic() - self._counted_at < _COUNTED_S:
             return
-        async with transact_jobs(self._database) as statements:
+        async with self._database.transact_jobs() as statements:
             counts = await self._jobs.counts(statements)
         HELD.clear()
         for (kind, state), jobs in counts.items():
