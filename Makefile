@@ -66,7 +66,7 @@ install-training: $(VENV)/.training ## what training datasets are prepared with
 
 install-serving: $(VENV)/.serving ## OpenVINO and sentence-transformers (without torch) for embed-serve
 
-install-ray: $(VENV)/.ray ## Ray Serve, for the model servers over a cluster
+install-ray: $(VENV)/.ray ## Ray, for the model servers and bulk work over a cluster
 
 embed-serve: $(VENV)/.service ## serve the model in a folder (MODEL=dir PORT=8000 NORMALIZE=1)
 	@$(PY) scripts/serve_embedding_model.py $(if $(MODEL),--model $(MODEL)) $(if $(PORT),--port $(PORT)) $(if $(filter-out 0 false,$(NORMALIZE)),--normalize)
@@ -132,7 +132,7 @@ test-runtime: $(VENV)/.dev ## one checkpoint for chat and embeddings, for real: 
 	$(PY) -m pytest -m "llm2vec" tests/e2e/test_llm2vec.py tests/training
 	$(EMBED_PY) -m pytest --confcutdir=tests/serving/llm2vec -m fine_tuning tests/serving/llm2vec/test_runtime.py tests/serving/llm2vec/test_weights.py
 
-test-ray: $(VENV)/.dev $(VENV)/.ray ## the model servers on a Ray cluster of two nodes: a dead node, a switch (three minutes)
+test-ray: $(VENV)/.dev $(VENV)/.ray ## model servers and bulk work on a Ray cluster of two nodes: a dead node, a switch (six minutes)
 	$(PY) -m pytest -m "ray" tests/ray
 
 bench: $(VENV)/.dev ## the benchmark tables

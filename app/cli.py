@@ -16,6 +16,7 @@ from app.api.deps import Services
 from app.api.protocol import ProblemProtocol
 from app.commands.jobs import jobs
 from app.commands.pairs import pairs
+from app.commands.shards import shards
 from app.commands.space import space
 from app.commands.terminal import Json, T, Tenant, console, opened, print_document
 from app.commands.training import train
@@ -40,6 +41,7 @@ cli.add_typer(persona, name="persona")
 cli.add_typer(jobs, name="jobs")
 cli.command()(worker)
 cli.add_typer(pairs, name="pairs")
+cli.add_typer(shards, name="shards")
 cli.add_typer(space, name="space")
 cli.add_typer(train, name="train")
 

@@ -16,6 +16,7 @@ from app.logs import configure_logs
 from app.settings import Settings, load_settings_or_exit
 from app.wiring import open_services
 from app.wiring_jobs import running_worker
+from app.wiring_shards import open_shards
 
 log = structlog.get_logger(__name__)
 
@@ -31,8 +32,12 @@ def create_app(load: Callable[[], Settings] = load_settings_or_exit) -> FastAPI:
         settings = load()
         configure_logs(settings.log_dir, settings.log_level)
         try:
-            async with open_services(settings) as services:
+            async with (
+                open_services(settings) as services,
+                open_shards(settings, services, settings.database_shard_urls or ()) as shards,
+            ):
                 app.state.services = services
+                shards.install(app)
                 app.state.max_body_bytes = int(settings.max_body_mb * 1024 * 1024)
                 app.state.request_budget_s = settings.request_budget_s
                 is_open = not await services.keys.has_any()
@@ -43,7 +48,7 @@ def create_app(load: Callable[[], Settings] = load_settings_or_exit) -> FastAPI:
                     space=services.embedder.space.id,
                     serves="this machine only, until a key is made" if is_open else "callers with a key",
                 )
-                async with running_worker(settings, services.database):
+                async with running_worker(settings, services.database, services.spaces):
                     yield
                 log.info("service_stopped")
         except DomainError as error:

@@ -33,6 +33,9 @@ _HIDDEN = ("SLM_API_KEY", "HF_TOKEN")
 """Variables whose values are never shown."""
 
 
+_POSTGRES = ("postgresql://", "postgres://", "postgresql+asyncpg://")
+
+
 class Settings(BaseSettings):
     """One field per variable, upper-cased: `token_budget` is `TOKEN_BUDGET`. `.env` is read too. An empty value
     counts as unset."""
@@ -46,6 +49,8 @@ class Settings(BaseSettings):
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
 
     database_url: str | None = None
+    database_replica_url: str | None = None
+    database_shard_urls: Annotated[tuple[str, ...] | None, NoDecode] = None
     database_pool_size: Annotated[int, Field(ge=1, le=200)] = 10
 
     worker_inside: bool = True
@@ -137,11 +142,23 @@ class Settings(BaseSettings):
             raise ValueError("SLM_IMPL=openai needs SLM_BASE_URL, the address of the server, e.g. http://host:11434/v1")
         return self
 
-    @field_validator("database_url")
+    @field_validator("database_shard_urls", mode="before")
+    @classmethod
+    def _split_shard_urls(cls, value: Any) -> Any:
+        return tuple(value.split()) if isinstance(value, str) else value
+
+    @field_validator("database_shard_urls")
+    @classmethod
+    def _check_shard_urls(cls, value: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        if not all(url.startswith(_POSTGRES) for url in value or ()):
+            raise ValueError("postgresql://USER:PASSWORD@HOST:PORT/NAME of each further shard, with spaces between")
+        return value
+
+    @field_validator("database_url", "database_replica_url")
     @classmethod
     def _check_database_url(cls, value: str | None) -> str | None:
-        if value and not value.startswith(("postgresql://", "postgres://", "postgresql+asyncpg://")):
-            raise ValueError("postgresql://USER:PASSWORD@HOST:PORT/NAME, or unset for the embedded one")
+        if value and not value.startswith(_POSTGRES):
+            raise ValueError("postgresql://USER:PASSWORD@HOST:PORT/NAME, or unset: the embedded one, no replica")
         return value or None
 
     @property

@@ -9,6 +9,7 @@ import structlog
 
 from app.api.deps import Services
 from app.clients.embeddings.http import HttpEmbedder
+from app.clients.embeddings.late import LateEmbedder
 from app.clients.embeddings.onnx import OnnxEmbedder
 from app.clients.rerank.cross_encoder import CrossEncoderReranker
 from app.clients.rerank.local import LocalReranker
@@ -27,12 +28,17 @@ from app.services.consent import ConsentService
 from app.services.context import ContextService
 from app.services.feedback import FeedbackService
 from app.services.hypotheses import HypothesisService
+from app.services.jobs.graphs import GraphService
+from app.services.jobs.queue import JobQueue
 from app.services.keys import DEFAULT_TENANT, KeyService
 from app.services.memories import MemoryService
 from app.services.models import LLMModelManager
 from app.services.persona import PersonaService
 from app.services.ranking import RankingService
 from app.services.reflection import ReflectionService
+from app.services.replicas import Reads
+from app.services.space_switch import SpaceSwitch
+from app.services.spaces import Spaces
 from app.services.telemetry import TelemetryReports
 from app.services.training.policy import load_policy
 from app.services.transfer import TransferService
@@ -40,8 +46,13 @@ from app.services.trial_spaces import TrialSpaces
 from app.services.trials import TrialService
 from app.settings import Settings
 from app.store.engine import Database, open_database
+from app.store.graphs import GraphStore
 from app.store.hypotheses import HypothesisStore
+from app.store.jobs import JobStore
 from app.store.memories import MemoryStore
+from app.store.replica import Replica
+from app.store.space_fills import FillStore
+from app.store.spaces import SpaceStore
 from app.store.tenants import KeyStore, TenantStore
 from app.store.trials import TrialStore
 from app.store.users import UserStore
@@ -79,7 +90,8 @@ async def open_services(settings: Settings) -> AsyncGenerator[Services]:
             stack.push_async_callback(adapters.aclose)
         services = build_services(settings, database, embedder, slm, reranker, adapters, models)
         stack.push_async_callback(asyncio.to_thread, services.collector.close)
-        stack.push_async_callback(services.trials.aclose)
+        stack.push_async_callback(services.spaces.aclose)
+        stack.push_async_callback(services.ranking.reads.aclose)
         stack.push_async_callback(services.afterwards.aclose)
         stack.push_async_callback(services.preparations.aclose)
         await services.keys.ensure_default_tenant()
@@ -103,20 +115,46 @@ async def open_keys(settings: Settings) -> AsyncGenerator[KeyService]:
 
 @asynccontextmanager
 async def open_trials(settings: Settings) -> AsyncGenerator[TrialService]:
-    """The trials of embedding spaces on the database alone: no model is loaded for them."""
+    """The trials of embedding spaces on the database alone: no model is loaded unless it is needed."""
     async with AsyncExitStack() as stack:
-        database = await open_database(settings)
-        stack.push_async_callback(database.aclose)
+        database, spaces = await _open_spaces(stack, settings)
         afterwards = Afterwards()
-        spaces = build_trial_spaces(database, afterwards)
-        stack.push_async_callback(spaces.aclose)
         stack.push_async_callback(afterwards.aclose)
-        yield TrialService(database, spaces, TrialStore(), TenantStore(), SystemClock())
+        yield build_trials(database, spaces, afterwards)
 
 
-def build_trial_spaces(database: Database, afterwards: Afterwards) -> TrialSpaces:
-    """What a request needs of a trial; connects to no endpoint yet."""
-    return TrialSpaces(database, TrialStore(), HttpEmbedder, SystemClock(), afterwards)
+@asynccontextmanager
+async def open_switch(settings: Settings) -> AsyncGenerator[SpaceSwitch]:
+    """A change of embedding space, on the database alone: no model is loaded unless it is needed."""
+    async with AsyncExitStack() as stack:
+        yield build_switch(*await _open_spaces(stack, settings))
+
+
+async def _open_spaces(stack: AsyncExitStack, settings: Settings) -> tuple[Database, Spaces]:
+    database = await open_database(settings)
+    stack.push_async_callback(database.aclose)
+    own = LateEmbedder(lambda: open_embedder(settings))
+    stack.push_async_callback(own.aclose)
+    spaces = build_spaces(settings, database, own)
+    stack.push_async_callback(spaces.aclose)
+    return database, spaces
+
+
+def build_spaces(settings: Settings, database: Database, own: Embedder) -> Spaces:
+    """The embedding spaces; connects to no endpoint yet."""
+    return Spaces(database, SpaceStore(), own, HttpEmbedder, SystemClock(), endpoint=settings.embed_endpoint)
+
+
+def build_switch(database: Database, spaces: Spaces) -> SpaceSwitch:
+    """The use cases about changing the space."""
+    return SpaceSwitch(database, spaces, SpaceStore(), FillStore())
+
+
+def build_trials(database: Database, spaces: Spaces, afterwards: Afterwards) -> TrialService:
+    """The use cases about trials."""
+    store, clock = TrialStore(), SystemClock()
+    trial_spaces = TrialSpaces(database, store, spaces, clock, afterwards)
+    return TrialService(database, spaces, trial_spaces, store, SpaceStore(), clock)
 
 
 def build_keys(database: Database) -> KeyService:
@@ -166,6 +204,17 @@ async def open_reranker(settings: Settings, embedder: Embedder, slm: SLM) -> Rer
     return LocalReranker(embedder)
 
 
+def build_graphs(database: Database) -> GraphService:
+    """The graphs of large users."""
+    return GraphService(database, GraphStore(), SpaceStore(), JobQueue(database, JobStore()))
+
+
+def build_reads(settings: Settings, database: Database) -> Reads:
+    """Where searches read: on the replica too, if there is one."""
+    url, pool_size = settings.database_replica_url, settings.database_pool_size
+    return Reads(database, Replica(url, database, pool_size=pool_size) if url else None, SystemClock())
+
+
 def build_services(
     settings: Settings,
     database: Database,
@@ -188,12 +237,17 @@ def build_services(
     collector = build_collector(settings)
     trainer = build_trainer(collector)
     erasure = build_erasure(settings, trainer)
-    catalogues = CatalogueService(database, tenant_store, embedder, clock, settings.intents_file)
-    trials = build_trial_spaces(database, afterwards)
-    memories = MemoryService(database, embedder, catalogues, clock, memory_store, user_store, trials)
+    spaces = build_spaces(settings, database, embedder)
+    catalogues = CatalogueService(database, tenant_store, spaces, clock, settings.intents_file)
+    trials = TrialSpaces(database, TrialStore(), spaces, clock, afterwards)
+    graphs = build_graphs(database)
+    memories = MemoryService(
+        database, spaces, catalogues, clock, memory_store, SpaceStore(), user_store, trials, graphs
+    )
     ranking = RankingService(
         database,
-        embedder,
+        build_reads(settings, database),
+        spaces,
         reranker,
         fallback_reranker,
         catalogues,
@@ -216,7 +270,6 @@ def build_services(
         user_store,
         hypothesis_store,
         deployments,
-        space=embedder.space.id,
         auto_advance_confidence=settings.auto_advance_confidence,
         k_anonymity=settings.k_anonymity,
     )
@@ -245,16 +298,17 @@ def build_services(
         keys=build_keys(database),
         catalogues=catalogues,
         memories=memories,
+        spaces=spaces,
         trials=trials,
         ranking=ranking,
         hypotheses=hypotheses,
-        reflection=ReflectionService(hypotheses, ranking, catalogues, slm, fallback, clock),
+        reflection=ReflectionService(hypotheses, catalogues, slm, fallback, clock),
         context=context,
         feedback=FeedbackService(
             database, personas, memories, hypotheses, collector, clock, user_store, hypothesis_store, deployments
         ),
         personas=personas,
-        transfer=TransferService(database, embedder, erasure, user_store),
+        transfer=TransferService(database, spaces, erasure, user_store, graphs),
         consent=ConsentService(database, user_store, erasure, clock),
         telemetry=TelemetryReports(database, hypothesis_store, slm.name),
         collector=collector,

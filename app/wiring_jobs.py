@@ -8,14 +8,25 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
+from app.clients.embeddings.late import LateEmbedder
+from app.domain.spaces import StoredSpace
 from app.ports import SystemClock
+from app.services.jobs import graphs
 from app.services.jobs.expiry import EVERY_HOUR, EXPIRY, ExpiryService
+from app.services.jobs.graphs import GRAPH, GraphService
 from app.services.jobs.queue import JobQueue
 from app.services.jobs.run import JobHandler
+from app.services.jobs.spaces import EVERY_FIVE_MINUTES, SPACE_BACKLOG, SPACE_FILL, SpaceJobs
+from app.services.space_filler import IN_FLIGHT
+from app.services.space_switch import SpaceSwitch
+from app.services.spaces import Spaces
 from app.settings import Settings
 from app.store.engine import Database, open_database
 from app.store.expiry import ExpiryStore
+from app.store.graphs import GraphStore
 from app.store.jobs import JobStore
+from app.store.spaces import SpaceStore
+from app.wiring import build_spaces, build_switch, open_embedder
 
 if TYPE_CHECKING:
     from app.services.jobs.worker import Worker
@@ -23,26 +34,50 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 
 
-def job_handlers(settings: Settings, database: Database) -> list[JobHandler[Any]]:
+def job_handlers(settings: Settings, database: Database, spaces: Spaces) -> list[JobHandler[Any]]:
     """What a worker does, kind by kind."""
+    filling = build_space_jobs(database, spaces)
+    large = GraphService(database, GraphStore(), SpaceStore(), JobQueue(database, JobStore()))
     expiry = ExpiryService(database, ExpiryStore(), SystemClock(), timedelta(days=settings.expired_kept_days))
-    return [JobHandler(EXPIRY, expiry.handle, cron=EVERY_HOUR)]
+    return [
+        JobHandler(EXPIRY, expiry.handle, cron=EVERY_HOUR),
+        JobHandler(GRAPH, large.handle, cron=graphs.EVERY_HOUR),
+        JobHandler(SPACE_BACKLOG, filling.look, cron=EVERY_FIVE_MINUTES),
+        JobHandler(SPACE_FILL, filling.fill),
+    ]
 
 
-def build_worker(settings: Settings, database: Database, *, concurrency: int = 1) -> "Worker":
-    """A worker for every kind of job; it takes none before it is run."""
-    from app.services.jobs.worker import Worker  # noqa: PLC0415 - the library and its driver, for workers only
-
-    return Worker(database, JobStore(), job_handlers(settings, database), concurrency=concurrency)
+def build_space_jobs(database: Database, spaces: Spaces) -> SpaceJobs:
+    """What workers do about spaces."""
+    return SpaceJobs(database, JobQueue(database, JobStore()), build_switch(database, spaces))
 
 
 @asynccontextmanager
-async def running_worker(settings: Settings, database: Database) -> AsyncGenerator[None]:
+async def late_spaces(settings: Settings, database: Database) -> AsyncGenerator[Spaces]:
+    """The embedding spaces; a model is loaded when the first text comes."""
+    own = LateEmbedder(lambda: open_embedder(settings))
+    spaces = build_spaces(settings, database, own)
+    try:
+        yield spaces
+    finally:
+        await spaces.aclose()
+        await own.aclose()
+
+
+def build_worker(settings: Settings, database: Database, spaces: Spaces, *, concurrency: int = 1) -> "Worker":
+    """A worker for every kind of job; it takes none before it is run."""
+    from app.services.jobs.worker import Worker  # noqa: PLC0415 - the library and its driver, for workers only
+
+    return Worker(database, JobStore(), job_handlers(settings, database, spaces), concurrency=concurrency)
+
+
+@asynccontextmanager
+async def running_worker(settings: Settings, database: Database, spaces: Spaces) -> AsyncGenerator[None]:
     """A worker inside this process, where the settings want one; on leaving it finishes its jobs or gives them back."""
     if not settings.worker_inside:
         yield
         return
-    worker = build_worker(settings, database)
+    worker = build_worker(settings, database, spaces)
     task = asyncio.create_task(worker.run())
     task.add_done_callback(_note_failure)
     try:
@@ -60,11 +95,12 @@ def _note_failure(task: asyncio.Task[None]) -> None:
 
 @asynccontextmanager
 async def open_worker(settings: Settings, concurrency: int) -> AsyncGenerator["Worker"]:
-    """A worker on the database alone, with a connection for each of its jobs."""
-    pool_size = max(settings.database_pool_size, concurrency + 2)
+    """A worker on the database alone, with connections for each of its jobs."""
+    pool_size = max(settings.database_pool_size, concurrency * IN_FLIGHT + 4)
     database = await open_database(settings.model_copy(update={"database_pool_size": pool_size}))
     try:
-        yield build_worker(settings, database, concurrency=concurrency)
+        async with late_spaces(settings, database) as spaces:
+            yield build_worker(settings, database, spaces, concurrency=concurrency)
     finally:
         await database.aclose()
 
@@ -77,3 +113,10 @@ async def open_jobs(settings: Settings) -> AsyncGenerator[JobQueue]:
         yield JobQueue(database, JobStore())
     finally:
         await database.aclose()
+
+
+async def fill_in_background(switch: SpaceSwitch, tenant_id: str, jobs: int, slowdown: float) -> StoredSpace:
+    """Have the workers fill the tenant's new space, in so many jobs side by side. Raises NotFound."""
+    return await SpaceJobs(switch.database, JobQueue(switch.database, JobStore()), switch).begin(
+        tenant_id, jobs, slowdown
+    )

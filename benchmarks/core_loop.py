@@ -54,6 +54,7 @@ from app.settings import Settings
 from app.store.engine import Database, migrate, prepare_database
 from app.store.hypotheses import Answer, HypothesisStore
 from app.store.memories import MemoryStore
+from app.store.spaces import SpaceStore
 from app.store.users import UserStore
 from app.wiring import build_services, open_services
 from benchmarks import sentences
@@ -111,7 +112,6 @@ class Pool:
     texts: Sequence[tuple[MemoryType, str]]
     vectors: Vectors
     slots: Sequence[Sequence[str]]
-    space: str
 
 
 def main() -> None:
@@ -188,7 +188,7 @@ async def loaded_sizes(
     try:
         for size in plan.sizes:
             opened[size] = services if size == max(plan.sizes) else await open_beside(services, f"memories_{size}")
-            await load(opened[size].database, pool, size, progress)
+            await load(opened[size], pool, size, progress)
             await settle(opened[size].database)
         yield opened
     finally:
@@ -220,21 +220,26 @@ async def embed_pool(services: Services, texts: Sequence[tuple[MemoryType, str]]
         vectors.append(await services.embedder.embed(batch))
         progress.advance(bar, len(batch))
     slots = await services.catalogues.slots_in(DEFAULT_TENANT, [text for _, text in texts])
-    return Pool(texts, np.concatenate(vectors), slots, services.embedder.space.id)
+    return Pool(texts, np.concatenate(vectors), slots)
 
 
-async def load(database: Database, pool: Pool, size: int, progress: Progress) -> None:
+async def load(services: Services, pool: Pool, size: int, progress: Progress) -> None:
     """Give every user size / 1,000 memories."""
-    store, users = MemoryStore(), UserStore()
-    items = varied(pool, size // len(USERS))
+    database, store, vectors, users = services.database, MemoryStore(), SpaceStore(), UserStore()
+    space = await services.spaces.own()
+    made = varied(pool, size // len(USERS))
     now = datetime.now(UTC)
     async with database.begin(DEFAULT_TENANT) as connection:
         for user_id in USERS:
             await users.ensure(connection, DEFAULT_TENANT, user_id, now)
+        await services.spaces.hold(connection, DEFAULT_TENANT, space)
     bar = progress.add_task(f"loading {size:,} memories", total=size)
-    while chunk := list(islice(items, CHUNK)):
+    while chunk := list(islice(made, CHUNK)):
         async with database.begin(DEFAULT_TENANT) as connection:
-            await store.insert(connection, DEFAULT_TENANT, chunk, pool.space)
+            await store.insert(connection, DEFAULT_TENANT, [(memory, slots) for memory, slots, _ in chunk])
+            items = [(memory.user_id, memory.memory_id) for memory, _, _ in chunk]
+            embedded = np.array([vector for _, _, vector in chunk])
+            await vectors.write(connection, DEFAULT_TENANT, space, "memory", items, embedded)
         progress.advance(bar, len(chunk))
 
 

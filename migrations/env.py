@@ -10,9 +10,10 @@ import sys
 from alembic import context
 from sqlalchemy import Connection
 
-from app.domain.errors import StoreUnavailable
+from app.domain.errors import NotReady, StoreUnavailable
 from app.settings import load_settings_or_exit
 from app.store.engine import open_database
+from app.store.space_tables import is_of_the_code
 from app.store.tables import metadata
 
 
@@ -23,6 +24,7 @@ def run(connection: Connection) -> None:
         target_metadata=metadata,
         compare_type=True,
         compare_server_default=True,
+        include_object=is_of_the_code,
         transaction_per_migration=True,
     )
     with context.begin_transaction():
@@ -49,5 +51,5 @@ elif given is not None:
 else:
     try:
         asyncio.run(run_alone())
-    except StoreUnavailable as error:
+    except (NotReady, StoreUnavailable) as error:
         sys.exit(str(error))

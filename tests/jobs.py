@@ -11,7 +11,7 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.domain.jobs import JobKind, JobPayload
-from app.services.jobs.queue import JobQueue
+from app.services.jobs.queue import JobQueue, new_job
 from app.services.jobs.run import JobHandler, JobRun
 from app.services.jobs.worker import Pulse, Worker
 from app.store.engine import Database
@@ -58,6 +58,25 @@ async def effects(database: Database, tenant: str) -> list[dict[str, Any]]:
     async with database.begin(tenant) as connection:
         rows = await connection.execute(text("SELECT body FROM signals WHERE kind = 'effect' ORDER BY created_at"))
         return [row.body for row in rows]
+
+
+async def add_numbered(
+    database: Database, tenant: str, kind: JobKind[Numbered], count: int, lanes: int | None = None
+) -> None:
+    """Jobs of the kind, numbered from 0, in so many lanes."""
+    async with database.begin(tenant) as connection:
+        for number in range(count):
+            lane = number % lanes if lanes else 0
+            payload = Numbered(tenant_id=tenant, number=number, lane=lane)
+            job = new_job(kind, payload, lane=f"user-{lane}" if lanes else None)
+            await queue_of(database).add(connection, job)
+
+
+async def notes(database: Database, tenant: str) -> list[Any]:
+    """The beginnings and ends of runs, in order, as `tests.e2e.job_worker` notes them."""
+    async with database.begin(tenant) as connection:
+        query = "SELECT kind, body, created_at FROM signals WHERE kind IN ('begin', 'end') ORDER BY created_at"
+        return list((await connection.execute(text(query))).all())
 
 
 async def numbers(database: Database, tenant: str) -> list[int]:

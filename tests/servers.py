@@ -66,18 +66,9 @@ async def start_tcp_server(folder: Path) -> TcpServer:
     binaries = find_binaries()
     options = ("--auth-host=scram-sha-256", f"--pwfile={password_file}", "--no-sync")
     create_cluster(binaries, identity, cluster, options=options)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    settings = {
-        "listen_addresses": "127.0.0.1",
-        "port": str(port),
-        "unix_socket_directories": "",
-        "fsync": "off",
-        "shared_buffers": "32MB",
-    }
+    settings = _settings()
     process = spawn_postgres(binaries, identity, cluster, settings, folder / "server.log")
-    server = TcpServer(port, process)
+    server = TcpServer(int(settings["port"]), process)
     try:
         await _wait_until_it_answers(server)
         await server.execute(
@@ -90,6 +81,38 @@ async def start_tcp_server(folder: Path) -> TcpServer:
         server.stop()
         raise
     return server
+
+
+async def start_replica(folder: Path, primary: TcpServer) -> TcpServer:
+    """A standby in `folder` that replays what happens on `primary`, and answers reads."""
+    cluster = folder / "data"
+    identity = find_identity(cluster)
+    binaries = find_binaries()
+    copying = [*identity.prefix, str(binaries.folder / "pg_basebackup"), "-D", str(cluster), "-R", "-c", "fast"]
+    made = await asyncio.create_subprocess_exec(*copying, "-d", primary.url("postgres", "postgres"), cwd=folder)
+    assert await made.wait() == 0
+    settings = _settings()
+    process = spawn_postgres(binaries, identity, cluster, settings, folder / "server.log")
+    replica = TcpServer(int(settings["port"]), process)
+    try:
+        await _wait_until_it_answers(replica)
+    except BaseException:
+        replica.stop()
+        raise
+    return replica
+
+
+def _settings() -> dict[str, str]:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    return {
+        "listen_addresses": "127.0.0.1",
+        "port": str(port),
+        "unix_socket_directories": "",
+        "fsync": "off",
+        "shared_buffers": "32MB",
+    }
 
 
 async def _wait_until_it_answers(server: TcpServer) -> None:

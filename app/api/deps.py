@@ -23,6 +23,7 @@ from app.services.models import LLMModelManager
 from app.services.persona import PersonaService
 from app.services.ranking import RankingService
 from app.services.reflection import ReflectionService
+from app.services.spaces import Spaces
 from app.services.telemetry import TelemetryReports
 from app.services.training import ModelTrainer, TrainingDataCollector
 from app.services.training.preparations import DatasetPreparations
@@ -43,6 +44,7 @@ class Services:
     keys: KeyService
     catalogues: CatalogueService
     memories: MemoryService
+    spaces: Spaces
     trials: TrialSpaces
     ranking: RankingService
     hypotheses: HypothesisService

@@ -1,157 +1,199 @@
-"""`embed-service space`: embedding spaces; a second one on trial beside the one that serves."""
+"""`embed-service space`: another embedding space for a tenant, while people use the old one."""
 
-import time
 from collections.abc import Awaitable, Callable
-from dataclasses import asdict
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.progress import MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from app.commands.terminal import (
-    ENDED_BY_HAND,
-    Json,
-    T,
-    Tenant,
-    opened,
-    print_document,
-    progress_bar,
-    quiet_settings,
-    tell,
+from app.commands.space_bar import filling_bar
+from app.commands.space_tables import (
+    plan_document,
+    plan_table,
+    status_document,
+    status_table,
+    verified_document,
+    verified_table,
 )
+from app.commands.space_trial import trial
+from app.commands.terminal import Json, T, Tenant, console, opened, print_document, tell
+from app.domain.errors import DomainError, InvalidInput
 from app.services.keys import DEFAULT_TENANT
-from app.services.trial_report import interval, percent, points, write_trial_report
-from app.services.trials import DEFAULT_SHARE, TrialReport, TrialService, TrialStatus
-from app.wiring import open_embedder, open_trials
+from app.services.space_switch import SpaceStatus, SpaceSwitch
+from app.wiring import open_switch
+from app.wiring_jobs import fill_in_background
 
 space = typer.Typer(no_args_is_help=True, help="Embedding spaces.")
-trial = typer.Typer(no_args_is_help=True, help="A second space beside the one that serves, for a share of the users.")
 space.add_typer(trial, name="trial")
 
-TrialId = Annotated[str | None, typer.Argument(help="The newest trial where absent.")]
+Endpoint = Annotated[str, typer.Option(help="An embedding server, as EMBED_ENDPOINT takes it.")]
+All = Annotated[bool, typer.Option("--all", help="Every tenant, one after the other.")]
 
 
-@trial.command()
-def start(
-    endpoint: Annotated[str, typer.Option(help="An embedding server, as EMBED_ENDPOINT takes it.")],
-    share: Annotated[float, typer.Option(help="Share of the users who search in its space.")] = DEFAULT_SHARE,
+@space.command()
+def plan(
+    endpoint: Annotated[str | None, typer.Option(help="An embedding server, as EMBED_ENDPOINT takes it.")] = None,
+    revisions: Annotated[bool, typer.Option("--revisions", help="Write the change as Alembic revisions.")] = False,
+    contract: Annotated[
+        bool, typer.Option("--contract", help="Of these, the one that gives up the old space.")
+    ] = False,
     tenant: Tenant = DEFAULT_TENANT,
+    is_all: All = False,
     as_json: Json = False,
 ) -> None:
-    """Embed every memory with the server, then have a share of the users search in its space. Broken off, it goes on
-    where it was; while the trial runs, it makes the vectors that are missing."""
-    settings = quiet_settings()
-    with progress_bar(MofNCompleteColumn(), TextColumn("{task.fields[rate]}"), TimeRemainingColumn()) as bar:
-        task = bar.add_task("filling", total=None, rate="")
-        began: list[tuple[float, int]] = []
-
-        def show(done: int, total: int) -> None:
-            if not began:
-                began.append((time.monotonic(), done))
-            seconds = time.monotonic() - began[0][0]
-            rate = f"{(done - began[0][1]) / seconds:.0f}/s" if seconds > 1 else ""
-            bar.update(task, completed=done, total=total, rate=rate)
-
-        async def work(service: TrialService) -> TrialStatus:
-            embedder = await open_embedder(settings)
-            serving = embedder.space
-            await embedder.aclose()
-            return await service.start(tenant, endpoint, serving, share, show)
-
-        try:
-            made = _on_trials(work)
-        except KeyboardInterrupt:
-            tell("stopped: the same command goes on")
-            raise typer.Exit(ENDED_BY_HAND) from None
-    print_document(_status_document(made), as_json, lambda: _status_table(made))
+    """Say what a change to the space of an embedding server takes; change nothing."""
+    if revisions:
+        _write_revisions(tenant, endpoint, is_contract=contract, as_json=as_json)
+        return
+    if endpoint is None or contract:
+        raise InvalidInput("a plan needs --endpoint; --contract goes with --revisions")
+    address = endpoint
+    _on_each(tenant, is_all, as_json, lambda service, name: service.plan(name, address), plan_document, plan_table)
 
 
-@trial.command()
-def status(trial_id: TrialId = None, tenant: Tenant = DEFAULT_TENANT, as_json: Json = False) -> None:
-    """Show a trial: its space, its share, and how many memories have a vector there."""
-    found = _on_trials(lambda service: service.status(tenant, trial_id))
-    print_document(_status_document(found), as_json, lambda: _status_table(found))
+@space.command()
+def create(endpoint: Endpoint, tenant: Tenant = DEFAULT_TENANT, is_all: All = False, as_json: Json = False) -> None:
+    """Make the new space's tables; from now on what is written is noted for it. Searches stay as they are."""
+    _on_status(tenant, is_all, as_json, lambda service, name: service.create(name, endpoint))
 
 
-@trial.command()
-def report(
-    trial_id: TrialId = None,
-    output: Annotated[Path | None, typer.Option(help="A folder; DATA_DIR/trials/TRIAL where absent.")] = None,
+@space.command()
+def fill(
+    slowdown: Annotated[
+        float, typer.Option(help="Wait while searches take longer than before by more than this.", min=1.0)
+    ] = 1.5,
+    background: Annotated[bool, typer.Option("--background", help="Have the workers do it.")] = False,
+    jobs: Annotated[int, typer.Option(help="With --background: most workers at a time.", min=1)] = 4,
     tenant: Tenant = DEFAULT_TENANT,
+    is_all: All = False,
     as_json: Json = False,
 ) -> None:
-    """Compare what the users of both arms did, say what to do, and write a page with a plot."""
-    made = _on_trials(lambda service: service.report(tenant, trial_id))
-    page = write_trial_report(output or quiet_settings().data_dir / "trials" / made.trial.trial_id, made)
-    print_document({**_report_document(made), "page": str(page)}, as_json, lambda: _report_table(made))
-    if not as_json:
-        print(f"{made.advice.sentence}\n{page}")
-
-
-@trial.command()
-def stop(
-    reason: Annotated[str, typer.Option(help="Kept in the log.")] = "by hand",
-    tenant: Tenant = DEFAULT_TENANT,
-    as_json: Json = False,
-) -> None:
-    """End the trial: all users search in the serving space again, and the trial's vectors go."""
-    ended = _on_trials(lambda service: service.stop(tenant, reason))
-    print_document(asdict(ended), as_json, lambda: f"{ended.trial_id} ended")
-
-
-def _on_trials(work: Callable[[TrialService], Awaitable[T]]) -> T:
-    """Run `work` on the trials, without loading a model."""
-    return opened(open_trials, work)
-
-
-def _status_document(found: TrialStatus) -> dict[str, Any]:
-    return {**asdict(found.trial), "filled": found.filled, "memories": found.memories}
-
-
-def _status_table(found: TrialStatus) -> Table:
-    table = Table("trial", found.trial.trial_id)
-    rows = {
-        "status": found.trial.status,
-        "endpoint": found.trial.endpoint,
-        "space": found.trial.space,
-        "serving space": found.trial.serving_space,
-        "share of the users": percent(found.trial.share),
-        "memories with a vector": f"{found.filled} of {found.memories}",
-        "since": found.trial.started_at or found.trial.created_at,
-        "ended": found.trial.ended_at or "",
-    }
-    for name, value in rows.items():
-        table.add_row(name, str(value))
-    return table
-
-
-def _report_document(made: TrialReport) -> dict[str, Any]:
-    figures = {
-        one.metric: {
-            "serving": {**asdict(one.serving), "rate": one.serving.rate},
-            "candidate": {**asdict(one.candidate), "rate": one.candidate.rate},
-            "difference": one.difference,
-            "low": one.low,
-            "high": one.high,
-            "chance": one.chance,
-        }
-        for one in made.figures
-    }
-    return {"trial": asdict(made.trial), "users": made.users, "figures": figures, "advice": asdict(made.advice)}
-
-
-def _report_table(made: TrialReport) -> Table:
-    table = Table("metric", "serving", "candidate", "difference", "95 % interval", "chance of none", "users")
-    for one in made.figures:
-        table.add_row(
-            one.metric,
-            percent(one.serving.rate),
-            percent(one.candidate.rate),
-            points(one.difference),
-            interval(one),
-            f"{one.chance:.3g}",
-            f"{one.serving.users} + {one.candidate.users}",
+    """Embed what the new space lacks. Several of these share the work; broken off, the same command goes on."""
+    if background:
+        _on_each(
+            tenant,
+            is_all,
+            as_json,
+            lambda service, name: fill_in_background(service, name, jobs, slowdown),
+            lambda found: {"space": found.id, "jobs": jobs},
+            lambda found: f"{found.id} is filled by the workers: embed-service space status",
         )
-    return table
+        return
+
+    async def filled(service: SpaceSwitch, name: str) -> SpaceStatus:
+        with filling_bar(name if is_all else "filling") as show:
+            return await service.fill_gently(name, show, slowdown)
+
+    _on_status(tenant, is_all, as_json, filled)
+
+
+@space.command()
+def verify(
+    queries: Annotated[int, typer.Option(help="How many of the latest inputs to try.", min=1)] = 50,
+    tenant: Tenant = DEFAULT_TENANT,
+    is_all: All = False,
+    as_json: Json = False,
+) -> None:
+    """Look whether the new space is whole, what it finds, and whether its model is still the same, beside the space
+    that serves. Status 1 where it lacks something or its model has changed."""
+    found = _on_each(
+        tenant, is_all, as_json, lambda service, name: service.verify(name, queries), verified_document, verified_table
+    )
+    if not all(one.is_good for one in found):
+        raise typer.Exit(1)
+
+
+@space.command()
+def switch(tenant: Tenant = DEFAULT_TENANT, is_all: All = False, as_json: Json = False) -> None:
+    """Have the filled space serve, in one transaction; once more, and the one before serves again."""
+    _on_status(tenant, is_all, as_json, lambda service, name: service.switch(name))
+
+
+@space.command()
+def drop(tenant: Tenant = DEFAULT_TENANT, is_all: All = False, as_json: Json = False) -> None:
+    """Delete the vectors of the space that does not serve."""
+    _on_each(
+        tenant,
+        is_all,
+        as_json,
+        lambda service, name: service.drop(name),
+        lambda gone: {"space": gone.id},
+        lambda gone: f"{gone.id} is dropped",
+    )
+
+
+@space.command()
+def status(
+    watch: Annotated[
+        float, typer.Option(help="Seconds to watch what is being filled, for the rate; 0: do not.", min=0.0)
+    ] = 2.0,
+    tenant: Tenant = DEFAULT_TENANT,
+    is_all: All = False,
+    as_json: Json = False,
+) -> None:
+    """Show the tenant's spaces, what each is for, what it lacks, how quickly it is filled and how long that takes."""
+    _on_each(
+        tenant,
+        is_all,
+        as_json,
+        lambda service, name: service.watched_status(name, watch),
+        lambda found: [status_document(one) for one in found],
+        status_table,
+    )
+
+
+def _on_status(
+    tenant: str, is_all: bool, as_json: bool, work: Callable[[SpaceSwitch, str], Awaitable[SpaceStatus]]
+) -> None:
+    """As `_on_each`, for what tells a space's status."""
+    _on_each(tenant, is_all, as_json, work, status_document, lambda one: status_table([one]))
+
+
+def _on_each(
+    tenant: str,
+    is_all: bool,
+    as_json: bool,
+    work: Callable[[SpaceSwitch, str], Awaitable[T]],
+    document: Callable[[T], Any],
+    table: Callable[[T], Table | str],
+) -> list[T]:
+    """Do something on the spaces of a tenant, or of all, and print what came of it; no model is loaded unless it is
+    needed. With --all one tenant's failure is a line, status 1 at the end, and the others are done all the same."""
+
+    async def each(service: SpaceSwitch) -> dict[str, T | DomainError]:
+        if not is_all:
+            return {tenant: await work(service, tenant)}
+        done: dict[str, T | DomainError] = {}
+        for name in await service.tenants():
+            try:
+                done[name] = await work(service, name)
+            except DomainError as error:
+                done[name] = error
+        return done
+
+    done = opened(open_switch, each)
+    good = {name: one for name, one in done.items() if not isinstance(one, DomainError)}
+    if not is_all:
+        print_document(document(good[tenant]), as_json, lambda: table(good[tenant]))
+        return list(good.values())
+    failed = {name: str(one) for name, one in done.items() if isinstance(one, DomainError)}
+    if as_json:
+        print_document({**{name: document(one) for name, one in good.items()}, **_errors(failed)}, True, str)
+    for name, one in good.items() if not as_json else ():
+        console.print(f"[bold]{name}[/]")
+        console.print(table(one))
+    for name, reason in failed.items():
+        tell(f"{name}: {reason}")
+    if failed:
+        raise typer.Exit(1)
+    return list(good.values())
+
+
+def _errors(failed: dict[str, str]) -> dict[str, Any]:
+    return {name: {"error": reason} for name, reason in failed.items()}
+
+
+def _write_revisions(tenant: str, endpoint: str | None, *, is_contract: bool, as_json: bool) -> None:
+    paths = opened(open_switch, lambda service: service.revisions(tenant, endpoint, is_contract=is_contract))
+    documents = [str(path) for path in paths]
+    print_document({"revisions": documents}, as_json, lambda: "\n".join([*documents, "then: alembic upgrade head"]))

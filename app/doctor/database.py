@@ -55,7 +55,11 @@ _UNCONFINED = """
     ORDER BY 1
 """
 _KEYS = "SELECT count(*) AS made, count(*) FILTER (WHERE revoked_at IS NULL) AS live FROM api_keys"
-_SPACES = "SELECT space, count(*) AS memories FROM memories GROUP BY space ORDER BY 2 DESC"
+_SPACES = """
+SELECT space_id, count(*) AS memories
+FROM tenant_spaces JOIN embedding_spaces USING (number) JOIN memories USING (tenant_id)
+WHERE role = 'serving' GROUP BY space_id ORDER BY 2 DESC
+"""
 
 
 class KeyCount(NamedTuple):

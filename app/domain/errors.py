@@ -25,6 +25,10 @@ class NotReady(DomainError):
     """It exists, and what it needs first is missing; `str(error)` says what to do."""
 
 
+class NotFilled(NotReady):
+    """A new embedding space lacks something: nothing was changed."""
+
+
 class AdapterRefused(DomainError):
     """A model server will not take an adapter; `str(error)` says why, as far as it says."""
 
@@ -66,3 +70,7 @@ class Overloaded(DomainError):
 
 class StoreUnavailable(DomainError):
     """The database cannot be reached, was lost on the way, or cannot be used; `str(error)` says why."""
+
+
+class StaleSpace(StoreUnavailable):
+    """A vector was made in an embedding space that the tenant does not use so any more: make it anew, then retry."""

@@ -12,10 +12,12 @@ import orjson
 import yaml
 
 from app.domain.catalogue import Catalogue, IntentMatch, merge_documents, parse_catalogue
-from app.domain.embeddings import Vector, Vectors
+from app.domain.embeddings import Vector
 from app.domain.errors import InvalidInput
 from app.domain.ranking import Weights
-from app.ports import Clock, Embedder
+from app.domain.spaces import Embedded, StoredSpace
+from app.ports import Clock
+from app.services.spaces import Spaces
 from app.store.engine import Database
 from app.store.tenants import TenantStore
 
@@ -64,7 +66,7 @@ class CatalogueService:
         self,
         database: Database,
         tenants: TenantStore,
-        embedder: Embedder,
+        spaces: Spaces,
         clock: Clock,
         extension: Path | None = None,
     ) -> None:
@@ -72,10 +74,11 @@ class CatalogueService:
         self._tenants = tenants
         self._clock = clock
         self._settings: dict[str, tuple[datetime, TenantSettings]] = {}
-        self._embedder = embedder
+        self._spaces = spaces
         self._base = merge_documents(read_document(BUILT_IN), read_document(extension) if extension else {})
         self._parsed: OrderedDict[bytes, Catalogue] = OrderedDict()
-        self._examples: dict[bytes, Vectors] = {}
+        self._examples: dict[bytes, Embedded] = {}
+        """Of each catalogue, in the space that was asked for last."""
         parse_catalogue(self._base)
 
     async def settings(self, tenant_id: str) -> TenantSettings:
@@ -111,12 +114,14 @@ class CatalogueService:
         self._parsed.move_to_end(key)
         return self._parsed[key]
 
-    async def match(self, settings: TenantSettings, vector: Vector) -> IntentMatch | None:
-        """The intent an input's vector is nearest to, if any is near."""
+    async def match(self, settings: TenantSettings, space: StoredSpace, vector: Vector) -> IntentMatch | None:
+        """The intent an input's vector in a space is nearest to, if any is near."""
         catalogue, key = self.catalogue(settings), _key(settings)
-        if key not in self._examples:
-            self._examples[key] = await self._embedder.embed([example for _, example in catalogue.examples])
-        return catalogue.match(vector, self._examples[key])
+        held = self._examples.get(key)
+        if held is None or held.space != space:
+            held = await self._spaces.embed_in(space, [example for _, example in catalogue.examples])
+            self._examples[key] = held
+        return catalogue.match(vector, held.vectors)
 
     async def slots_in(self, tenant_id: str, texts: Sequence[str]) -> list[list[str]]:
         """For each text, the slots it names a value for."""
@@ -125,7 +130,8 @@ class CatalogueService:
 
     async def warm(self) -> None:
         """Embed the built-in examples, so that the first request does not have to."""
-        await self.match(TenantSettings(), np.zeros(self._embedder.space.dimension, dtype=np.float32))
+        own = await self._spaces.own()
+        await self.match(TenantSettings(), own, np.zeros(own.space.dimension, dtype=np.float32))
 
 
 def _key(settings: TenantSettings) -> bytes:

@@ -9,7 +9,7 @@ import structlog
 
 from app.domain.errors import InvalidInput, ModelUnavailable, NotFound
 from app.domain.memory import MemoryType
-from app.domain.persona import DEFAULT_FACETS, Facet, describe
+from app.domain.persona import DEFAULT_FACETS, Facet, Persona, describe
 from app.domain.prompt import EnrichedPrompt, Overflow, PromptRequest, compose, fence_gist, overflows
 from app.domain.ranking import Ranked, Weights, rank
 from app.domain.summaries import extractive_summary
@@ -18,7 +18,8 @@ from app.request import remaining_s
 from app.services.afterwards import Afterwards
 from app.services.catalogues import CatalogueService, TenantSettings
 from app.services.choices import Background, Choice, ChoiceService, ExecuteRequest
-from app.services.ranking import RankingService
+from app.services.ranking import Candidates, RankingService
+from app.services.spaces import Spaces, follows_switch
 from app.store.engine import Database, Statements
 from app.store.hypotheses import HypothesisStore
 from app.store.memories import SearchFilter
@@ -117,17 +118,7 @@ class ContextService:
 
     async def _load_background(self, choice: Choice, settings: TenantSettings) -> tuple[Background, bool]:
         """What the prompt is made from, and whether a model was missing."""
-        query = await self.ranking.read(choice.tenant_id, choice.user_id, choice.meaning)
-        async with self.database.begin(choice.tenant_id) as connection:
-            candidates = await self.ranking.candidates(
-                await Statements.of(connection),
-                choice.tenant_id,
-                choice.user_id,
-                query,
-                arm=PROMPT_MEMORIES,
-                where=SearchFilter(choice.made_at),
-            )
-            persona = await self.users.persona(connection, choice.tenant_id, choice.user_id)
+        candidates, persona = await self._found(choice.tenant_id, choice)
         ranked = rank(candidates.found, settings.weights or Weights(), choice.made_at, PROMPT_MEMORIES)
         is_degraded = not candidates.has_vector
         if self.ranking.is_reranking:
@@ -136,6 +127,25 @@ class ContextService:
         if persona is None:
             return Background({name: Facet(name) for name in DEFAULT_FACETS}, ranked, None), is_degraded
         return Background(persona.facets, ranked, persona.known_since), is_degraded
+
+    @property
+    def spaces(self) -> Spaces:
+        """Where what a prompt is for is embedded."""
+        return self.ranking.spaces
+
+    @follows_switch
+    async def _found(self, tenant_id: str, choice: Choice) -> tuple[Candidates, Persona | None]:
+        query = await self.ranking.read(tenant_id, choice.user_id, choice.meaning)
+        async with self.database.begin(tenant_id) as connection:
+            candidates = await self.ranking.candidates(
+                await Statements.of(connection),
+                tenant_id,
+                choice.user_id,
+                query,
+                arm=PROMPT_MEMORIES,
+                where=SearchFilter(choice.made_at),
+            )
+            return candidates, await self.users.persona(connection, tenant_id, choice.user_id)
 
     def _prompt_request(self, choice: Choice, background: Background, settings: TenantSettings) -> PromptRequest:
         return PromptRequest(

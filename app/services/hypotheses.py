@@ -9,7 +9,6 @@ from uuid import UUID, uuid4
 import structlog
 
 from app.domain.calibration import fit, prior_of
-from app.domain.embeddings import Vector
 from app.domain.errors import ModelUnavailable
 from app.domain.hypotheses import (
     Decision,
@@ -30,6 +29,7 @@ from app.ports import SLM, Clock
 from app.services.catalogues import CatalogueService, TenantSettings
 from app.services.deployments import DeploymentService
 from app.services.ranking import Query, RankingService
+from app.services.spaces import Spaces, follows_switch
 from app.services.telemetry import telemetry_service
 from app.store.engine import Database
 from app.store.hypotheses import Background, HypothesisStore
@@ -84,9 +84,13 @@ class HypothesisService:
     hypotheses: HypothesisStore
     deployments: DeploymentService
     _: KW_ONLY
-    space: str
     auto_advance_confidence: float
     k_anonymity: int
+
+    @property
+    def spaces(self) -> Spaces:
+        """Where inputs are embedded."""
+        return self.ranking.spaces
 
     async def hypothesize(
         self, tenant_id: str, user_id: str, input_text: str, *, conversation: Sequence[Turn] = (), count: int = 3
@@ -95,10 +99,8 @@ class HypothesisService:
         contact. The set is stored with its scores before it is returned."""
         now = self.clock.now()
         settings = await self.catalogues.settings(tenant_id)
-        query = await self.ranking.read(tenant_id, user_id, input_text)
-        vector = query.vector
-        context, background = await self.context(
-            tenant_id, user_id, query, settings, now, conversation=conversation, count=count
+        query, context, background = await self.context(
+            tenant_id, user_id, input_text, settings, now, conversation=conversation, count=count
         )
         adapter = background.route.adapter_for(user_id) if self.deployments.has_adapters else None
         readings, reader, adapter = await self._read(tenant_id, context, adapter)
@@ -115,13 +117,13 @@ class HypothesisService:
             need,
             shown,
             reader.name,
-            reader is not self.slm or vector is None,
+            reader is not self.slm or query.vector is None,
             calibration.version,
             reader.model,
             reader.prompt_version,
             adapter,
         )
-        await self._save(tenant_id, user_id, input_text, vector, context, made, background.centroid, now)
+        await self._save(tenant_id, user_id, query, context, made, background.centroid, now)
         telemetry_service.count_decision(decision)
         log.info(
             "hypotheses_proposed",
@@ -136,21 +138,23 @@ class HypothesisService:
         )
         return made
 
+    @follows_switch
     async def context(
         self,
         tenant_id: str,
         user_id: str,
-        query: Query,
+        input_text: str,
         settings: TenantSettings,
         now: datetime,
         *,
         conversation: Sequence[Turn] = (),
         count: int = 3,
-    ) -> tuple[HypothesisContext, Background]:
+    ) -> tuple[Query, HypothesisContext, Background]:
         """All that is known when the input is read, with the tenant's calibration and the user's centroid."""
+        query = await self.ranking.read(tenant_id, user_id, input_text)
         vector = query.vector
         catalogue = self.catalogues.catalogue(settings)
-        intent = await self.catalogues.match(settings, vector) if vector is not None else None
+        intent = await self.catalogues.match(settings, query.space, vector) if vector is not None else None
         async with self.database.transact(tenant_id) as statements:
             candidates = await self.ranking.candidates(
                 statements,
@@ -164,7 +168,7 @@ class HypothesisService:
             past = cohort = []
             if vector is not None:
                 past = await self.hypotheses.past_choices(
-                    statements, tenant_id, user_id, vector=vector, space=self.space, nearest=MIN_CHOICE_SIMILARITY
+                    statements, tenant_id, user_id, vector=vector, space=query.space, nearest=MIN_CHOICE_SIMILARITY
                 )
             if vector is not None and intent is not None:
                 cohort = await self.hypotheses.cohort_choices(
@@ -172,7 +176,7 @@ class HypothesisService:
                     tenant_id,
                     user_id,
                     vector=vector,
-                    space=self.space,
+                    space=query.space,
                     intent=intent.intent.name,
                     k=self.k_anonymity,
                 )
@@ -181,7 +185,7 @@ class HypothesisService:
         made = HypothesisContext(
             query.text, now, catalogue, intent, ranked, past, cohort, background.facets, tuple(conversation), count
         )
-        return made, background
+        return query, made, background
 
     async def recalibrate(self, tenant_id: str) -> None:
         """Fit the tenant's calibrations anew, those of the sources with enough outcomes since the last fit."""
@@ -233,12 +237,12 @@ class HypothesisService:
         else:
             log.warning("adapter_failed", adapter=adapter, cause=cause)
 
+    @follows_switch
     async def _save(
         self,
         tenant_id: str,
         user_id: str,
-        input_text: str,
-        vector: Vector | None,
+        query: Query,
         context: HypothesisContext,
         made: HypothesisSet,
         centroid: Centroid,
@@ -248,9 +252,7 @@ class HypothesisService:
             "tenant_id": tenant_id,
             "set_id": made.set_id,
             "user_id": user_id,
-            "input_text": input_text,
-            "space": self.space if vector is not None else None,
-            "input_vector": vector,
+            "input_text": query.text,
             "intent": context.intent.intent.name if context.intent else None,
             "decision": made.decision,
             "clarification_need": made.clarification_need,
@@ -263,20 +265,23 @@ class HypothesisService:
             "prompt_version": made.prompt_version,
             "adapter": made.adapter,
         }
+        if (await self.spaces.of(tenant_id)).serving != query.space:  # switched while the model read the input
+            query = await self.ranking.read(tenant_id, user_id, query.text)
         async with self.database.transact(tenant_id) as statements:
-            said = self._said(centroid, vector, now)
+            said = _said(centroid, query, now)
             while not await self.users.remember_said(statements, tenant_id, user_id, seen=centroid, said=said, now=now):
                 centroid = await self.users.centroid(statements, tenant_id, user_id, centroid)
-                said = self._said(centroid, vector, now)
-            await self.hypotheses.insert_set(statements, row)
+                said = _said(centroid, query, now)
+            await self.hypotheses.insert_set(statements, row, query.space, query.vector)
 
-    def _said(self, seen: Centroid, vector: Vector | None, now: datetime) -> Centroid:
-        """Where the centroid `seen` moves when `vector` is said; nowhere without a vector."""
-        if vector is None:
-            return seen
-        held = seen.vector if seen.space == self.space else None
-        moved, weight = moved_centroid(held, seen.weight, seen.moved_at, vector, now)
-        return Centroid(moved, self.space, weight, now, seen.known_since)
+
+def _said(seen: Centroid, query: Query, now: datetime) -> Centroid:
+    """Where the centroid `seen` moves when a query is said; nowhere without a vector."""
+    if query.vector is None:
+        return seen
+    held = seen.vector if seen.space == query.space.id else None
+    moved, weight = moved_centroid(held, seen.weight, seen.moved_at, query.vector, now)
+    return Centroid(moved, query.space.id, weight, now, seen.known_since)
 
 
 def as_document(hypothesis: Hypothesis) -> dict[str, Any]:

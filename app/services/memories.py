@@ -1,5 +1,6 @@
 """Memories: add, get, update, delete; one decision per draft about what it does to what is known."""
 
+import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
@@ -15,12 +16,16 @@ from app.domain.embeddings import Vector, Vectors
 from app.domain.errors import InvalidInput, NotFound
 from app.domain.memory import STATES, Draft, Memory, MemoryType, Neighbour, Resolution, merged_confidence
 from app.domain.memory import resolve as resolve_draft
+from app.domain.spaces import Embedded, StoredSpace
 from app.domain.statements import CONFLICT_COSINE, Statement, contradiction
-from app.ports import Clock, Embedder
+from app.ports import Clock
 from app.services.catalogues import CatalogueService
+from app.services.jobs.graphs import GraphService
+from app.services.spaces import Spaces, follows_switch
 from app.services.trial_spaces import TrialSpaces
-from app.store.engine import Database
+from app.store.engine import Database, Statements
 from app.store.memories import NEIGHBOURS, MemoryStore
+from app.store.spaces import SpaceStore
 from app.store.users import UserStore
 
 log = structlog.get_logger(__name__)
@@ -40,9 +45,8 @@ class _Plan:
     """What a batch will write: new memories by id, and held ones as they are after a merge or a replacement."""
 
     ids: list[UUID] = field(default_factory=list[UUID])
-    new: dict[UUID, tuple[Memory, Sequence[str], Vector]] = field(
-        default_factory=dict[UUID, tuple[Memory, Sequence[str], Vector]]
-    )
+    new: dict[UUID, tuple[Memory, int]] = field(default_factory=dict[UUID, tuple[Memory, int]])
+    """Each with its draft's index."""
     merged: dict[UUID, Memory] = field(default_factory=dict[UUID, Memory])
     replaced: dict[UUID, Memory] = field(default_factory=dict[UUID, Memory])
     deduplicated: int = 0
@@ -53,13 +57,16 @@ class MemoryService:
     """The use cases about single memories."""
 
     database: Database
-    embedder: Embedder
+    spaces: Spaces
     catalogues: CatalogueService
     clock: Clock
     memories: MemoryStore
+    vectors: SpaceStore
     users: UserStore
     trials: TrialSpaces
+    graphs: GraphService
 
+    @follows_switch
     async def add(
         self, tenant_id: str, user_id: str, drafts: Sequence[Draft], *, known_since: datetime | None = None
     ) -> Added:
@@ -72,24 +79,33 @@ class MemoryService:
         now = self.clock.now()
         for draft in drafts:
             check_period(draft.valid_from or now, draft.valid_to)
-        vectors = await self.embedder.embed([draft.content for draft in drafts])
-        slots = await self.catalogues.slots_in(tenant_id, [draft.content for draft in drafts])
-        space = self.embedder.space.id
+        contents = [draft.content for draft in drafts]
+        embedded, *also = await self._embedded(tenant_id, contents)
+        slots = await self.catalogues.slots_in(tenant_id, contents)
         async with self.database.begin(tenant_id) as connection:
-            await self.users.ensure(connection, tenant_id, user_id, now, known_since=known_since)
-            await self.users.lock(connection, tenant_id, user_id)
+            locked = await self.users.ensure_locked(connection, tenant_id, user_id, now, known_since=known_since)
+            await self.spaces.hold(connection, tenant_id, embedded.space)
+            statements = await Statements.of(connection)
             held = await self.memories.neighbours(
-                connection,
+                statements,
                 tenant_id,
                 user_id,
                 types=[draft.type.value for draft in drafts],
-                vectors=vectors,
-                space=space,
+                embedded=embedded,
                 at=now,
+                graph=locked.graph,
             )
-            replaced = await self._replaced_near(connection, tenant_id, user_id, drafts, vectors, now)
-            plan, decisions = _plan(user_id, drafts, vectors, slots, held, replaced, now)
-            await self.memories.insert(connection, tenant_id, plan.new.values(), space)
+            replaced = await self._replaced_near(statements, tenant_id, user_id, drafts, embedded, now)
+            plan, decisions = _plan(user_id, drafts, embedded.vectors, held, replaced, now)
+            new = [(memory, slots[index]) for memory, index in plan.new.values()]
+            await self.memories.insert(connection, tenant_id, new)
+            for each in (embedded, *also):
+                items = [(user_id, memory_id) for memory_id in plan.new]
+                role = "serving" if each is embedded else None
+                of_new = each.vectors[[index for _, index in plan.new.values()]]
+                await self.vectors.write(connection, tenant_id, each.space, "memory", items, of_new, role)
+            if locked.memories <= self.graphs.limit < locked.memories + len(new):
+                await self.graphs.want(connection, tenant_id, user_id)
             for memory in plan.merged.values():
                 await self.memories.update(connection, tenant_id, memory.memory_id, _merge_values(memory))
             for memory in plan.replaced.values():
@@ -108,13 +124,21 @@ class MemoryService:
         await self.trials.keep_up(tenant_id, user_id)
         return Added(tuple(plan.ids), plan.deduplicated, tuple(plan.replaced))
 
+    async def _embedded(self, tenant_id: str, contents: Sequence[str]) -> tuple[Embedded, ...]:
+        """Vectors in the serving space, then in the others that are to have what is written, as far as they can be
+        had."""
+        embedded, also = await asyncio.gather(
+            self.spaces.embed(tenant_id, contents), self.spaces.embed_also(tenant_id, contents)
+        )
+        return (embedded, *also)
+
     async def _replaced_near(
         self,
-        connection: AsyncConnection,
+        statements: Statements,
         tenant_id: str,
         user_id: str,
         drafts: Sequence[Draft],
-        vectors: Vectors,
+        embedded: Embedded,
         now: datetime,
     ) -> Mapping[int, Sequence[Neighbour]]:
         """For each draft (by index) that tells of the past, the nearest memories that were replaced since."""
@@ -126,12 +150,11 @@ class MemoryService:
         if not of_the_past:
             return {}
         near = await self.memories.neighbours(
-            connection,
+            statements,
             tenant_id,
             user_id,
             types=[drafts[index].type.value for index in of_the_past],
-            vectors=vectors[of_the_past],
-            space=self.embedder.space.id,
+            embedded=embedded[of_the_past],
             at=now,
             is_replaced=True,
         )
@@ -150,18 +173,19 @@ class MemoryService:
             earlier = await self.memories.history(connection, tenant_id, memory_id)
         return [*earlier, memory]
 
+    @follows_switch
     async def update(self, tenant_id: str, memory_id: UUID, changes: Mapping[str, Any]) -> Memory:
         """Change fields of a memory; what it said before stays readable as an earlier version."""
         now = self.clock.now()
         values = dict(changes)
+        embedded: Sequence[Embedded] = ()
         if "content" in values:
-            vectors = await self.embedder.embed([values["content"]])
-            values["embedding"] = vectors[0]
-            values["space"] = self.embedder.space.id
+            embedded = await self._embedded(tenant_id, [values["content"]])
             values["slots"] = (await self.catalogues.slots_in(tenant_id, [values["content"]]))[0]
         async with self.database.begin(tenant_id) as connection:
             owner = _found(await self.memories.get(connection, tenant_id, memory_id)).user_id
-            await self.users.hold(connection, tenant_id, owner)
+            await self.users.lock(connection, tenant_id, owner)
+            live = await self.spaces.hold(connection, tenant_id, embedded[0].space if embedded else None)
             memory = _found(await self.memories.get(connection, tenant_id, memory_id, lock=True))
             if memory.version_of is not None or memory.superseded_by is not None:
                 raise InvalidInput("this is an earlier version or a superseded memory: change the current one")
@@ -171,17 +195,41 @@ class MemoryService:
                 values.setdefault("valid_from", max(now, memory.valid_from + timedelta(microseconds=1)))
                 until = _earlier(memory.valid_to, max(until, values["valid_from"]))
             if values:
-                await self.memories.copy_as_version(connection, tenant_id, memory_id, uuid4(), until)
+                version_id = uuid4()
+                await self.memories.copy_as_version(connection, tenant_id, memory_id, version_id, until)
+                for space in live:
+                    await self.vectors.copy(connection, tenant_id, space, memory_id, version_id)
             check_period(values.get("valid_from", memory.valid_from), values.get("valid_to", memory.valid_to))
             await self.memories.update(connection, tenant_id, memory_id, {**values, "updated_at": now})
+            if embedded:
+                await self._revector(connection, tenant_id, owner, memory_id, live, embedded)
             changed = _found(await self.memories.get(connection, tenant_id, memory_id))
         log.info("memory_updated", memory_id=str(memory_id), fields=sorted(changes))
         await self.trials.keep_up(tenant_id, owner)
         return changed
 
+    async def _revector(
+        self,
+        connection: AsyncConnection,
+        tenant_id: str,
+        user_id: str,
+        memory_id: UUID,
+        live: Sequence[StoredSpace],
+        embedded: Sequence[Embedded],
+    ) -> None:
+        """Give a memory that says something else its new vectors; where one is not at hand, the old one goes."""
+        for space in live:
+            await self.vectors.forget(connection, tenant_id, space, memory_id)
+        for index, each in enumerate(embedded):
+            role = None if index else "serving"
+            item = [(user_id, memory_id)]
+            await self.vectors.write(connection, tenant_id, each.space, "memory", item, each.vectors, role)
+
     async def delete_one(self, tenant_id: str, memory_id: UUID) -> int:
         """Delete a memory and its old versions; how many rows went. Raises NotFound."""
         async with self.database.begin(tenant_id) as connection:
+            owner = _found(await self.memories.get(connection, tenant_id, memory_id)).user_id
+            await self.users.lock(connection, tenant_id, owner)
             deleted = await self.memories.delete_one(connection, tenant_id, memory_id)
         if deleted == 0:
             raise NotFound("no such memory")
@@ -191,7 +239,7 @@ class MemoryService:
     async def delete(self, tenant_id: str, user_id: str, kind: MemoryType | None = None) -> int:
         """Delete a user's memories, of one type or all; how many rows went. Raises NotFound for no such user."""
         async with self.database.begin(tenant_id) as connection:
-            if not await self.users.exists(connection, tenant_id, user_id):
+            if await self.users.lock(connection, tenant_id, user_id) is None:
                 raise NotFound("no such user")
             deleted = await self.memories.delete(connection, tenant_id, user_id, kind=kind)
         log.info("memories_deleted", deleted=deleted)
@@ -228,7 +276,6 @@ def _plan(
     user_id: str,
     drafts: Sequence[Draft],
     vectors: Vectors,
-    slots: Sequence[Sequence[str]],
     held: Sequence[Sequence[Neighbour]],
     replaced: Mapping[int, Sequence[Neighbour]],
     now: datetime,
@@ -259,7 +306,7 @@ def _plan(
         for item in neighbours if resolution.action == "supersede" else ():
             if item.memory.memory_id in resolution.targets:
                 _end(plan, item.memory, memory)
-        plan.new[memory.memory_id] = (memory, slots[index], vectors[index])
+        plan.new[memory.memory_id] = (memory, index)
         plan.ids.append(memory.memory_id)
         owners.append(memory.memory_id)
         decisions.append((memory.memory_id, resolution))
@@ -287,8 +334,7 @@ def _end(plan: _Plan, old: Memory, by: Memory) -> None:
     ended = replace(old, superseded_by=by.memory_id, valid_to=_earlier(old.valid_to, by.valid_from))
     plan.replaced[old.memory_id] = ended
     if old.memory_id in plan.new:
-        _, slots, vector = plan.new[old.memory_id]
-        plan.new[old.memory_id] = (ended, slots, vector)
+        plan.new[old.memory_id] = (ended, plan.new[old.memory_id][1])
 
 
 def _is_live(memory: Memory, now: datetime) -> bool:
@@ -348,8 +394,7 @@ def _merge(plan: _Plan, held: Memory, draft: Draft, now: datetime) -> None:
         updated_at=now,
     )
     if held.memory_id in plan.new:
-        _, slots, vector = plan.new[held.memory_id]
-        plan.new[held.memory_id] = (merged, slots, vector)
+        plan.new[held.memory_id] = (merged, plan.new[held.memory_id][1])
     else:
         plan.merged[held.memory_id] = merged
 

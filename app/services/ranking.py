@@ -11,9 +11,12 @@ from app.domain.embeddings import Vector
 from app.domain.errors import ModelUnavailable, NotFound
 from app.domain.memory import MemoryType
 from app.domain.ranking import RERANK_TOP, Candidate, Ranked, Weights, apply_rerank, rank
+from app.domain.spaces import Embedded, StoredSpace
 from app.domain.trials import Trial
-from app.ports import Clock, Embedder, Reranker
+from app.ports import Clock, Reranker
 from app.services.catalogues import CatalogueService
+from app.services.replicas import Reads
+from app.services.spaces import Spaces, follows_switch
 from app.services.trial_spaces import TrialSpaces
 from app.store.engine import Database, Statements
 from app.store.memories import MemoryStore, SearchFilter
@@ -40,9 +43,10 @@ class Query:
     service, and where its user is in the arm of a trial that in the trial's space."""
 
     text: str
+    space: StoredSpace
     vector: Vector | None
     trial: Trial | None = None
-    trial_vector: Vector | None = None
+    trial_vector: Embedded | None = None
 
 
 @dataclass(frozen=True)
@@ -73,7 +77,8 @@ class RankingService:
     """Search: embed, one round trip for the candidates, rank, and rerank where asked."""
 
     database: Database
-    embedder: Embedder
+    reads: Reads
+    spaces: Spaces
     reranker: Reranker
     fallback: Reranker
     catalogues: CatalogueService
@@ -85,15 +90,19 @@ class RankingService:
     is_reranking: bool = False
     """Whether memories are reranked where nobody says otherwise: a model that is good at it is there."""
 
+    @follows_switch
     async def search(self, tenant_id: str, user_id: str, request: SearchRequest) -> Found:
         """The user's memories most relevant to a query. Raises NotFound for an unknown user."""
         now = self.clock.now()
         at = request.as_of or now
         query = await self.read(tenant_id, user_id, request.query)
         where = SearchFilter(at, request.types, request.tags)
-        async with self.database.transact(tenant_id) as statements:
-            arm = max(ARM, 2 * request.limit)
-            candidates = await self.candidates(statements, tenant_id, user_id, query, arm=arm, where=where)
+        arm = max(ARM, 2 * request.limit)
+
+        async def look(statements: Statements) -> Candidates:
+            return await self.candidates(statements, tenant_id, user_id, query, arm=arm, where=where)
+
+        candidates = await self.reads.read(tenant_id, user_id, look)
         if not candidates.found:
             async with self.database.begin(tenant_id) as connection:
                 if not await self.users.exists(connection, tenant_id, user_id):
@@ -112,9 +121,11 @@ class RankingService:
         meanwhile."""
         trial = await self.trials.serving(tenant_id, user_id)
         if trial is None:
-            return Query(text, await self.embed_or_none(text))
-        vector, trial_vector = await asyncio.gather(self.embed_or_none(text), self.trials.vector(trial, text))
-        return Query(text, vector, trial, trial_vector)
+            return Query(text, *await self._embed(tenant_id, text))
+        (space, vector), trial_vector = await asyncio.gather(
+            self._embed(tenant_id, text), self.trials.vector(trial, text)
+        )
+        return Query(text, space, vector, trial, trial_vector)
 
     async def candidates(
         self,
@@ -134,8 +145,8 @@ class RankingService:
                 statements,
                 tenant_id,
                 user_id,
-                vector=query.trial_vector,
-                space=query.trial.space,
+                vector=query.trial_vector.vectors[0],
+                space=query.trial_vector.space,
                 words=query.text,
                 arm=arm,
                 where=where,
@@ -150,21 +161,23 @@ class RankingService:
             tenant_id,
             user_id,
             vector=query.vector,
-            space=self.embedder.space.id,
+            space=query.space,
             words=query.text,
             arm=arm,
             where=where,
             slots=slots,
         )
-        return Candidates(found, self.embedder.space.id, query.vector is not None)
+        return Candidates(found, query.space.id, query.vector is not None)
 
-    async def embed_or_none(self, text: str) -> Vector | None:
-        """The vector of `text`, or None when the embedder is out of service: words still find memories."""
+    async def _embed(self, tenant_id: str, text: str) -> tuple[StoredSpace, Vector | None]:
+        """The space that serves, and the vector of `text` there, or None when what embeds is out of service: words
+        still find memories."""
+        space = (await self.spaces.of(tenant_id)).serving
         try:
-            return (await self.embedder.embed([text]))[0]
+            return space, (await self.spaces.embed_in(space, [text])).vectors[0]
         except ModelUnavailable as error:
             log.warning("embedding_unavailable", cause=error.cause, reason=str(error))
-            return None
+            return space, None
 
     async def rerank(self, query: str, ranked: Sequence[Ranked]) -> tuple[list[Ranked], bool]:
         """The best RERANK_TOP in the order of a model that reads them with the query, the rest behind them; and

@@ -10,7 +10,6 @@ from app.domain.hypotheses import HypothesisContext
 from app.ports import SLM, Clock
 from app.services.catalogues import CatalogueService
 from app.services.hypotheses import HypothesisService
-from app.services.ranking import RankingService
 
 log = structlog.get_logger(__name__)
 
@@ -20,7 +19,6 @@ class ReflectionService:
     """Enrichment and follow-up questions. Reads only."""
 
     hypotheses: HypothesisService
-    ranking: RankingService
     catalogues: CatalogueService
     slm: SLM
     fallback: SLM
@@ -49,6 +47,5 @@ class ReflectionService:
 
     async def _context(self, tenant_id: str, user_id: str, text: str) -> HypothesisContext:
         settings = await self.catalogues.settings(tenant_id)
-        query = await self.ranking.read(tenant_id, user_id, text)
-        context, _ = await self.hypotheses.context(tenant_id, user_id, query, settings, self.clock.now())
+        _, context, _ = await self.hypotheses.context(tenant_id, user_id, text, settings, self.clock.now())
         return context

@@ -12,7 +12,9 @@ from sqlalchemy.exc import DBAPIError
 
 from app.domain.errors import InvalidInput, NotFound
 from app.domain.memory import MemoryType
-from app.ports import Embedder
+from app.domain.spaces import StoredSpace
+from app.services.jobs.graphs import GraphService
+from app.services.spaces import Spaces
 from app.services.training.erasure import Erasure, TrainingErasure
 from app.store.engine import Database
 from app.store.transfer import TABLES, export_rows, import_rows, parse_row
@@ -30,9 +32,10 @@ class TransferService:
     """Export, import and erasure of one user."""
 
     database: Database
-    embedder: Embedder
+    spaces: Spaces
     training: TrainingErasure
     users: UserStore
+    graphs: GraphService
 
     async def check_user(self, tenant_id: str, user_id: str) -> None:
         """Raise NotFound unless the tenant knows this user."""
@@ -43,8 +46,9 @@ class TransferService:
     async def export(self, tenant_id: str, user_id: str) -> AsyncIterator[bytes]:
         """One JSON line per row held on the user, in a fixed order: equal data gives equal bytes."""
         lines = 0
+        space = (await self.spaces.of(tenant_id)).serving
         async with self.database.begin(tenant_id) as connection:
-            async for row in export_rows(connection, tenant_id, user_id):
+            async for row in export_rows(connection, tenant_id, user_id, space):
                 lines += 1
                 yield orjson.dumps(row, option=orjson.OPT_SORT_KEYS | orjson.OPT_APPEND_NEWLINE)
         log.info("user_exported", lines=lines)
@@ -56,11 +60,15 @@ class TransferService:
         that cannot be read; nothing is written then.
         """
         rows = await asyncio.to_thread(parse_lines, lines)
-        self._check_dimensions(rows["hypothesis_sets"])
-        await self._embed_foreign(rows["memories"])
+        space = (await self.spaces.of(tenant_id)).serving
+        _check_dimensions(rows["hypothesis_sets"], space)
+        await self._embed_foreign(space, rows["memories"], "content", "embedding")
+        await self._embed_foreign(space, rows["hypothesis_sets"], "input_text", "input_vector")
         try:
             async with self.database.begin(tenant_id) as connection:
-                written = await import_rows(connection, tenant_id, rows)
+                await self.spaces.hold(connection, tenant_id, space)
+                written = await import_rows(connection, tenant_id, rows, space)
+                await self.graphs.want(connection, tenant_id, *{row["user_id"] for row in rows["memories"]})
         except DBAPIError as error:
             state = getattr(error.orig, "sqlstate", "")
             if state == _NO_SUCH_USER:
@@ -88,24 +96,26 @@ class TransferService:
         log.info("user_erased", rows=sum(erased.values()), training_lines=lines, adapters=left.trained_adapters)
         return replace(left, erased={**erased, **left.erased})
 
-    def _check_dimensions(self, sets: list[dict[str, Any]]) -> None:
-        """Raise InvalidInput for an input vector that could not be compared with others of its space."""
-        space = self.embedder.space
-        for row in sets:
-            if row["space"] == space.id and (
-                row["input_vector"] is None or len(row["input_vector"]) != space.dimension
-            ):
-                raise InvalidInput(f"input_vector has to have the {space.dimension} dimensions of its space")
-
-    async def _embed_foreign(self, memories: list[dict[str, Any]]) -> None:
-        space = self.embedder.space
-        foreign = [row for row in memories if row["space"] != space.id or len(row["embedding"]) != space.dimension]
+    async def _embed_foreign(self, space: StoredSpace, rows: list[dict[str, Any]], text: str, field: str) -> None:
+        """Give rows without a vector in the space one."""
+        foreign = [
+            row
+            for row in rows
+            if row["space"] != space.id or row[field] is None or len(row[field]) != space.space.dimension
+        ]
         for start in range(0, len(foreign), EMBED_CHUNK):
             chunk = foreign[start : start + EMBED_CHUNK]
-            vectors = await self.embedder.embed([row["content"] for row in chunk])
-            for row, vector in zip(chunk, vectors, strict=True):
-                row["embedding"] = vector
-                row["space"] = space.id
+            embedded = await self.spaces.embed_in(space, [row[text] for row in chunk])
+            for row, vector in zip(chunk, embedded.vectors, strict=True):
+                row[field], row["space"] = vector, space.id
+
+
+def _check_dimensions(sets: list[dict[str, Any]], space: StoredSpace) -> None:
+    """Raise InvalidInput for an input vector that could not be compared with others of its space."""
+    dimension = space.space.dimension
+    for row in sets:
+        if row["space"] == space.id and (row["input_vector"] is None or len(row["input_vector"]) != dimension):
+            raise InvalidInput(f"input_vector has to have the {dimension} dimensions of its space")
 
 
 def parse_lines(lines: Iterable[bytes]) -> dict[str, list[dict[str, Any]]]:

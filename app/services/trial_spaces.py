@@ -1,20 +1,21 @@
 """The second embedding space while it is on trial: who searches in it, and how its vectors keep up with memories."""
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from uuid import UUID
 
 import structlog
 
-from app.domain.embeddings import Vector, Vectors
 from app.domain.errors import DomainError, ModelUnavailable, Overloaded
+from app.domain.spaces import Embedded
 from app.domain.trials import Trial
-from app.ports import Clock, Embedder
+from app.ports import Clock
 from app.request import remaining_s
 from app.services.afterwards import Afterwards
 from app.services.catalogues import SETTINGS_TTL
+from app.services.spaces import Spaces
 from app.store.engine import Database
 from app.store.trials import TrialStore
 
@@ -52,18 +53,16 @@ class TrialSpaces:
         self,
         database: Database,
         trials: TrialStore,
-        open_embedder: Callable[[str], Embedder],
+        spaces: Spaces,
         clock: Clock,
         afterwards: Afterwards,
     ) -> None:
-        """`open_embedder` makes the Embedder of an endpoint; it connects to nothing yet."""
         self._database = database
         self._trials = trials
-        self._open_embedder = open_embedder
+        self._spaces = spaces
         self._clock = clock
         self._afterwards = afterwards
         self._running: dict[str, tuple[datetime, Trial | None]] = {}
-        self._embedders: dict[str, Embedder] = {}
         self._resting: dict[str, datetime] = {}
         self._filling: set[tuple[str, str]] = set()
 
@@ -89,36 +88,24 @@ class TrialSpaces:
         """Look again: the tenant's trial was changed."""
         self._running.pop(tenant_id, None)
 
-    async def vector(self, trial: Trial, query: str) -> Vector | None:
+    async def vector(self, trial: Trial, query: str) -> Embedded | None:
         """A query's vector in the space of a trial; None where the endpoint does not give it soon, and for REST after
         that."""
         if self._is_resting(trial):
             return None
         try:
             async with asyncio.timeout(min(QUERY_S, remaining_s(QUERY_S))):
-                return (await self.embed(trial, [query]))[0]
+                return await self.embed(trial, [query])
         except TimeoutError:
             self._rest(trial, "timeout", f"no answer within {QUERY_S:g} s")
         except (ModelUnavailable, Overloaded) as error:
             self._rest(trial, getattr(error, "cause", "busy"), str(error))
         return None
 
-    async def embed(self, trial: Trial, texts: Sequence[str]) -> Vectors:
-        """Vectors of shape (len(texts), dimension) in the space of a trial. Raises ModelUnavailable, also where the
-        endpoint has another model by now, and Overloaded."""
-        embedder = self.embedder(trial.endpoint)
-        vectors = await embedder.embed(texts)
-        if embedder.space.id != trial.space:
-            raise ModelUnavailable(
-                f"The endpoint of the trial has the space {embedder.space.id} now, not {trial.space}.", "other_space"
-            )
-        return vectors
-
-    def embedder(self, endpoint: str) -> Embedder:
-        """What an endpoint embeds with."""
-        if endpoint not in self._embedders:
-            self._embedders[endpoint] = self._open_embedder(endpoint)
-        return self._embedders[endpoint]
+    async def embed(self, trial: Trial, texts: Sequence[str]) -> Embedded:
+        """Vectors in the space of a trial. Raises ModelUnavailable, also where the endpoint has another model by now,
+        and Overloaded."""
+        return await self._spaces.embed_in(await self._spaces.stored(trial.space), texts)
 
     async def keep_up(self, tenant_id: str, user_id: str, seconds: float = WRITE_S) -> None:
         """Give the user's new memories their vectors in the space of a trial, where one runs; returns at the latest
@@ -137,9 +124,10 @@ class TrialSpaces:
     ) -> Filled:
         """Make the vectors that the next BATCH * IN_FLIGHT memories lack, by their ids. Raises ModelUnavailable and
         Overloaded; what was made until then stays."""
+        space = await self._spaces.stored(trial.space)
         async with self._database.begin(tenant_id) as connection:
             lacking = await self._trials.unfilled(
-                connection, tenant_id, trial.space, limit=BATCH * IN_FLIGHT, user_id=user_id, after=after
+                connection, tenant_id, space, limit=BATCH * IN_FLIGHT, user_id=user_id, after=after
             )
         if not lacking:
             return Filled(0, None)
@@ -149,19 +137,13 @@ class TrialSpaces:
         )
         written = 0
         async with self._database.begin(tenant_id) as connection:
-            for batch, vectors in zip(batches, made, strict=True):
-                if not isinstance(vectors, BaseException):
-                    written += await self._trials.write_vectors(connection, tenant_id, trial.space, batch, vectors)
+            for batch, embedded in zip(batches, made, strict=True):
+                if not isinstance(embedded, BaseException):
+                    written += await self._trials.write_vectors(connection, tenant_id, space, batch, embedded.vectors)
         for failure in made:
             if isinstance(failure, BaseException):
                 raise failure
         return Filled(written, lacking[-1].memory_id)
-
-    async def aclose(self) -> None:
-        """Close the connections to endpoints."""
-        for embedder in self._embedders.values():
-            await embedder.aclose()
-        self._embedders.clear()
 
     async def _fill_user(self, trial: Trial, tenant_id: str, user_id: str) -> None:
         self._filling.add((tenant_id, user_id))

@@ -11,7 +11,6 @@ import numpy as np
 import structlog
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from app.domain.embeddings import EmbeddingSpace
 from app.domain.errors import InvalidInput, NotFound, NotReady, Overloaded
 from app.domain.promotion import Bootstrap
 from app.domain.trials import (
@@ -27,10 +26,11 @@ from app.domain.trials import (
     sums_of,
 )
 from app.ports import Clock
+from app.services.spaces import Spaces
 from app.services.training.intervals import difference_of, interval_of, ratio
 from app.services.trial_spaces import TrialSpaces
 from app.store.engine import Database
-from app.store.tenants import TenantStore
+from app.store.spaces import SpaceStore
 from app.store.trials import TrialStore
 
 log = structlog.get_logger(__name__)
@@ -66,19 +66,25 @@ class TrialService:
     """The use cases about trials."""
 
     def __init__(
-        self, database: Database, spaces: TrialSpaces, trials: TrialStore, tenants: TenantStore, clock: Clock
+        self,
+        database: Database,
+        spaces: Spaces,
+        trial_spaces: TrialSpaces,
+        trials: TrialStore,
+        roles: SpaceStore,
+        clock: Clock,
     ) -> None:
         self._database = database
         self._spaces = spaces
+        self._trial_spaces = trial_spaces
         self._trials = trials
-        self._tenants = tenants
+        self._roles = roles
         self._clock = clock
 
     async def start(
         self,
         tenant_id: str,
         endpoint: str,
-        serving: EmbeddingSpace,
         share: float = DEFAULT_SHARE,
         on_filled: OnFilled | None = None,
     ) -> TrialStatus:
@@ -87,7 +93,7 @@ class TrialService:
 
         Raises InvalidInput (the space that serves already, another trial is open), ModelUnavailable.
         """
-        trial = await self._opened(tenant_id, endpoint, serving, share)
+        trial = await self._opened(tenant_id, endpoint, share)
         await self._fill(tenant_id, trial, on_filled)
         if trial.status == "filling":
             async with self._database.begin(tenant_id) as connection:
@@ -97,14 +103,15 @@ class TrialService:
                 now = self._clock.now()
                 await self._trials.change(connection, tenant_id, trial.trial_id, status="running", started_at=now)
             log.info("trial_started", trial=trial.trial_id, space=trial.space, share=trial.share)
-        self._spaces.forget(tenant_id)
+        self._trial_spaces.forget(tenant_id)
         return await self.status(tenant_id, trial.trial_id)
 
     async def status(self, tenant_id: str, trial_id: str | None = None) -> TrialStatus:
         """A trial, by default the newest one. Raises NotFound."""
         async with self._database.begin(tenant_id) as connection:
             trial = await self._found(tenant_id, trial_id, connection)
-            return TrialStatus(trial, *await self._trials.count(connection, tenant_id, trial.space))
+            space = await self._roles.registered(connection, trial.space) if trial.status != "ended" else None
+            return TrialStatus(trial, *await self._trials.count(connection, tenant_id, space))
 
     async def report(self, tenant_id: str, trial_id: str | None = None) -> TrialReport:
         """Both arms' outcomes since the trial began, with intervals. Raises NotFound, NotReady where it has not begun,
@@ -126,12 +133,14 @@ class TrialService:
                 raise NotFound("no trial is filling or running")
             now = self._clock.now()
             await self._trials.change(connection, tenant_id, trial.trial_id, status="ended", ended_at=now)
-            await self._trials.drop_vectors(connection, tenant_id, trial.space)
-        self._spaces.forget(tenant_id)
+            space = await self._spaces.stored(trial.space)
+            await self._trials.drop_vectors(connection, tenant_id, space)
+            await self._roles.set_role(connection, tenant_id, space.number, None)
+        self._trial_spaces.forget(tenant_id)
         log.info("trial_ended", trial=trial.trial_id, space=trial.space, reason=reason)
         return (await self.status(tenant_id, trial.trial_id)).trial
 
-    async def _opened(self, tenant_id: str, endpoint: str, serving: EmbeddingSpace, share: float) -> Trial:
+    async def _opened(self, tenant_id: str, endpoint: str, share: float) -> Trial:
         """The open trial of this endpoint, or a new one."""
         async with self._database.begin(tenant_id) as connection:
             held = await self._trials.open(connection, tenant_id)
@@ -145,23 +154,25 @@ class TrialService:
             return held
         if urlsplit(endpoint).scheme not in {"http", "https"} or "@" in urlsplit(endpoint).netloc:
             raise InvalidInput("endpoint is an http:// or https:// address without a password.", field="endpoint")
-        embedder = self._spaces.embedder(endpoint)
-        await embedder.embed(["probe"])
-        space = embedder.space
-        if space.id == serving.id:
-            raise InvalidInput(f"{endpoint} has the space that serves already: {space.id}.", field="endpoint")
+        space = await self._spaces.register(endpoint)
+        spaces = await self._spaces.of(tenant_id)
+        role = next((role for each, role in spaces.others if each.number == space.number), None)
+        if space.number == spaces.serving.number or role is not None:
+            used = "serves" if role is None else f"is {role}"
+            raise InvalidInput(f"{endpoint} has the space {space.id}, which {used} already.", field="endpoint")
         trial = Trial(
             f"trial-{secrets.token_hex(5)}",
             endpoint,
             space.id,
-            space.dimension,
-            serving.id,
+            space.space.dimension,
+            spaces.serving.id,
             share,
             "filling",
             self._clock.now(),
         )
         async with self._database.begin(tenant_id) as connection:
-            await self._tenants.ensure(connection, tenant_id)
+            await self._roles.begin_to_serve(connection, tenant_id, spaces.serving)
+            await self._roles.set_role(connection, tenant_id, space.number, "trial")
             if not await self._trials.insert(connection, tenant_id, trial):
                 raise InvalidInput("Another trial was begun at this moment: see `embed-service space trial status`.")
         log.info("trial_created", trial=trial.trial_id, space=trial.space)
@@ -172,14 +183,15 @@ class TrialService:
         added meanwhile. Waits where the endpoint is busy."""
         is_complete = False
         while not is_complete:
+            space = await self._spaces.stored(trial.space)
             async with self._database.begin(tenant_id) as connection:
-                done, memories = await self._trials.count(connection, tenant_id, trial.space)
+                done, memories = await self._trials.count(connection, tenant_id, space)
             after: UUID | None = None
             while True:
                 if on_filled is not None:
                     on_filled(done, max(memories, done))
                 try:
-                    filled = await self._spaces.fill(trial, tenant_id, after=after)
+                    filled = await self._trial_spaces.fill(trial, tenant_id, after=after)
                 except Overloaded as error:
                     await asyncio.sleep(error.retry_after_s)
                     continue

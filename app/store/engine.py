@@ -15,6 +15,7 @@ from typing import Any, Self
 
 import asyncpg
 import orjson
+import structlog
 from alembic import command
 from alembic.config import Config
 from sqlalchemy import Connection
@@ -23,9 +24,11 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 from sqlalchemy.pool import NullPool
 
-from app.domain.errors import StoreUnavailable
+from app.domain.errors import NotFilled, StaleSpace, StoreUnavailable
 from app.settings import Settings
 from app.store.embedded import EmbeddedServer, connect_driver, start_embedded
+
+log = structlog.get_logger(__name__)
 
 SERVICE_ROLE = "embed_service"
 OLDEST_POSTGRES = 15
@@ -40,6 +43,7 @@ _PING_TIMEOUT_S = 2.0
 _RESTART_PATIENCE_S = 5.0  # an embedded server that was killed answers again after 0.1 to 0.4 s
 _ADMIN_CONNECTIONS = 20  # beyond the pool: the command line, a person with psql, the migrations
 _TENANT = re.compile(r"[a-z0-9_-]+")
+_STALE = ("ES001", "42P01")  # of `in_space`, and of a table that was dropped: a space was switched meanwhile
 _LOST = ("08", "57P")  # SQLSTATEs of a broken connection and of a server that starts, stops or crashed
 
 
@@ -84,7 +88,7 @@ async def prepare_database(url: str, *, is_embedded: bool = False) -> PreparedDa
     finally:
         await connection.close()
     prepared = PreparedDatabase(url, role, version.major, pgvector)
-    await _check_confined(prepared)
+    await check_confined(prepared)
     return prepared
 
 
@@ -100,9 +104,12 @@ def _dsn(url: str) -> str:
 
 async def _connect(url: str, *, role: str | None) -> Any:
     """A plain driver connection that works as `role`. Raises StoreUnavailable."""
-    settings = {"application_name": "embed-service"} | ({"role": role} if role else {})
+    settings = {"application_name": "embed-service", "plan_cache_mode": "force_generic_plan"}
+    settings |= {"role": role} if role else {}
     try:
-        return await connect_driver(_dsn(url), timeout=_CONNECT_TIMEOUT_S, server_settings=settings)
+        return await connect_driver(
+            _dsn(url), timeout=_CONNECT_TIMEOUT_S, server_settings=settings, max_cached_statement_lifetime=0
+        )
     except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError, ValueError) as error:
         reason = str(error) or "no answer in time"
         raise StoreUnavailable(f"cannot connect to {describe(url)}: {reason}") from error
@@ -191,7 +198,7 @@ async def _allow_login(connection: Any, url: str, role: str) -> str:
     return re.sub(r"://[^@/]*@", f"://{role}@", url, count=1)
 
 
-async def _check_confined(prepared: PreparedDatabase) -> None:
+async def check_confined(prepared: PreparedDatabase) -> None:
     """Raise DatabaseUnsuitable unless the service's own connections are bound by row-level security."""
     connection = await _connect(prepared.url, role=prepared.role)
     try:
@@ -244,6 +251,8 @@ def _noticing_loss() -> Generator[None]:
         yield
     except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
         state = getattr(error, "sqlstate", None)
+        if state in _STALE:
+            raise StaleSpace(f"another embedding space is used by now: {error}") from error
         if state is not None and not state.startswith(_LOST):
             raise
         raise StoreUnavailable(f"the database was lost in a transaction: {error}") from error
@@ -372,6 +381,8 @@ class Database:
             yield connection
             await connection.commit()
         except DBAPIError as error:
+            if getattr(error.orig, "sqlstate", None) in _STALE:
+                raise StaleSpace(f"another embedding space is used by now: {error.orig}") from error
             if _is_lost(error):
                 raise StoreUnavailable(f"the database was lost in a transaction: {error.orig}") from error
             raise
@@ -457,7 +468,8 @@ def _upgrade(connection: Connection, revision: str) -> None:
 async def migrate(database: Database | str, revision: str = "head") -> None:
     """Bring the tables up to `revision`, one process at a time; a URL is prepared first.
 
-    Raises StoreUnavailable; a migration that fails is undone and its error is raised as it is.
+    A change of embedding space that is not filled yet is waited for: what comes before it stands, it and the rest are
+    left for the next time. Raises StoreUnavailable; a migration that fails is undone and its error is raised as it is.
     """
     if isinstance(database, str):
         database = Database(await prepare_database(database), pool_size=1)
@@ -467,7 +479,10 @@ async def migrate(database: Database | str, revision: str = "head") -> None:
             await database.aclose()
         return
     async with database.migrating() as connection:
-        await connection.run_sync(_upgrade, revision)
+        try:
+            await connection.run_sync(_upgrade, revision)
+        except NotFilled as error:
+            log.warning("migration_waits", reason=str(error))
 
 
 async def open_database(settings: Settings, *, revision: str | None = "head") -> Database:

@@ -5,11 +5,23 @@ from datetime import datetime
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-# Whoever changes a memory holds its row, and may be giving it a longer life: it is looked at again the next time.
+# Whoever writes a user's memories holds the user, and may be giving one a longer life: they are looked at again the
+# next time. The user comes before the memories here too (see `UserStore.lock`).
 _DELETE_EXPIRED = text("""
-WITH expired AS (
+WITH held AS MATERIALIZED (
+    SELECT user_id FROM users
+    WHERE tenant_id = :tenant_id AND user_id IN (
+        SELECT user_id FROM (
+            SELECT user_id FROM memories
+            WHERE tenant_id = :tenant_id AND version_of IS NULL AND expires_at < :before
+            ORDER BY expires_at LIMIT :count
+        ) AS first
+    )
+    FOR NO KEY UPDATE SKIP LOCKED
+), expired AS (
     SELECT user_id, memory_id FROM memories
     WHERE tenant_id = :tenant_id AND version_of IS NULL AND expires_at < :before
+      AND user_id = ANY(ARRAY(SELECT user_id FROM held))
     ORDER BY expires_at LIMIT :count FOR UPDATE SKIP LOCKED
 )
 DELETE FROM memories AS m USING expired

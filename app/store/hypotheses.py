@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import cache
 from typing import Any
 from uuid import UUID
 
@@ -16,6 +17,7 @@ from app.domain.deployments import Route
 from app.domain.embeddings import Vector
 from app.domain.hypotheses import CohortChoice, PastChoice
 from app.domain.persona import Facet
+from app.domain.spaces import StoredSpace
 from app.domain.telemetry import Shown
 from app.store.engine import Statements
 from app.store.memories import vector_literal
@@ -37,31 +39,49 @@ FIT_WINDOW = 2000
 DECIDED = ("selected", "custom", "none")
 """Outcomes that a user decided."""
 
-_CHOICES = """
-SELECT intent, chosen_id, chosen_slots, answer, input_text, rejected_ids, hypotheses, outcome,
-       1 - (input_vector <=> $1::float4[]::vector) AS similarity
-FROM (
-    SELECT * FROM hypothesis_sets
-    WHERE tenant_id = $2::text AND user_id = $3::text AND space = $4::text
-      AND (outcome IS NOT NULL OR rejected_ids <> '{}')
-    ORDER BY created_at DESC LIMIT $5::int
-) AS answered
-WHERE 1 - (input_vector <=> $1::float4[]::vector) >= $6::float8
+
+def _query(space: StoredSpace) -> str:
+    """The input's vector, which the database takes only for the space that serves."""
+    return (
+        "WITH query AS MATERIALIZED ("
+        f"SELECT in_space($1::float4[]::vector, $2, {space.number}, 'serving')::{space.column_type} AS vector)"
+    )
+
+
+@cache
+def _choices(space: StoredSpace) -> str:
+    return f"""
+{_query(space)}
+SELECT * FROM (
+    SELECT intent, chosen_id, chosen_slots, answer, input_text, rejected_ids, hypotheses, outcome,
+           1 - (v.embedding <=> query.vector) AS similarity
+    FROM query, (
+        SELECT * FROM hypothesis_sets
+        WHERE tenant_id = $2::text AND user_id = $3::text AND (outcome IS NOT NULL OR rejected_ids <> '{{}}')
+        ORDER BY created_at DESC LIMIT $4::int
+    ) AS answered
+    JOIN {space.input_table} v USING (tenant_id, user_id, set_id)
+) AS compared
+WHERE similarity >= $5::float8
 ORDER BY similarity DESC
 LIMIT 20
 """
 
-# Users are counted, not answers: one keen user is one voice.
-_COHORT = """
-WITH near AS (
+
+@cache
+def _cohort(space: StoredSpace) -> str:
+    """Users are counted, not answers: one keen user is one voice."""
+    return f"""
+{_query(space)}, near AS (
     SELECT user_id, chosen_slots
-    FROM (
-        SELECT user_id, chosen_slots, input_vector FROM hypothesis_sets
-        WHERE tenant_id = $2::text AND intent = $5::text AND outcome = 'selected' AND space = $4::text
-          AND user_id <> $3::text AND chosen_slots <> '{}'::jsonb
-        ORDER BY answered_at DESC LIMIT $6::int
+    FROM query, (
+        SELECT tenant_id, user_id, set_id, chosen_slots FROM hypothesis_sets
+        WHERE tenant_id = $2::text AND intent = $4::text AND outcome = 'selected'
+          AND user_id <> $3::text AND chosen_slots <> '{{}}'::jsonb
+        ORDER BY answered_at DESC LIMIT $5::int
     ) AS latest
-    WHERE 1 - (input_vector <=> $1::float4[]::vector) >= $7::float8
+    JOIN {space.input_table} v USING (tenant_id, user_id, set_id)
+    WHERE 1 - (v.embedding <=> query.vector) >= $6::float8
 ), everyone AS (
     SELECT count(DISTINCT user_id) AS users FROM near
 )
@@ -69,10 +89,20 @@ SELECT chosen_slots, count(DISTINCT user_id) AS users,
        count(DISTINCT user_id)::float8 / greatest((SELECT users FROM everyone), 1) AS share
 FROM near
 GROUP BY chosen_slots
-HAVING count(DISTINCT user_id) >= $8::int
+HAVING count(DISTINCT user_id) >= $7::int
 ORDER BY users DESC, chosen_slots::text
 LIMIT 3
 """
+
+
+@cache
+def _insert_vector(space: StoredSpace) -> str:
+    vector = f"in_space($4::text::vector, $1, {space.number}, 'serving')::{space.column_type}"
+    return (
+        f"INSERT INTO {space.input_table} (tenant_id, user_id, set_id, embedding) "
+        f"VALUES ($1::text, $2::text, $3::uuid, {vector})"
+    )
+
 
 # What an input is read with that is one row: the tenant's latest calibrations and deployment, the user's persona.
 _BACKGROUND = """
@@ -96,7 +126,6 @@ _SET_COLUMNS = (
     "set_id",
     "user_id",
     "input_text",
-    "space",
     "intent",
     "decision",
     "clarification_need",
@@ -109,8 +138,8 @@ _SET_COLUMNS = (
     "adapter",
 )
 _INSERT_SET = f"""
-INSERT INTO hypothesis_sets ({", ".join(_SET_COLUMNS)}, input_vector, hypotheses)
-VALUES ({", ".join(f"${place}" for place in range(1, 16))}, $16::text::vector, $17::text::jsonb)
+INSERT INTO hypothesis_sets ({", ".join(_SET_COLUMNS)}, hypotheses)
+VALUES ({", ".join(f"${place}" for place in range(1, 15))}, $15::text::jsonb)
 """
 
 
@@ -143,10 +172,18 @@ class HypothesisStore:
     """What is asked and written about hypothesis sets and what follows from them."""
 
     async def past_choices(
-        self, statements: Statements, tenant_id: str, user_id: str, *, vector: Vector, space: str, nearest: float
+        self,
+        statements: Statements,
+        tenant_id: str,
+        user_id: str,
+        *,
+        vector: Vector,
+        space: StoredSpace,
+        nearest: float,
     ) -> list[PastChoice]:
         """What the user chose and turned down for inputs at least `nearest` (cosine) to this one."""
-        rows = await statements.fetch(_CHOICES, vector.tolist(), tenant_id, user_id, space, RECENT_ANSWERS, nearest)
+        arguments = (vector.tolist(), tenant_id, user_id, RECENT_ANSWERS, nearest)
+        rows = await statements.fetch(_choices(space), *arguments)
         return [choice for row in rows for choice in _choices_of(row)]
 
     async def cohort_choices(
@@ -156,13 +193,13 @@ class HypothesisStore:
         user_id: str,
         *,
         vector: Vector,
-        space: str,
+        space: StoredSpace,
         intent: str,
         k: int,
     ) -> list[CohortChoice]:
         """Slot values that at least `k` other users of the tenant chose for near inputs."""
         rows = await statements.fetch(
-            _COHORT, vector.tolist(), tenant_id, user_id, space, intent, COHORT_WINDOW, COHORT_COSINE, k
+            _cohort(space), vector.tolist(), tenant_id, user_id, intent, COHORT_WINDOW, COHORT_COSINE, k
         )
         return [CohortChoice(row["chosen_slots"], row["users"], row["share"]) for row in rows]
 
@@ -175,14 +212,19 @@ class HypothesisStore:
         route = Route(tuple(row["stack"] or ()), row["candidate"], row["share"] or 0.0)
         return Background(calibrations, facets, centroid_of(row), route)
 
-    async def insert_set(self, statements: Statements, row: Mapping[str, Any]) -> None:
-        """Write a shown set. The user has to exist."""
+    async def insert_set(
+        self, statements: Statements, row: Mapping[str, Any], space: StoredSpace, vector: Vector | None
+    ) -> None:
+        """Write a shown set, with its input's vector in the space that serves where there is one. The user has to
+        exist."""
         await statements.fetch(
             _INSERT_SET,
             *(row[name] for name in _SET_COLUMNS),
-            vector_literal(row["input_vector"]),
             orjson.dumps(row["hypotheses"]).decode(),
         )
+        if vector is not None:
+            key = (row["tenant_id"], row["user_id"], row["set_id"])
+            await statements.fetch(_insert_vector(space), *key, vector_literal(vector))
 
     async def get_set(
         self, connection: AsyncConnection, tenant_id: str, user_id: str, set_id: UUID, *, lock: bool = False

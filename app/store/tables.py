@@ -8,6 +8,7 @@ from typing import Any
 from pgvector.sqlalchemy import VECTOR  # pyright: ignore[reportMissingTypeStubs]
 from sqlalchemy import (
     ARRAY,
+    BigInteger,
     Boolean,
     CheckConstraint,
     Column,
@@ -15,12 +16,15 @@ from sqlalchemy import (
     DateTime,
     Float,
     ForeignKeyConstraint,
+    Identity,
     Index,
     Integer,
     MetaData,
     Row,
+    SmallInteger,
     Table,
     Text,
+    UniqueConstraint,
     Uuid,
     text,
 )
@@ -86,8 +90,17 @@ users = Table(
     Column("created_at", Moment, nullable=False),
     Column("updated_at", Moment, nullable=False),
     Column("has_consent", Boolean, nullable=False, server_default=text("true")),
+    Column("memories", BigInteger, nullable=False, server_default=text("0")),
+    Column("writes", BigInteger, nullable=False, server_default=text("0")),
+    Column("graph", SmallInteger, nullable=False, server_default=text("0")),
     ForeignKeyConstraint(["tenant_id"], ["tenants.tenant_id"]),
 )
+"""`memories` (all rows, versions too) and `writes`, which every transaction raises that changes what a search of the
+user can find, are kept by triggers. `graph`: the graph that the user is searched in; 0 none, below 0 while it is made.
+"""
+
+KEPT_BY_DATABASE = frozenset({"memories", "writes", "graph"})
+"""Columns of users that nobody else writes, and that are no part of what is known about them."""
 
 facet_changes = Table(
     "facet_changes",
@@ -111,8 +124,8 @@ memories = Table(
     "memories",
     metadata,
     Column("tenant_id", Text, primary_key=True),
+    Column("user_id", Text, primary_key=True),
     Column("memory_id", Uuid, primary_key=True),
-    Column("user_id", Text, nullable=False),
     Column("type", Text, nullable=False),
     Column("content", Text, nullable=False),
     Column("confidence", Float, nullable=False),
@@ -126,11 +139,10 @@ memories = Table(
     Column("expires_at", Moment),
     Column("superseded_by", Uuid),
     Column("version_of", Uuid),
-    Column("space", Text, nullable=False),
-    Column("embedding", VECTOR, nullable=False),
     Column("terms", ARRAY(Text), Computed(TERMS, persisted=True)),
     CheckConstraint("confidence >= 0 AND confidence <= 1", name="confidence"),
     _user_key(),
+    Index("ix_memories_id", "tenant_id", "memory_id"),
     Index("ix_memories_user", "tenant_id", "user_id", "type"),
     Index("ix_memories_version", "tenant_id", "version_of", postgresql_where=text("version_of IS NOT NULL")),
     Index(
@@ -139,7 +151,41 @@ memories = Table(
         "expires_at",
         postgresql_where=text("expires_at IS NOT NULL AND version_of IS NULL"),
     ),
+    Index(
+        "ix_memories_slots",
+        "tenant_id",
+        "user_id",
+        text("valid_from DESC"),
+        "memory_id",
+        postgresql_where=text("slots <> '{}'::text[]"),
+    ),
+    postgresql_partition_by="HASH (tenant_id, user_id)",
 )
+"""Their vectors are in the tables of each space (`app.store.space_tables`)."""
+
+memory_words = Table(
+    "memory_words",
+    metadata,
+    Column("tenant_id", Text, primary_key=True),
+    Column("user_id", Text, primary_key=True),
+    Column("term", Text, primary_key=True),
+    Column("memory_id", Uuid, primary_key=True),
+    ForeignKeyConstraint(["tenant_id", "user_id"], ["users.tenant_id", "users.user_id"], ondelete="CASCADE"),
+    postgresql_partition_by="HASH (tenant_id, user_id)",
+)
+"""The words of the memories of users who have a graph, kept by triggers on `memories`."""
+
+user_graphs = Table(
+    "user_graphs",
+    metadata,
+    Column("tenant_id", Text, primary_key=True),
+    Column("user_id", Text, primary_key=True),
+    Column("part", SmallInteger, nullable=False),
+    Column("number", SmallInteger, nullable=False),
+    ForeignKeyConstraint(["tenant_id", "user_id"], ["users.tenant_id", "users.user_id"], ondelete="CASCADE"),
+    UniqueConstraint("part", "number"),
+)
+"""Who has which graph of a partition: nobody else gets it until they are erased."""
 
 hypothesis_sets = Table(
     "hypothesis_sets",
@@ -148,8 +194,6 @@ hypothesis_sets = Table(
     Column("set_id", Uuid, primary_key=True),
     Column("user_id", Text, nullable=False),
     Column("input_text", Text, nullable=False),
-    Column("space", Text),
-    Column("input_vector", VECTOR),
     Column("intent", Text),
     Column("decision", Text, nullable=False),
     Column("clarification_need", Float, nullable=False),
@@ -282,22 +326,54 @@ space_trials = Table(
     Index("uq_space_trials_open", "tenant_id", unique=True, postgresql_where=text("status <> 'ended'")),
 )
 
-memory_vectors = Table(
-    "memory_vectors",
+embedding_spaces = Table(
+    "embedding_spaces",
+    metadata,
+    Column("number", Integer, Identity(always=True), primary_key=True),
+    Column("space_id", Text, nullable=False),
+    Column("model", Text, nullable=False),
+    Column("revision", Text, nullable=False),
+    Column("dimension", Integer, nullable=False),
+    Column("pooling", Text, nullable=False),
+    Column("is_normalised", Boolean, nullable=False),
+    Column("prefix", Text, nullable=False, server_default=text("''")),
+    Column("storage", Text, nullable=False),
+    Column("endpoint", Text),
+    Column("created_at", Moment, nullable=False, server_default=text("now()")),
+    CheckConstraint("storage IN ('vector', 'halfvec')", name="storage"),
+    UniqueConstraint("space_id"),
+)
+"""The one table of no tenant: it holds nothing of anybody. `number` names the tables of a space."""
+
+tenant_spaces = Table(
+    "tenant_spaces",
     metadata,
     Column("tenant_id", Text, primary_key=True),
-    Column("memory_id", Uuid, primary_key=True),
-    Column("space", Text, primary_key=True),
-    Column("user_id", Text, nullable=False),
-    Column("embedding", VECTOR, nullable=False),
-    ForeignKeyConstraint(["tenant_id", "memory_id"], ["memories.tenant_id", "memories.memory_id"], ondelete="CASCADE"),
-    Index("ix_memory_vectors_user", "tenant_id", "user_id", "space"),
+    Column("number", Integer, primary_key=True),
+    Column("role", Text, nullable=False),
+    Column("since", Moment, nullable=False, server_default=text("now()")),
+    CheckConstraint("role IN ('serving', 'filling', 'filled', 'kept', 'trial')", name="role"),
+    ForeignKeyConstraint(["tenant_id"], ["tenants.tenant_id"]),
+    ForeignKeyConstraint(["number"], ["embedding_spaces.number"]),
+    Index("uq_tenant_spaces_serving", "tenant_id", unique=True, postgresql_where=text("role = 'serving'")),
 )
-"""Vectors of memories in the space of a trial. They go with their memory; they are not exported, for they can be made
-from it again."""
+
+space_backlog = Table(
+    "space_backlog",
+    metadata,
+    Column("tenant_id", Text, primary_key=True),
+    Column("number", Integer, primary_key=True),
+    Column("kind", Text, primary_key=True),
+    Column("user_id", Text, primary_key=True),
+    Column("item_id", Uuid, primary_key=True),
+    ForeignKeyConstraint(
+        ["tenant_id", "number"], ["tenant_spaces.tenant_id", "tenant_spaces.number"], ondelete="CASCADE"
+    ),
+)
+"""What a space lacks that is written to: noted by triggers on `memories` and `hypothesis_sets`."""
 
 declare_job_tables(metadata)
 
 USER_TABLES = (facet_changes, signals, executions, hypothesis_sets, memories, users)
-"""Every table that holds rows of a user, in an order in which they can be deleted; `memory_vectors` goes with
-`memories`."""
+"""Every table that holds rows of a user, in an order in which they can be deleted; vectors go with
+them."""

@@ -8,44 +8,82 @@ import base64
 import binascii
 import math
 import uuid
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
+from itertools import groupby, islice
 from typing import Any, cast
 
 import numpy as np
 from pgvector.sqlalchemy import VECTOR  # pyright: ignore[reportMissingTypeStubs]
-from sqlalchemy import ARRAY, Boolean, Column, DateTime, Float, Integer, Table, Uuid, func, select
+from sqlalchemy import (
+    ARRAY,
+    Boolean,
+    Column,
+    DateTime,
+    Float,
+    Integer,
+    Select,
+    Table,
+    Text,
+    Uuid,
+    and_,
+    case,
+    column,
+    func,
+    select,
+)
+from sqlalchemy import cast as cast_as
+from sqlalchemy import table as from_table
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.domain.errors import InvalidInput
+from app.domain.spaces import StoredSpace
 from app.store.memories import vector_from_bytes
-from app.store.tables import USER_TABLES
+from app.store.spaces import Kind, SpaceStore
+from app.store.tables import KEPT_BY_DATABASE, USER_TABLES
 
 TABLES: Mapping[str, Table] = {table.name: table for table in reversed(USER_TABLES)}
 """Tables by name, users first."""
+
+VECTORS: Mapping[str, tuple[Kind, str, str]] = {
+    "memories": ("memory", "memory_id", "embedding"),
+    "hypothesis_sets": ("input", "set_id", "input_vector"),
+}
+"""What has a vector: as the spaces call it, its key, and the field that its line has the vector in, beside `space`."""
+
+CHUNK = 500
+"""Rows of one statement."""
 
 MAX_VALUE_CHARS = 2_000_000
 MAX_DEPTH = 32
 """Levels of a stored document; the service's own have four."""
 
 
+def _stored(table: Table) -> list[Column[Any]]:
+    """What a table's rows say: without their tenant, and without what the database makes by itself."""
+    left_out = KEPT_BY_DATABASE | {"tenant_id"}
+    return [column for column in table.columns if column.name not in left_out and column.computed is None]
+
+
 def _columns(table: Table) -> list[Column[Any]]:
-    return [column for column in table.columns if column.name != "tenant_id" and column.computed is None]
+    """The fields of a table's lines."""
+    own = _stored(table)
+    if table.name not in VECTORS:
+        return own
+    return [*own, Column("space", Text), Column(VECTORS[table.name][2], VECTOR)]
 
 
-async def export_rows(connection: AsyncConnection, tenant_id: str, user_id: str) -> AsyncIterator[dict[str, Any]]:
-    """A line for every row of the user, table by table, each table in the order of its keys."""
+async def export_rows(
+    connection: AsyncConnection, tenant_id: str, user_id: str, space: StoredSpace
+) -> AsyncIterator[dict[str, Any]]:
+    """A line for every row of the user, table by table, each table in the order of its keys; with vectors of `space`,
+    where there are."""
     for name, table in TABLES.items():
         columns = _columns(table)
         query = (
-            select(
-                *(
-                    func.vector_send(column).label(column.name) if isinstance(column.type, VECTOR) else column
-                    for column in columns
-                )
-            )
+            _with_vectors(table, space)
             .where(table.c.tenant_id == tenant_id, table.c.user_id == user_id)
             .order_by(*table.primary_key.columns)
         )
@@ -54,6 +92,27 @@ async def export_rows(connection: AsyncConnection, tenant_id: str, user_id: str)
                 values = zip(columns, row, strict=True)
                 # str: the driver wants plain keys, and names that need quoting are a subclass of it.
                 yield {"table": name} | {str(column.name): _encode(column, value) for column, value in values}
+
+
+def _with_vectors(table: Table, space: StoredSpace) -> Select[Any]:
+    """A table's rows in the order of `_columns`."""
+    own = _stored(table)
+    selected = [func.vector_send(each).label(each.name) if isinstance(each.type, VECTOR) else each for each in own]
+    if table.name not in VECTORS:
+        return select(*selected)
+    kind, key, field = VECTORS[table.name]
+    held = from_table(
+        space.memory_table if kind == "memory" else space.input_table,
+        column("tenant_id"),
+        column("user_id"),
+        column(key),
+        column("embedding", VECTOR),
+    )
+    is_same = and_(*(held.c[name] == table.c[name] for name in ("tenant_id", "user_id", key)))
+    sent = func.vector_send(cast_as(held.c.embedding, VECTOR)).label(field)
+    return select(*selected, case((held.c.embedding.is_not(None), space.id)).label("space"), sent).select_from(
+        table.outerjoin(held, is_same)
+    )
 
 
 def _encode(column: Column[Any], value: Any) -> Any:
@@ -229,14 +288,47 @@ _DOCUMENTS: Mapping[str, Callable[[Any], Any]] = {
 
 
 async def import_rows(
-    connection: AsyncConnection, tenant_id: str, rows: Mapping[str, list[dict[str, Any]]]
+    connection: AsyncConnection, tenant_id: str, rows: Mapping[str, list[dict[str, Any]]], space: StoredSpace
 ) -> dict[str, int]:
-    """Write rows by table; rows that exist already stay as they are. Rows written, by table."""
+    """Write rows by table, with the vectors that are of `space`; rows that exist already stay as they are. Rows
+    written, by table."""
+    spaces = SpaceStore()
     written: dict[str, int] = {}
     for name, table in TABLES.items():
         written[name] = 0
-        for row in rows.get(name, ()):
-            present = {name: value for name, value in row.items() if value is not None}
-            query = upsert(table).values(tenant_id=tenant_id, **present).on_conflict_do_nothing()
-            written[name] += (await connection.execute(query)).rowcount
+        kind, key, field = VECTORS.get(name, ("memory", "", ""))
+        for chunk in _chunks(table, rows.get(name, ())):
+            values = [{"tenant_id": tenant_id, **present} for present, _ in chunk]
+            query = upsert(table).values(values).on_conflict_do_nothing().returning(*table.primary_key.columns)
+            new = {tuple(row) for row in await connection.execute(query)}
+            written[name] += len(new)
+            if not field:
+                continue
+            keys = [column.name for column in table.primary_key.columns]
+            with_vector = [
+                row
+                for value, (_, row) in zip(values, chunk, strict=True)
+                if tuple(value[each] for each in keys) in new and row[field] is not None and row["space"] == space.id
+            ]
+            if with_vector:
+                items = [(row["user_id"], row[key]) for row in with_vector]
+                vectors = np.stack([row[field] for row in with_vector])
+                await spaces.write(connection, tenant_id, space, kind, items, vectors, "serving")
     return written
+
+
+def _chunks(table: Table, rows: Iterable[dict[str, Any]]) -> Iterator[Sequence[tuple[dict[str, Any], dict[str, Any]]]]:
+    """Rows, each with what of it is written, in parts that one statement takes: those of a part have the same columns.
+    A value that is missing is the database's to give."""
+    own = {column.name: column for column in _stored(table)}
+    given = {
+        name for name, column in own.items() if column.server_default is not None or isinstance(column.type, JSONB)
+    }
+
+    def present(row: dict[str, Any]) -> dict[str, Any]:
+        return {name: row[name] for name in own if row[name] is not None or name not in given}
+
+    pairs = ((present(row), row) for row in rows)
+    for _, alike in groupby(pairs, lambda pair: tuple(pair[0])):
+        while chunk := list(islice(alike, CHUNK)):
+            yield chunk

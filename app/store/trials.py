@@ -6,27 +6,30 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import delete, func, select, text, update
+from sqlalchemy import column, func, literal, select, table, text, update
 from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.domain.embeddings import Vectors
+from app.domain.spaces import StoredSpace
 from app.domain.trials import Outcomes, Trial
 from app.store.hypotheses import DECIDED
 from app.store.memories import vector_literal
-from app.store.tables import AnyRow, memories, memory_vectors, space_trials
+from app.store.tables import AnyRow, memories, space_trials
 
 STANDING_SECTIONS = ("preferences_style", "constraints")
 """Sections of a prompt that hold what the user always wants: no search has to find it."""
 
 _FIELDS = [column for column in space_trials.c if column.name != "tenant_id"]
 
-# Whoever changes a memory holds its row: what was embedded is written only where it is still what the memory says, and
-# nobody who writes a memory ever waits for this (the next fill finds what was skipped). Nothing is written for a trial
-# that was stopped meanwhile.
-_WRITE_VECTORS = text("""
+
+def _write_vectors(space: StoredSpace) -> str:
+    """Whoever changes a memory holds its row: what was embedded is written only where it is still what the memory says,
+    and nobody who writes a memory ever waits for this (the next fill finds what was skipped). Nothing is written for a
+    trial that was stopped meanwhile."""
+    return f"""
 WITH trial AS (
-    SELECT space FROM space_trials WHERE tenant_id = :tenant_id AND space = :space AND status <> 'ended' FOR SHARE
+    SELECT FROM space_trials WHERE tenant_id = :tenant_id AND space = :space AND status <> 'ended' FOR SHARE
 ), given AS (
     SELECT memory_id, content, CAST(vector AS vector) AS vector
     FROM unnest(CAST(:ids AS uuid[]), CAST(:contents AS text[]), CAST(:vectors AS text[]))
@@ -38,10 +41,12 @@ WITH trial AS (
     ORDER BY m.memory_id
     FOR SHARE OF m SKIP LOCKED
 )
-INSERT INTO memory_vectors (tenant_id, memory_id, space, user_id, embedding)
-SELECT :tenant_id, memory_id, trial.space, user_id, vector FROM held, trial
+INSERT INTO {space.memory_table} (tenant_id, user_id, memory_id, embedding)
+SELECT :tenant_id, user_id, memory_id, in_space(vector, :tenant_id, {space.number}, 'trial')::{space.column_type}
+FROM held, trial
 ON CONFLICT DO NOTHING
-""")
+"""
+
 
 _OUTCOMES = text("""
 SELECT user_id, CAST(sum(selected) AS int), CAST(sum(answered) AS int), CAST(sum(used) AS int),
@@ -109,23 +114,24 @@ class TrialStore:
         self,
         connection: AsyncConnection,
         tenant_id: str,
-        space: str,
+        space: StoredSpace,
         *,
         limit: int,
         after: UUID | None = None,
         user_id: str | None = None,
     ) -> Sequence[Unfilled]:
         """Memories without a vector in a space, in the order of their ids, of one user or of all."""
+        vectors = table(space.memory_table, column("tenant_id"), column("user_id"), column("memory_id"))
         joined = memories.outerjoin(
-            memory_vectors,
-            (memory_vectors.c.tenant_id == memories.c.tenant_id)
-            & (memory_vectors.c.memory_id == memories.c.memory_id)
-            & (memory_vectors.c.space == space),
+            vectors,
+            (vectors.c.tenant_id == memories.c.tenant_id)
+            & (vectors.c.user_id == memories.c.user_id)
+            & (vectors.c.memory_id == memories.c.memory_id),
         )
         query = (
             select(memories.c.memory_id, memories.c.content)
             .select_from(joined)
-            .where(memories.c.tenant_id == tenant_id, memory_vectors.c.memory_id.is_(None))
+            .where(memories.c.tenant_id == tenant_id, vectors.c.memory_id.is_(None))
             .order_by(memories.c.memory_id)
             .limit(limit)
         )
@@ -136,29 +142,34 @@ class TrialStore:
         return [Unfilled(row.memory_id, row.content) for row in await connection.execute(query)]
 
     async def write_vectors(
-        self, connection: AsyncConnection, tenant_id: str, space: str, filled: Sequence[Unfilled], vectors: Vectors
+        self,
+        connection: AsyncConnection,
+        tenant_id: str,
+        space: StoredSpace,
+        filled: Sequence[Unfilled],
+        vectors: Vectors,
     ) -> int:
         """Write the vectors of memories that still say what was embedded, while the trial is open; how many."""
         arguments = {
             "tenant_id": tenant_id,
-            "space": space,
+            "space": space.id,
             "ids": [one.memory_id for one in filled],
             "contents": [one.content for one in filled],
             "vectors": [vector_literal(vector) for vector in vectors],
         }
-        return (await connection.execute(_WRITE_VECTORS, arguments)).rowcount
+        return (await connection.execute(text(_write_vectors(space)), arguments)).rowcount
 
-    async def count(self, connection: AsyncConnection, tenant_id: str, space: str) -> tuple[int, int]:
-        """(memories with a vector in a space, all memories)."""
-        filled = select(func.count()).where(memory_vectors.c.tenant_id == tenant_id, memory_vectors.c.space == space)
-        every = select(func.count()).where(memories.c.tenant_id == tenant_id)
-        row = (await connection.execute(select(filled.scalar_subquery(), every.scalar_subquery()))).one()
+    async def count(self, connection: AsyncConnection, tenant_id: str, space: StoredSpace | None) -> tuple[int, int]:
+        """(memories with a vector in a space, all memories). None: a space that was given up."""
+        every = select(func.count()).where(memories.c.tenant_id == tenant_id).scalar_subquery()
+        filled = literal(0) if space is None else _count(space, tenant_id)
+        row = (await connection.execute(select(filled, every))).one()
         return row[0], row[1]
 
-    async def drop_vectors(self, connection: AsyncConnection, tenant_id: str, space: str) -> int:
-        """Delete the vectors of a space; how many there were."""
-        query = delete(memory_vectors).where(memory_vectors.c.tenant_id == tenant_id, memory_vectors.c.space == space)
-        return (await connection.execute(query)).rowcount
+    async def drop_vectors(self, connection: AsyncConnection, tenant_id: str, space: StoredSpace) -> int:
+        """Delete the tenant's vectors in a space; how many there were."""
+        query = text(f"DELETE FROM {space.memory_table} WHERE tenant_id = :tenant_id")
+        return (await connection.execute(query, {"tenant_id": tenant_id})).rowcount
 
     async def outcomes(
         self, connection: AsyncConnection, tenant_id: str, since: datetime, until: datetime
@@ -175,6 +186,11 @@ class TrialStore:
             Outcomes(user_id, {"selection": (hits, tries), "use": (used, executed), "success": (good, judged)})
             for user_id, hits, tries, used, executed, good, judged in await connection.execute(_OUTCOMES, arguments)
         ]
+
+
+def _count(space: StoredSpace, tenant_id: str) -> Any:
+    vectors = table(space.memory_table, column("tenant_id"))
+    return select(func.count()).where(vectors.c.tenant_id == tenant_id).scalar_subquery()
 
 
 def _trial(row: AnyRow) -> Trial:

@@ -17,8 +17,6 @@ from app.store.engine import Statements
 from app.store.memories import vector_from_bytes, vector_literal
 from app.store.tables import USER_TABLES, AnyRow, facet_changes, tenants, users
 
-_LOCK_USER = text("SELECT pg_advisory_xact_lock(hashtextextended(:tenant_id || chr(31) || :user_id, 0))")
-
 _ERASE_JOBS = text(
     "DELETE FROM procrastinate_jobs WHERE args ->> 'tenant_id' = :tenant_id AND args ->> 'user_id' = :user_id"
 )
@@ -57,6 +55,15 @@ class Centroid:
     known_since: datetime | None
 
 
+@dataclass(frozen=True)
+class Locked:
+    """A user whose memories nobody else writes meanwhile: how many there are, and the graph they are searched in (0:
+    none)."""
+
+    memories: int
+    graph: int
+
+
 def centroid_of(row: Any) -> Centroid:
     """A driver's row with the user's columns as a value; of an unknown user, an empty one."""
     vector = vector_from_bytes(row["vector"]) if row["vector"] is not None else None
@@ -92,9 +99,45 @@ class UserStore:
             if not await self.hold(connection, tenant_id, user_id, known_since=known_since):
                 raise UserErased("the user was erased meanwhile")
             return
-        query = upsert(users).values(tenant_id=tenant_id, user_id=user_id, created_at=now, updated_at=now)
         while not await self.hold(connection, tenant_id, user_id):
-            await connection.execute(query.on_conflict_do_nothing())
+            await self._create(connection, tenant_id, user_id, now)
+
+    async def ensure_locked(
+        self,
+        connection: AsyncConnection,
+        tenant_id: str,
+        user_id: str,
+        now: datetime,
+        *,
+        known_since: datetime | None = None,
+    ) -> Locked:
+        """As `ensure`, for whoever writes the user's memories: see `lock`."""
+        while (locked := await self.lock(connection, tenant_id, user_id, known_since=known_since)) is None:
+            if known_since is not None:
+                raise UserErased("the user was erased meanwhile")
+            await self._create(connection, tenant_id, user_id, now)
+        return locked
+
+    async def lock(
+        self, connection: AsyncConnection, tenant_id: str, user_id: str, *, known_since: datetime | None = None
+    ) -> Locked | None:
+        """Let nobody else write this user's memories, or erase the user, until the transaction ends; None where the
+        tenant knows no such user.
+
+        Every write of a memory raises the user's counts, and so locks this row; before it comes no lock on any other
+        row of the user, or two writers wait for each other.
+        """
+        query = select(users.c.memories, users.c.graph).where(
+            users.c.tenant_id == tenant_id, users.c.user_id == user_id
+        )
+        if known_since is not None:
+            query = query.where(users.c.created_at == known_since)
+        row = (await connection.execute(query.with_for_update(key_share=True))).one_or_none()
+        return None if row is None else Locked(row.memories, max(0, row.graph))
+
+    async def _create(self, connection: AsyncConnection, tenant_id: str, user_id: str, now: datetime) -> None:
+        query = upsert(users).values(tenant_id=tenant_id, user_id=user_id, created_at=now, updated_at=now)
+        await connection.execute(query.on_conflict_do_nothing())
 
     async def hold(
         self, connection: AsyncConnection, tenant_id: str, user_id: str, *, known_since: datetime | None = None
@@ -132,10 +175,6 @@ class UserStore:
         """Whether the tenant knows this user."""
         query = select(users.c.user_id).where(users.c.tenant_id == tenant_id, users.c.user_id == user_id)
         return (await connection.execute(query)).first() is not None
-
-    async def lock(self, connection: AsyncConnection, tenant_id: str, user_id: str) -> None:
-        """Let no other writer decide about this user's memories until the transaction ends."""
-        await connection.execute(_LOCK_USER, {"tenant_id": tenant_id, "user_id": user_id})
 
     async def persona(
         self, connection: AsyncConnection, tenant_id: str, user_id: str, *, lock: bool = False

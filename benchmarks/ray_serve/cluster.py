@@ -78,6 +78,7 @@ class LocalCluster:
             "RAY_USAGE_STATS_ENABLED": "0",
             "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",
             "RAY_ADDRESS": f"127.0.0.1:{self._gcs}",
+            "RAY_AUTH_MODE": "disabled",  # a token left by somebody's `ray.init` would lock the nodes out
             "RAY_PROXIES": "head",
             "RAY_HTTP_PORT": str(self.port),
             **settings,

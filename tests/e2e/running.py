@@ -71,7 +71,7 @@ class RunningService:
             self._process = subprocess.Popen(
                 [COMMAND, "run"],
                 cwd=self.folder,
-                env=self._environment(),
+                env=self.environment,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
@@ -115,7 +115,7 @@ class RunningService:
         done = subprocess.run(
             [COMMAND, *arguments],
             cwd=self.folder,
-            env=self._environment(),
+            env=self.environment,
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
@@ -150,7 +150,9 @@ class RunningService:
         events = [orjson.loads(line) for line in self.log_file.read_bytes().splitlines() if line.strip()]
         return [event for event in events if name in (None, event.get("event"))]
 
-    def _environment(self) -> dict[str, str]:
+    @property
+    def environment(self) -> dict[str, str]:
+        """What its process gets, and whoever is to work on the same data."""
         settings = {name.upper() for name in Settings.model_fields}
         inherited = {name: value for name, value in os.environ.items() if name.upper() not in settings}
         own = {

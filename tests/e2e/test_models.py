@@ -219,7 +219,7 @@ def command(service: RunningService, *arguments: str) -> subprocess.CompletedPro
     return subprocess.run(
         [sys.executable, "-m", "scripts.provision_models", *arguments],
         cwd=ROOT,
-        env={"PATH": os.environ["PATH"], **service._environment()},
+        env={"PATH": os.environ["PATH"], **service.environment},
         capture_output=True,
         text=True,
         check=False,

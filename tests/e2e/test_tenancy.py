@@ -3,6 +3,7 @@
 import hashlib
 import json
 import re
+import time
 import uuid
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from uuid import UUID
 
 import httpx
 import pytest
-from sqlalchemy import insert, text
+from sqlalchemy import insert, select, text
 from sqlalchemy.exc import DBAPIError
 
 from app.domain.deployments import Route
@@ -20,7 +21,8 @@ from app.domain.trials import Trial
 from app.services.keys import hash_key
 from app.settings import Settings
 from app.store.engine import Database, open_database
-from app.store.tables import USER_TABLES, memory_vectors, metadata
+from app.store.space_tables import MADE_HERE, PARTITIONS
+from app.store.tables import USER_TABLES, metadata, space_backlog, tenant_spaces
 from app.store.training import Deployment, DeploymentStore, RunStore
 from app.store.trials import TrialStore
 from tests.e2e.running import Key, RunningService, open_service
@@ -145,15 +147,25 @@ async def held_by_b(b: httpx.Client, service: RunningService, database: Database
         assert await DeploymentStore().insert(connection, "tenant-b", made)
         trial = Trial("trial-of-b", MARKER, "second", 2, "first", 0.5, "ended", datetime.now(UTC))
         assert await TrialStore().insert(connection, "tenant-b", trial)
-        vector = {"tenant_id": "tenant-b", "memory_id": UUID(held[1].memory_id), "space": "second"}
-        vector |= {"user_id": held[1].user_id, "embedding": [1.0, 2.0]}
-        await connection.execute(insert(memory_vectors), [vector])
+        number = (await connection.execute(select(tenant_spaces.c.number))).scalar_one()
+        lacking = {"tenant_id": "tenant-b", "number": number, "kind": "memory"}
+        lacking |= {"user_id": held[1].user_id, "item_id": UUID(held[1].memory_id)}
+        await connection.execute(insert(space_backlog), [lacking])
+        own = {"tenant_id": "tenant-b", "user_id": held[1].user_id}
+        word = own | {"term": MARKER, "memory_id": UUID(held[1].memory_id)}
+        await connection.execute(insert(metadata.tables["memory_words"]), [word])
+        await connection.execute(insert(metadata.tables["user_graphs"]), [own | {"part": 0, "number": 8}])
     return held
 
 
 def prepare_datasets(client: httpx.Client) -> None:
     """Make a tenant's datasets, with nobody held out."""
-    made = ok(client.post("/v1/training/datasets", json={"heldout_share": 0.0}))
+    begun = client.post("/v1/training/datasets", json={"heldout_share": 0.0})
+    assert begun.status_code in {200, 202}, begun.text[:500]
+    made = begun.json()
+    while made["status"] == "preparing":  # it takes longer than a request waits
+        time.sleep(0.2)
+        made = ok(client.get("/v1/training/datasets"))
     assert made["status"] == "prepared"
     assert made["summary"]["files"]["hypotheses_chat.jsonl"]["rows"] > 0
 
@@ -516,7 +528,27 @@ async def test_every_table_is_under_row_level_security(database: Database) -> No
         row.relname for row in tables if not (row.relrowsecurity and row.relforcerowsecurity and row.policies)
     ]
     assert open_tables == ["alembic_version"]
-    assert {row.relname for row in tables} == {"alembic_version", *metadata.tables}
+    described = {row.relname for row in tables if not MADE_HERE.fullmatch(row.relname)}
+    assert described == {"alembic_version", *metadata.tables}
+
+
+async def test_no_vector_crosses_tenants(database: Database, held_by_a: Held, held_by_b: tuple[Held, Held]) -> None:
+    """Not in the tables of a space, nor in one of their partitions or of those of memories."""
+    async with database.engine.connect() as connection:
+        names = await connection.execute(text("SELECT relname FROM pg_class WHERE relkind IN ('r', 'p')"))
+        made = [name for name in names.scalars() if MADE_HERE.fullmatch(name)]
+    assert len(made) > 3 * PARTITIONS
+    seen_by_b = 0
+    for name in made:
+        count = text(f"SELECT count(*) FROM {name} WHERE tenant_id = 'tenant-b'")
+        async with database.begin("tenant-b") as connection:
+            seen_by_b += (await connection.execute(count)).scalar_one()
+        async with database.begin("tenant-a") as connection:
+            assert (await connection.execute(count)).scalar_one() == 0, name
+            assert (await connection.execute(text(f"DELETE FROM {name} WHERE tenant_id = 'tenant-b'"))).rowcount == 0
+        async with database.engine.connect() as connection:
+            assert (await connection.execute(text(f"SELECT count(*) FROM {name}"))).scalar_one() == 0, name
+    assert seen_by_b > 0
 
 
 @pytest.mark.parametrize("name", [table.name for table in metadata.tables.values() if "tenant_id" in table.c])
@@ -553,7 +585,14 @@ async def test_no_statement_crosses_tenants(
 def required_columns(name: str) -> dict[str, str]:
     """Column -> SQL value of a new row of tenant B."""
     values = {"UUID": "gen_random_uuid()", "TEXT": "'x'", "TEXT[]": "'{}'", "JSONB": "'[]'", "VECTOR": "'[1]'"}
-    values |= {"TIMESTAMP WITH TIME ZONE": "now()", "FLOAT": "0.5", "INTEGER": "99", "BOOLEAN": "false"}
+    values |= {
+        "SMALLINT": "99",
+        "BIGINT": "99",
+        "TIMESTAMP WITH TIME ZONE": "now()",
+        "FLOAT": "0.5",
+        "INTEGER": "99",
+        "BOOLEAN": "false",
+    }
     needed = [column for column in metadata.tables[name].columns if not column.nullable and column.computed is None]
     typed = {column.name: values[dialect_name(column.type)] for column in needed}
     return typed | {"tenant_id": "'tenant-b'"} | ({"user_id": f"'{SHARED}'"} if "user_id" in typed else {})

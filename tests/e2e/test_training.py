@@ -188,7 +188,7 @@ def test_a_training_that_is_ended_goes_on_with_resume(
     fake.goes("hangs")
     command = [COMMAND, "train", "run", "--tenant", TENANT]
     process = subprocess.Popen(
-        command, cwd=service.folder, env=service._environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        command, cwd=service.folder, env=service.environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
     )
     run_id = ""
     try:

@@ -125,7 +125,7 @@ async def test_a_build_that_was_broken_off_in_training_goes_on(
     fake.goes("hangs")
     made = await bundles.create(plan, BASE)
     work = asyncio.create_task(build(bundles, made, tenant))
-    await until(RunFolder(made.folder).is_running)
+    await until((made.folder / "checkpoints" / "progress.jsonl").exists)
     work.cancel()
     with pytest.raises(asyncio.CancelledError):
         await work

@@ -13,6 +13,7 @@ from app.domain.jobs import JobPayload
 from app.domain.memory import Draft, MemoryType
 from app.ports import SystemClock
 from app.services.jobs.expiry import EXPIRY, ExpiryService
+from app.services.jobs.graphs import GRAPH
 from app.services.jobs.queue import JobQueue, new_job
 from app.services.jobs.run import JobHandler, JobRun
 from app.settings import Settings
@@ -304,10 +305,12 @@ async def contents(database: Database, tenant: str) -> list[str]:
         return list((await connection.execute(text("SELECT content FROM memories ORDER BY content"))).scalars())
 
 
-def test_expiry_recurs() -> None:
+def test_expiry_and_graphs_recur() -> None:
     """What the service's own worker does: of every tenant, every hour."""
-    handlers = {handler.kind: handler.cron for handler in job_handlers(Settings(_env_file=None), None)}  # pyright: ignore[reportArgumentType]
+    built = job_handlers(Settings(_env_file=None), None, None)  # pyright: ignore[reportArgumentType]
+    handlers = {handler.kind: handler.cron for handler in built}
     assert handlers[EXPIRY]
+    assert handlers[GRAPH]
 
 
 async def test_the_kind_in_the_documents_works(database: Database, queue: JobQueue, tenant: str) -> None:

@@ -25,7 +25,7 @@ from app.services.trials import TrialService
 from app.settings import Settings
 from app.store.engine import Database
 from app.store.memories import SearchFilter
-from app.store.tenants import TenantStore
+from app.store.spaces import SpaceStore
 from app.store.trials import TrialStore
 from app.wiring import build_services
 from tests.fakes import FakeEmbedder
@@ -66,10 +66,12 @@ class House:
 
     def __init__(self, services: Services, second: SecondEmbedder, tenant: str) -> None:
         self.services, self.second, self.tenant = services, second, tenant
-        self.trials = TrialService(services.database, services.trials, TrialStore(), TenantStore(), SystemClock())
+        self.trials = TrialService(
+            services.database, services.spaces, services.trials, TrialStore(), SpaceStore(), SystemClock()
+        )
 
     async def start(self, share: float = 0.5, **more: Any) -> Trial:
-        status = await self.trials.start(self.tenant, ENDPOINT, self.services.embedder.space, share, **more)
+        status = await self.trials.start(self.tenant, ENDPOINT, share, **more)
         assert status.filled == status.memories
         return status.trial
 
@@ -88,9 +90,14 @@ class House:
         assert dimensions == {DIMENSION if candidates.space == self.second.space.id else 384}
         return found.space
 
+    async def table(self) -> str:
+        """Where the second space's vectors are."""
+        return (await self.services.spaces.stored(self.second.space.id)).memory_table
+
     async def vectors(self, user: str | None = None) -> int:
         async with self.services.database.begin(self.tenant) as connection:
-            query = text("SELECT count(*) FROM memory_vectors WHERE CAST(:user AS text) IS NULL OR user_id = :user")
+            table = await self.table()
+            query = text(f"SELECT count(*) FROM {table} WHERE CAST(:user AS text) IS NULL OR user_id = :user")
             return (await connection.execute(query, {"user": user})).scalar_one()
 
     def name(self, trial: Trial, is_in: bool) -> str:
@@ -163,9 +170,9 @@ async def test_what_is_written_meanwhile_has_vectors_in_both_spaces(house: House
     await house.services.memories.update(house.tenant, added[0], {"content": "I use Podman"})
     assert await house.space_of(user) == trial.space
     async with house.services.database.begin(house.tenant) as connection:
-        query = text("SELECT CAST(embedding AS float4[]) FROM memory_vectors WHERE memory_id = :id")
+        query = text(f"SELECT CAST(embedding AS float4[]) FROM {await house.table()} WHERE memory_id = :id")
         stored = (await connection.execute(query, {"id": added[0]})).scalar_one()
-    assert np.allclose(stored, (await house.second.embed(["I use Podman"]))[0], atol=1e-6)
+    assert np.allclose(stored, (await house.second.embed(["I use Podman"]))[0], atol=1e-3)
     found = await house.services.ranking.search(house.tenant, user, SearchRequest("I use Podman"))
     assert found.ranked[0].memory.content == "I use Podman"
     await house.services.memories.delete_one(house.tenant, added[0])
@@ -236,7 +243,7 @@ async def test_a_broken_off_filling_goes_on_where_it_was(house: House, monkeypat
         await house.trials.report(house.tenant)
     assert await house.space_of("user-0") == house.services.embedder.space.id
     with pytest.raises(InvalidInput, match="stop it first"):
-        await house.trials.start(house.tenant, "http://third.example", house.services.embedder.space)
+        await house.trials.start(house.tenant, "http://third.example")
     house.second.fails_after = None
     house.second.calls.clear()
     trial = await house.start()
@@ -301,7 +308,7 @@ async def test_one_memory_without_a_vector_is_noticed_among_many(house: House) -
     await until(is_complete)
     assert await house.space_of(user, "blue tool") == trial.space
     async with house.services.database.begin(house.tenant) as connection:
-        await connection.execute(text("DELETE FROM memory_vectors WHERE memory_id = :id"), {"id": ids[-1]})
+        await connection.execute(text(f"DELETE FROM {await house.table()} WHERE memory_id = :id"), {"id": ids[-1]})
     found = await house.services.ranking.search(house.tenant, user, SearchRequest("blue tool"))
     assert found.space == house.services.embedder.space.id
 
@@ -316,7 +323,7 @@ async def test_an_erased_user_has_no_vector_left_and_an_imported_one_gets_them(
     lines = [line async for line in house.services.transfer.export(house.tenant, user)]
     await house.services.transfer.erase(house.tenant, user)
     superuser = await asyncpg.connect(database.server.url.replace("+asyncpg", ""))
-    held = await superuser.fetch("SELECT user_id FROM memory_vectors WHERE tenant_id = $1", house.tenant)
+    held = await superuser.fetch(f"SELECT user_id FROM {await house.table()} WHERE tenant_id = $1", house.tenant)
     await superuser.close()
     assert {row["user_id"] for row in held} == {other}
     await house.services.transfer.import_(house.tenant, lines)
@@ -338,7 +345,7 @@ async def test_a_trial_is_its_tenants_alone(house: House, other_tenant: str) -> 
     with pytest.raises(NotFound, match="has had no trial"):
         await house.trials.status(other_tenant)
     async with house.services.database.begin(other_tenant) as connection:
-        assert (await connection.execute(text("SELECT count(*) FROM memory_vectors"))).scalar_one() == 0
+        assert (await connection.execute(text(f"SELECT count(*) FROM {await house.table()}"))).scalar_one() == 0
 
 
 async def test_the_report_counts_what_users_did_since_the_beginning(house: House) -> None:
@@ -381,13 +388,16 @@ async def test_a_stopped_trial_leaves_its_outcomes_and_no_vector(house: House) -
 
 
 async def test_what_cannot_be_tried_is_refused(house: House) -> None:
-    own = house.services.embedder.space
     with pytest.raises(InvalidInput, match="both arms"):
         await house.start(share=1.0)
     with pytest.raises(InvalidInput, match="without a password"):
-        await house.trials.start(house.tenant, "http://me:secret@second.example", own)
+        await house.trials.start(house.tenant, "http://me:secret@second.example")
+    async with house.services.database.begin(house.tenant) as connection:
+        second = await house.services.spaces.register(ENDPOINT)
+        await SpaceStore().begin_to_serve(connection, house.tenant, second)
+    house.services.spaces.forget(house.tenant)
     with pytest.raises(InvalidInput, match="serves already"):
-        await house.trials.start(house.tenant, ENDPOINT, house.second.space)
+        await house.start()
     house.second.fails_after = 0
     with pytest.raises(ModelUnavailable, match="switched off"):
         await house.start()

@@ -11,24 +11,25 @@ import hashlib
 import sqlite3
 from array import array
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import version
+from itertools import groupby
 from pathlib import Path
-from typing import Any, BinaryIO, Literal, cast
+from typing import Any, BinaryIO, Literal
 
 import orjson
 
 from app.domain import datasets, training
-from app.domain.datasets import DATASETS, SOURCES, SPLITS, DatasetOptions, Row, SplitKey
+from app.domain.datasets import DATASETS, SOURCES, SPLITS, DatasetOptions, SplitKey
 from app.domain.instructions import PROMPT_VERSION
-from app.domain.lessons import Lesson, taught_by
 from app.domain.training import Sample
 from app.services.training.collector import TrainingDataCollector
 from app.services.training.dataset_files import Target
 from app.services.training.duplicates import SeenSamples
+from app.services.training.study import Part, Rules, Spread, Student, Studied, parse, set_of
 
 SUMMARY_VERSION = 1
 
@@ -97,13 +98,15 @@ class Preparation:
         tenant_id: str | None,
         options: DatasetOptions,
         count: Callable[[str], int],
+        spread: Spread | None = None,
     ) -> None:
         self._collector = collector
         self._key = key
         self._target = target
-        self._tenant_id = tenant_id
+        self._rules = Rules(key, tenant_id, options)
         self._options = options
         self._count = count
+        self._spread = spread
         self._survey = _Survey()
         self._counts = {name: Counts() for name in DATASETS.values()}
         self._used: Counter[tuple[str, int]] = Counter()
@@ -114,11 +117,11 @@ class Preparation:
             for file in training.FILES:
                 self._survey_file(file, samples, turned_down)
             self._settle_splits()
-            for file in SOURCES:
+            for file, studies in self._studies(samples, turned_down):
                 with closing(SeenSamples(self._survey.samples[file], self._options.near_duplicate)) as seen:
-                    for sample in samples.read(file, "writing"):
-                        if sample is not None:
-                            self._teach(file, sample, seen, turned_down)
+                    for studied in studies:
+                        if studied is not None:
+                            self._take(file, studied, seen)
         return self._summary()
 
     def _survey_file(self, file: str, samples: "_Samples", turned_down: "_TurnedDown") -> None:
@@ -127,7 +130,7 @@ class Preparation:
             if sample is None:
                 survey.damaged[file] += 1
                 continue
-            if not self._is_wanted(sample):
+            if not self._rules.wants(sample):
                 continue
             survey.samples[file] += 1
             owner, moment = datasets.owner_of(sample), datasets.moment_of(sample)
@@ -155,60 +158,48 @@ class Preparation:
         survey.cut = datasets.cut_at(moments, self._options.later_share) or 0
         survey.moments = survey.heldout_moments = array("q")
 
-    def _teach(self, file: str, sample: Sample, seen: SeenSamples, turned_down: "_TurnedDown") -> None:
-        """Write what a sample teaches, or count why it teaches nothing."""
-        if not self._is_wanted(sample):
+    def _studies(
+        self, samples: "_Samples", turned_down: "_TurnedDown"
+    ) -> Iterator[tuple[str, Iterable[Studied | None]]]:
+        """Each file with what its samples come to, in their order."""
+        if self._spread is None:
+            student = Student(self._rules, self._count, turned_down.of)
+            for file in SOURCES:
+                yield file, (student.study(file, each) for each in samples.read(file, "writing") if each is not None)
             return
+        parts = self._spread.study(self._rules, {file: samples.opened(file) for file in SOURCES}, turned_down.all())
+        for file, own in groupby(parts, key=lambda part: part.file):
+            yield file, samples.passed(own)
+
+    def _take(self, file: str, studied: Studied, seen: SeenSamples) -> None:
+        """Write what a sample teaches, or count why it teaches nothing."""
         for name in SOURCES[file]:
             self._counts[name].samples_in += 1
-        owner, moment = datasets.owner_of(sample), datasets.moment_of(sample)
-        if owner is None or moment is None:
-            self._drop(SOURCES[file], "malformed")
+        if studied.unfit is not None:
+            self._drop(SOURCES[file], studied.unfit)
             return
-        if sample.get("consent") is False:
-            self._drop(SOURCES[file], "no_consent")
-            return
-        meta = datasets.meta_of(sample, self._key, owner)
-        if self._is_over_limit(file, _number(meta["user"])):
+        if self._is_over_limit(file, _number(studied.user)):
             self._drop(SOURCES[file], "over_limit")
             return
-        sample, found = datasets.without_secrets(sample)
-        rejected = turned_down.of(owner, sample) if file == training.HYPOTHESES_FILE else frozenset[str]()
-        taught = taught_by(file, sample, self._key, rejected)
-        split = self._split(meta["user"], moment)
-        fitting: dict[str, list[Row]] = {}
-        for name, lesson in taught.lessons.items():
-            if isinstance(lesson, Lesson):
-                fitting[name] = self._fitting(lesson, meta)
-            else:
-                self._drop([name], lesson.reason)
-        written = {name: rows for name, rows in fitting.items() if rows}
-        self._drop([name for name in fitting if name not in written], "too_long")
-        if not written:
+        for name, reason in studied.dropped.items():
+            self._drop([name], reason)
+        for name, count in studied.too_long.items():
+            if count:
+                self._counts[name].rows_dropped["too_long"] += count
+        written = {name: rows for name, rows in studied.rows.items() if rows}
+        self._drop([name for name in studied.rows if name not in written], "too_long")
+        if studied.sketch is None:
             return
-        if double := seen.look(taught.said, taught.known, SPLITS.index(split)):
+        split = self._split(studied.user, studied.moment)
+        if double := seen.look_at(studied.sketch, SPLITS.index(split)):
             where = SPLITS[double.split]
             self._drop(written, double.kind if where == split else f"{double.kind}_of_{where}")
             return
         for name, rows in written.items():
             self._counts[name].samples_out += 1
-            self._counts[name].redacted.update(found)
+            self._counts[name].redacted.update(studied.redacted)
             for row in rows:
                 self._target.write(name, split, row)
-
-    def _fitting(self, lesson: Lesson, meta: Row) -> list[Row]:
-        """The rows of a lesson that are not too long, with their `meta`."""
-        rows: list[Row] = []
-        for row, label in lesson.rows:
-            tokens = datasets.tokens_in(row, self._count)
-            if tokens > self._options.max_tokens:
-                self._counts[lesson.dataset].rows_dropped["too_long"] += 1
-            else:
-                rows.append({**row, "meta": {**meta, "label": label, "tokens": tokens}})
-        return rows
-
-    def _is_wanted(self, sample: Sample) -> bool:
-        return self._tenant_id is None or training.is_of_tenant(sample, self._tenant_id)
 
     def _is_over_limit(self, file: str, user: int) -> bool:
         """Whether a user has so many newer samples in a file that this one is too many."""
@@ -242,7 +233,7 @@ class Preparation:
             "schema_version": training.SCHEMA_VERSION,
             "datasketch": version("datasketch"),
             "key_id": self._key.key_id,
-            "tenant": None if self._tenant_id is None else self._key.tenant(self._tenant_id),
+            "tenant": None if self._rules.tenant_id is None else self._key.tenant(self._rules.tenant_id),
             "options": asdict(self._options),
             "cut_at": datetime.fromtimestamp(survey.cut, UTC).strftime("%Y-%m-%dT%H:%M:%SZ") if has_samples else None,
             "users": {"train": len(survey.trained), "heldout": len(survey.heldout)},
@@ -293,11 +284,22 @@ class _Samples:
                 if number % _STEP == 0:
                     self._report(Progress(stage, self._done + size - left, self._total))
                 if line.strip():
-                    yield _parse(line)
+                    yield parse(line)
             self._done += size
             self._report(Progress(stage, self._done, self._total))
             if digest is not None:
                 self._hashes.setdefault(file, {})[Path(opened.name).name] = digest.hexdigest()
+
+    def opened(self, file: str) -> Sequence[tuple[BinaryIO, int]]:
+        """The files of a name, oldest first, each with the size that counts."""
+        return self._files[file]
+
+    def passed(self, parts: Iterable[Part]) -> Iterator[Studied | None]:
+        """What somebody else read and studied, reported as if it was read here."""
+        for part in parts:
+            yield from part.studied
+            self._done += part.size
+            self._report(Progress("writing", self._done, self._total))
 
     def checksums(self, file: str) -> dict[str, str]:
         """The sha256 of the files of a name, rotated ones too, as far as they were read."""
@@ -317,7 +319,7 @@ class _TurnedDown:
         """Keep the `rejected_ids` of a feedback that says which set it is about."""
         ids = feedback.get("rejected_ids")
         if isinstance(ids, list) and ids and feedback.get("hypothesis_set_id"):
-            self._database.execute("INSERT INTO rejected VALUES (?, ?)", (_set_of(owner, feedback), orjson.dumps(ids)))
+            self._database.execute("INSERT INTO rejected VALUES (?, ?)", (set_of(owner, feedback), orjson.dumps(ids)))
 
     def of(self, owner: tuple[str, str], sample: Sample) -> frozenset[str]:
         """What was turned down of the set that a sample is about, by its owner."""
@@ -326,24 +328,19 @@ class _TurnedDown:
         if not self._is_indexed:
             self._database.execute("CREATE INDEX by_set ON rejected (of)")
             self._is_indexed = True
-        found = self._database.execute("SELECT ids FROM rejected WHERE of = ?", (_set_of(owner, sample),))
+        found = self._database.execute("SELECT ids FROM rejected WHERE of = ?", (set_of(owner, sample),))
         return frozenset(str(one) for (ids,) in found for one in orjson.loads(ids))
+
+    def all(self) -> dict[bytes, frozenset[str]]:
+        """What was turned down, by `set_of`."""
+        found: dict[bytes, frozenset[str]] = {}
+        for of, ids in self._database.execute("SELECT of, ids FROM rejected"):
+            found[of] = found.get(of, frozenset()) | {str(one) for one in orjson.loads(ids)}
+        return found
 
     def close(self) -> None:
         """Forget everything."""
         self._database.close()
-
-
-def _parse(line: bytes) -> Sample | None:
-    try:
-        sample = orjson.loads(line)
-    except orjson.JSONDecodeError:
-        return None
-    return cast("Sample", sample) if isinstance(sample, dict) else None
-
-
-def _set_of(owner: tuple[str, str], sample: Sample) -> bytes:
-    return hashlib.blake2b(orjson.dumps([*owner, str(sample["hypothesis_set_id"])]), digest_size=16).digest()
 
 
 def _number(user: str) -> int:

@@ -39,6 +39,50 @@ class Seen:
     split: int
 
 
+@dataclass(frozen=True)
+class Sketch:
+    """What a sample is compared by: the minima of what it says and of what was known beside it, shape
+    (2 * PERMUTATIONS,), and a digest of all of it."""
+
+    minima: NDArray[np.uint32]
+    digest: bytes
+
+
+class Sketcher:
+    """Makes sketches; each depends on its own sample only."""
+
+    def __init__(self) -> None:
+        """Raises ModelUnavailable where the package for it is missing."""
+        # 70 MB and half a second, with the whole of scipy: nobody pays for it who prepares no datasets.
+        try:
+            from datasketch import MinHash  # noqa: PLC0415  # pyright: ignore[reportMissingTypeStubs]
+        except ImportError:
+            raise ModelUnavailable("preparing datasets needs more packages: run `make install-training`") from None
+
+        self._empty: Any = MinHash(num_perm=PERMUTATIONS, seed=1, hashfunc=zlib.crc32, scheme="affine32")
+        self._known: OrderedDict[Texts, NDArray[np.uint32]] = OrderedDict()
+
+    def sketch(self, said: Texts, known: Texts) -> Sketch:
+        """Of what a sample says, and of what was known beside it."""
+        minima = np.concatenate([self._minima(said), self._minima_of_known(tuple(known))])
+        digest = hashlib.blake2b(repr((said, known)).encode("utf-8", "replace"), digest_size=_DIGEST).digest()
+        return Sketch(minima, digest)
+
+    def _minima(self, texts: Texts) -> NDArray[np.uint32]:
+        minhash = self._empty.copy()
+        minhash.update_batch(_shingles(texts))
+        return minhash.hashvalues
+
+    def _minima_of_known(self, texts: Texts) -> NDArray[np.uint32]:
+        """The memories of a user come again with their every sample."""
+        found = self._known.get(texts)
+        if found is None:
+            found = self._known[texts] = self._minima(texts)
+            if len(self._known) > _CACHED:
+                self._known.popitem(last=False)
+        return found
+
+
 class SeenSamples:
     """Says of each sample whether an earlier one was alike, and keeps it where none was.
 
@@ -50,27 +94,23 @@ class SeenSamples:
 
     def __init__(self, expected: int, threshold: float) -> None:
         """For about `expected` samples."""
-        # 70 MB and half a second, with the whole of scipy: nobody pays for it who prepares no datasets.
-        try:
-            from datasketch import MinHash  # noqa: PLC0415  # pyright: ignore[reportMissingTypeStubs]
-        except ImportError:
-            raise ModelUnavailable("preparing datasets needs more packages: run `make install-training`") from None
-
-        self._empty: Any = MinHash(num_perm=PERMUTATIONS, seed=1, hashfunc=zlib.crc32, scheme="affine32")
+        self._sketcher = Sketcher()
         self._threshold = threshold
         self._slots = 1 << max(10, (2 * expected - 1).bit_length())
         self._table = np.zeros((BANDS, self._slots), np.uint64)
         self._odd = np.random.default_rng(1).integers(0, 2**63, 2 * ROWS, np.uint64) * np.uint64(2) + np.uint64(1)
         self._bands = np.arange(BANDS)[:, None]
         self._steps = np.arange(PROBES, dtype=np.uint64)
-        self._known: OrderedDict[Texts, NDArray[np.uint32]] = OrderedDict()
         self._records = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115 - closed by close()
         self._count = 0
 
     def look(self, said: Texts, known: Texts, split: int) -> Seen | None:
+        """As `look_at`, of a sample's texts."""
+        return self.look_at(self._sketcher.sketch(said, known), split)
+
+    def look_at(self, sketch: Sketch, split: int) -> Seen | None:
         """The earlier sample that is alike; where there is none, this one is kept with its split."""
-        minima = np.concatenate([self._minima(said), self._minima_of_known(tuple(known))])
-        digest = hashlib.blake2b(repr((said, known)).encode("utf-8", "replace"), digest_size=_DIGEST).digest()
+        minima, digest = sketch.minima, sketch.digest
         places, tags = self._places(minima)
         slots = self._table[self._bands, places]
         signature = (minima & np.uint32(0xFF)).astype(np.uint8)
@@ -86,20 +126,6 @@ class SeenSamples:
         """Let go of memory and the temporary file."""
         self._records.close()
         self._table = np.zeros((BANDS, 0), np.uint64)
-
-    def _minima(self, texts: Texts) -> NDArray[np.uint32]:
-        minhash = self._empty.copy()
-        minhash.update_batch(_shingles(texts))
-        return minhash.hashvalues
-
-    def _minima_of_known(self, texts: Texts) -> NDArray[np.uint32]:
-        """The memories of a user come again with their every sample."""
-        found = self._known.get(texts)
-        if found is None:
-            found = self._known[texts] = self._minima(texts)
-            if len(self._known) > _CACHED:
-                self._known.popitem(last=False)
-        return found
 
     def _places(self, minima: NDArray[np.uint32]) -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:
         """For each band the slots where its samples may lie, shape (BANDS, PROBES), and its tag in the upper half of

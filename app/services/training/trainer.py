@@ -31,7 +31,7 @@ from app.services.training.dataset_files import (
     settle,
     write_durably,
 )
-from app.services.training.datasets import OnProgress, Preparation, Progress
+from app.services.training.datasets import OnProgress, Preparation, Progress, Spread
 from app.services.training.run_files import SCRIPT_NAME
 from app.services.training.scripts import Method, TrainingOptions, generate_training_script
 
@@ -44,7 +44,7 @@ DEFAULT_OPTIONS = DatasetOptions()
 _SERVICE_TOKENIZER = "app.clients.tokenizer:SentencePieceTokenizer"
 """Named, not imported: what runs without the wiring gets the same tokenizer that the wiring hands out."""
 
-_CACHED_LINES = 1 << 15
+CACHED_LINES = 1 << 15
 """Lines of prompts whose length is remembered."""
 
 
@@ -88,11 +88,13 @@ class ModelTrainer:
         *,
         options: DatasetOptions = DEFAULT_OPTIONS,
         tokenizer_file: str | Path | None = None,
+        spread: Spread | None = None,
     ) -> dict[str, Any]:
         """The training files' paths by dataset (`hypotheses`, `preferences`, `facets`, `rerank`) and the `summary`'s.
 
         Of one tenant or of all. `tokenizer_file` is a base model's `tokenizer.json`, to count lengths as it does. A
         dry run writes nothing and returns `{"summary": the document}`. `on_progress` is called on a worker thread.
+        `spread` studies the samples elsewhere; what comes out is the same.
 
         The samples are those there are at the start. The files are written aside and take the old ones' places
         when all are complete: after a kill the old ones stand, or the next call finishes the change. The same
@@ -110,7 +112,7 @@ class ModelTrainer:
 
         folder = None if is_dry_run else Path(output_dir)
         try:
-            summary = await asyncio.to_thread(self._prepare, folder, tenant_id, options, tokenizer_file, report)
+            summary = await asyncio.to_thread(self._prepare, folder, tenant_id, options, tokenizer_file, report, spread)
         except asyncio.CancelledError:
             stop.set()
             raise
@@ -186,14 +188,15 @@ class ModelTrainer:
         options: DatasetOptions,
         tokenizer_file: str | Path | None,
         report: OnProgress,
+        spread: Spread | None = None,
     ) -> dict[str, Any]:
         """The whole of it, on a worker thread; without a folder the summary only."""
         started = time.monotonic()
         count, name = self.counter(tokenizer_file)
         with Target(folder) as target:
             key = self._key(is_kept=folder is not None)
-            count = lru_cache(maxsize=_CACHED_LINES)(count)
-            summary = Preparation(self.collector, key, target, tenant_id, options, count).run(report)
+            count = lru_cache(maxsize=CACHED_LINES)(count)
+            summary = Preparation(self.collector, key, target, tenant_id, options, count, spread).run(report)
             summary |= {"tokenizer": name, "seconds": round(time.monotonic() - started, 3)}
             target.publish(summary)
         return summary

@@ -1,0 +1,73 @@
+"""Which shard answers a request: the one that has its user, and no other."""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+from uuid import UUID
+
+from fastapi import FastAPI, Request
+
+from app.api.deps import Caller, Services, get_services
+from app.api.middleware import SLASH
+from app.domain.errors import NotFound
+from app.domain.shards import shard_of
+from app.services.shards import ShardTenants
+
+
+@dataclass(frozen=True)
+class Shards:
+    """The use cases on each database, in the order of their places; what is about no user is the first one's."""
+
+    stacks: Sequence[Services]
+    tenants: ShardTenants
+
+    def install(self, app: FastAPI) -> None:
+        """Have every route work with the services of its request's shard, where there are several. Keys are looked up
+        at home."""
+        if len(self.stacks) > 1:
+            app.dependency_overrides[get_services] = self.of_request
+
+    async def of_request(self, request: Request) -> Services:
+        """The services that have what a request is about. Raises StoreUnavailable."""
+        caller: Caller | None = getattr(request.state, "caller", None)
+        if caller is None:
+            return self.stacks[0]
+        memory_id = request.path_params.get("memory_id")
+        if isinstance(memory_id, UUID):
+            return await self.of_memory(caller.tenant_id, memory_id)
+        user_id = await _user_of(request)
+        return self.stacks[0] if user_id is None else await self.of_user(caller.tenant_id, user_id)
+
+    async def of_user(self, tenant_id: str, user_id: str) -> Services:
+        """The services that have a user. Raises StoreUnavailable."""
+        index = shard_of(tenant_id, user_id, len(self.stacks))
+        await self.tenants.bring(tenant_id, index)
+        return self.stacks[index]
+
+    async def of_memory(self, tenant_id: str, memory_id: UUID) -> Services:
+        """The services that have a memory: nothing in a memory's id says whose it is, so all are asked; the first one
+        where nobody has it. Raises what a shard that did not answer raised."""
+        asked = (each.memories.get(tenant_id, memory_id) for each in self.stacks)
+        answers = await asyncio.gather(*asked, return_exceptions=True)
+        for index, answer in enumerate(answers):
+            # Until a split shard is tidied, its old half has copies.
+            if not isinstance(answer, BaseException) and index == shard_of(tenant_id, answer.user_id, len(self.stacks)):
+                return self.stacks[index]
+        for answer in answers:
+            if isinstance(answer, BaseException) and not isinstance(answer, NotFound):
+                raise answer
+        return self.stacks[0]
+
+
+async def _user_of(request: Request) -> str | None:
+    """The user that a request names in its path, its query or its body; one that cannot be read is refused later."""
+    if (named := request.path_params.get("user_id")) is not None:
+        return str(named).replace(SLASH, "/")
+    if (named := request.query_params.get("user_id")) is not None:
+        return named
+    if getattr(request.scope.get("route"), "body_field", None) is None:
+        return None
+    body: Any = await request.json()
+    user_id = cast(dict[str, Any], body).get("user_id") if isinstance(body, dict) else None
+    return user_id if isinstance(user_id, str) else None

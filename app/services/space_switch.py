@@ -1,0 +1,333 @@
+"""Changing the embedding space of a tenant while it is served: plan, create, fill, verify, switch, drop.
+
+create   the new space's tables; from now on triggers note what is written
+fill     note what was there before, and embed what is noted, by any number of processes; when next to nothing is
+         left it is `filled`, and writers embed in both spaces, else new notes would come for ever
+verify   nothing lacks, and the new space finds what comparing with every vector finds
+switch   in one transaction, while writers wait: nothing is noted, so the roles are swapped
+drop     the vectors of the old space, until when it is kept up, so that switching back loses nothing
+"""
+
+import asyncio
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import structlog
+
+from app.domain.embeddings import EmbeddingSpace
+from app.domain.errors import InvalidInput, NotFound, NotReady, StaleSpace
+from app.domain.spaces import WRITTEN, Role, StoredSpace, TenantSpaces, storage_of
+from app.services.space_check import SpaceCheck, Verified
+from app.services.space_filler import BATCH, OnFilled, Pause, SpaceFiller
+from app.services.space_throttle import Throttle
+from app.services.spaces import Spaces
+from app.store.engine import MIGRATIONS, Database
+from app.store.jobs import JobStore
+from app.store.space_fills import FillStore
+from app.store.space_revision_files import write_revisions
+from app.store.space_revisions import SpaceRow, row_of
+from app.store.spaces import SpaceStore
+
+log = structlog.get_logger(__name__)
+
+SAMPLE = 64
+"""Texts that the rate of an endpoint is measured with."""
+
+SETTLE_S = 20.0
+"""How long a filling goes on after writers have begun to embed in both spaces; what they note still, they note because
+the new model is late, and the switch sees to it."""
+
+TRIES = 20
+"""How often a switch looks for a moment in which nothing is lacking."""
+
+
+_BYTES = {"halfvec": 2, "vector": 4}
+_ROW_BYTES = 150
+"""A row beside its vector, and its entry in the key."""
+
+
+@dataclass(frozen=True)
+class SpacePlan:
+    """What a change of space would be: how much there is to embed, how long that takes, and how much disk."""
+
+    tenant_id: str
+    serving: EmbeddingSpace
+    to: EmbeddingSpace
+    endpoint: str
+    memories: int
+    inputs: int
+    texts_per_s: float
+    seconds: float
+    bytes: int
+
+
+@dataclass(frozen=True)
+class SpaceStatus:
+    """A space of a tenant: its role, and how many of how many items have no vector in it yet. `rate`: how many a second
+    got one while it was watched; None where it was not, or nothing lacks."""
+
+    space: StoredSpace
+    role: Role
+    lacking: int
+    items: int
+    rate: float | None = None
+
+    @property
+    def seconds_left(self) -> float | None:
+        """Until it is filled at that rate; None where nothing goes on."""
+        return self.lacking / self.rate if self.rate else None
+
+
+class SpaceSwitch:
+    """The use cases about a tenant's change of space."""
+
+    def __init__(self, database: Database, spaces: Spaces, store: SpaceStore, fills: FillStore) -> None:
+        self.database = database
+        self._spaces = spaces
+        self._store = store
+        self._fills = fills
+        self._filler = SpaceFiller(database, spaces, store, fills)
+        self._check = SpaceCheck(database, spaces, store, fills)
+
+    async def plan(self, tenant_id: str, endpoint: str) -> SpacePlan:
+        """What a change to the space of `endpoint` would be; nothing is changed. Raises InvalidInput where that space
+        serves already, ModelUnavailable."""
+        spaces = await self._spaces.of(tenant_id)
+        async with self.database.begin(tenant_id) as connection:
+            memories, inputs = await self._fills.counts(connection, tenant_id)
+            texts = [text for _, text in await self._fills.sample(connection, tenant_id, SAMPLE)] or ["a text"]
+        embedder = self._spaces.embedder_at(endpoint)
+        await embedder.embed(texts[:1])
+        started = time.monotonic()
+        await embedder.embed(texts)
+        rate = len(texts) / (time.monotonic() - started)
+        if embedder.space.id == spaces.serving.id:
+            raise InvalidInput(f"{endpoint} has the space that serves already: {spaces.serving.id}.", "endpoint")
+        items = memories + inputs
+        return SpacePlan(
+            tenant_id,
+            spaces.serving.space,
+            embedder.space,
+            endpoint,
+            memories,
+            inputs,
+            rate,
+            items / rate,
+            items * (_BYTES[storage_of(embedder.space)] * embedder.space.dimension + _ROW_BYTES),
+        )
+
+    async def create(self, tenant_id: str, endpoint: str) -> SpaceStatus:
+        """Make the space of an endpoint for the tenant: from now on the database notes what is written; what is there
+        is noted when it is filled, for writers wait for this moment. One that is there is left as it is.
+
+        Raises InvalidInput (it serves, is on trial), ModelUnavailable.
+        """
+        space = await self._spaces.register(endpoint)
+        async with self.database.begin(tenant_id) as connection:
+            await self._store.lock_roles(connection, tenant_id)
+            spaces = await self._store.of_tenant(connection, tenant_id)
+            if spaces is None:
+                spaces = TenantSpaces(await self._spaces.own())
+                await self._store.begin_to_serve(connection, tenant_id, spaces.serving)
+            if spaces.serving.number == space.number:
+                raise InvalidInput(f"{endpoint} has the space that serves already: {space.id}.", "endpoint")
+            role = spaces.role_of(space)
+            if role == "trial":
+                raise InvalidInput(f"{space.id} is on trial: stop that first (`embed-service space trial stop`).")
+            if role is None:
+                await self._store.set_role(connection, tenant_id, space.number, "filling")
+                log.info("space_created", space=space.id, number=space.number)
+        self._spaces.forget(tenant_id)
+        return await self._status_of(tenant_id, space)
+
+    async def status(self, tenant_id: str) -> list[SpaceStatus]:
+        """The tenant's spaces, the serving one first."""
+        self._spaces.forget(tenant_id)
+        spaces = await self._spaces.of(tenant_id)
+        return [
+            await self._status_of(tenant_id, space)
+            for space in (spaces.serving, *(space for space, _ in spaces.others))
+        ]
+
+    async def watched_status(self, tenant_id: str, seconds: float) -> list[SpaceStatus]:
+        """As `status`, with the rate over some seconds where something is lacking; 0.0: without."""
+        before, began = await self.status(tenant_id), time.monotonic()
+        if not seconds or not any(one.lacking for one in before):
+            return before
+        await asyncio.sleep(seconds)
+        earlier = {one.space.number: one.lacking for one in before}
+        now = await self.status(tenant_id)
+        took = time.monotonic() - began
+        return [
+            replace(one, rate=max(0.0, (earlier.get(one.space.number, 0) - one.lacking) / took)) if one.lacking else one
+            for one in now
+        ]
+
+    async def fill(self, tenant_id: str, on_filled: OnFilled | None = None, pause: Pause | None = None) -> SpaceStatus:
+        """Embed what the tenant's new space lacks, until nothing does; any number of processes may do so at once, and
+        each may end at any moment. Raises NotFound where there is none, ModelUnavailable."""
+        space = await self.to_fill(tenant_id)
+        await self._filler.note(tenant_id, space)
+        while True:
+            await self._filler.fill(tenant_id, space, on_filled, pause, enough=BATCH)
+            if not await self._filler.note(tenant_id, space):
+                break
+        await self._call_filled(tenant_id, space)
+        await self._filler.fill(tenant_id, space, on_filled, pause, seconds=SETTLE_S)
+        return await self._status_of(tenant_id, space)
+
+    async def fill_gently(self, tenant_id: str, on_filled: OnFilled | None, slowdown: float) -> SpaceStatus:
+        """As `fill`, held back while searches in the serving space take more than `slowdown` times as long as
+        before."""
+        return await self.fill(tenant_id, on_filled, await self.throttle(tenant_id, slowdown))
+
+    async def throttle(self, tenant_id: str, slowdown: float, usual_s: float = 0.0) -> Throttle | None:
+        """What holds a filling back, by searches for a user who said something lately; None where nobody did."""
+        serving = (await self._spaces.of(tenant_id)).serving
+        async with self.database.begin(tenant_id) as connection:
+            sample = await self._fills.sample(connection, tenant_id, 1)
+            user_id = sample[0][0] if sample else ""
+            _, vectors = await self._store.vectors_of(connection, tenant_id, serving, user_id)
+
+        async def search() -> None:
+            async with self.database.begin(tenant_id) as connection:
+                await self._store.nearest(connection, tenant_id, serving, user_id, vectors[0], 10)
+
+        return Throttle(search, slowdown, usual_s) if len(vectors) else None
+
+    async def fill_slice(
+        self, tenant_id: str, number: int, seconds: float, pause: Pause | None, *, is_noted: bool
+    ) -> bool:
+        """Fill a space of the tenant for at most some `seconds`; whether nothing is left to do, also because it is not
+        used any more. `is_noted`: this was begun before, and noted what there is. Raises ModelUnavailable."""
+        async with self.database.begin(tenant_id) as connection:
+            spaces = await self._store.of_tenant(connection, tenant_id)
+        if spaces is None:
+            return True
+        used = spaces.of_role("serving", "filling", "filled", "kept")
+        space = next((each for each in used if each.number == number), None)
+        if space is None:
+            return True
+        is_new = spaces.role_of(space) == "filling"
+        try:
+            if is_new and not is_noted:
+                await self._filler.note(tenant_id, space)
+            if is_new:
+                is_near = await self._filler.fill(tenant_id, space, pause=pause, seconds=seconds, enough=BATCH)
+                if not is_near or await self._filler.note(tenant_id, space):
+                    return False
+                await self._call_filled(tenant_id, space)
+            return await self._filler.fill(tenant_id, space, pause=pause, seconds=seconds)
+        except StaleSpace:  # it was dropped
+            return True
+
+    async def to_fill(self, tenant_id: str) -> StoredSpace:
+        """The tenant's new space. Raises NotFound where there is none."""
+        return await self._new(tenant_id, "filling", "filled", "kept")
+
+    async def lacking(self, tenant_id: str) -> list[StoredSpace]:
+        """The tenant's spaces that are to have everything and do not: after an outage of what embeds in them, or where
+        a migration found vectors of several spaces."""
+        async with self.database.begin(tenant_id) as connection:
+            spaces = await self._store.of_tenant(connection, tenant_id)
+            whole = () if spaces is None else spaces.of_role(*WRITTEN)
+            return [each for each in whole if await self._store.lacking(connection, tenant_id, each.number)]
+
+    async def tenants(self) -> list[str]:
+        """Every tenant there is."""
+        async with self.database.transact_jobs() as statements:
+            return await JobStore().tenants(statements)
+
+    async def revisions(
+        self, tenant_id: str, endpoint: str | None, *, is_contract: bool, migrations: Path = MIGRATIONS
+    ) -> list[Path]:
+        """Write the change to the space of `endpoint` as Alembic revisions, or with `is_contract` the one that gives
+        up the space from before. The files. Raises InvalidInput, NotFound."""
+        serving = (await self._spaces.of(tenant_id)).serving
+        if is_contract:
+            old = await self._new(tenant_id, "kept")
+            return write_revisions(_row(old), _row(serving), contract=True, migrations=migrations)
+        if endpoint is None:
+            raise InvalidInput("--revisions needs --endpoint, or --contract.", "endpoint")
+        to = (await self.plan(tenant_id, endpoint)).to
+        return write_revisions(_row(serving), row_of(to, storage_of(to), endpoint), migrations=migrations)
+
+    async def verify(self, tenant_id: str, queries: int = 50) -> Verified:
+        """Look at the new space before it serves. Raises NotFound, ModelUnavailable."""
+        space = await self._new(tenant_id, "filled", "filling", "kept")
+        spaces = await self._spaces.of(tenant_id)
+        is_filled = spaces.role_of(space) != "filling"
+        return await self._check.verify(tenant_id, space, spaces.serving, queries, is_filled=is_filled)
+
+    async def switch(self, tenant_id: str) -> SpaceStatus:
+        """Have the filled (or kept) space serve, and keep the one that served, up to date. Writers wait for the moment
+        of it. Raises NotFound, NotReady where something goes on being lacking."""
+        space = await self._new(tenant_id, "filled", "kept")
+        lacking = 0
+        for attempt in range(TRIES):
+            async with self.database.begin(tenant_id) as connection:
+                await self._store.lock_roles(connection, tenant_id)
+                spaces = await self._store.of_tenant(connection, tenant_id)
+                if spaces is None or spaces.role_of(space) not in {"filled", "kept"}:
+                    raise NotReady(f"{space.id} was switched or dropped by somebody else at this moment.")
+                lacking = await self._store.lacking(connection, tenant_id, space.number)
+                if not lacking:
+                    await self._store.swap_roles(connection, tenant_id, space.number, spaces.serving.number)
+                    break
+            while await self._filler.fill_some(tenant_id, space):
+                pass
+            await asyncio.sleep(0.05 * attempt)
+        else:
+            raise NotReady(f"{lacking} items have no vector in {space.id} yet: embed-service space fill")
+        self._spaces.forget(tenant_id)
+        log.info("space_switched", space=space.id, before=spaces.serving.id)
+        return await self._status_of(tenant_id, space)
+
+    async def drop(self, tenant_id: str) -> StoredSpace:
+        """Give up the space that does not serve, and its vectors; its tables, where no other tenant uses them. Raises
+        NotFound."""
+        space = await self._new(tenant_id, "kept", "filled", "filling")
+        async with self.database.begin(tenant_id) as connection:
+            await self._store.lock_roles(connection, tenant_id)
+            await self._store.set_role(connection, tenant_id, space.number, None)
+            await self._store.drop_vectors(connection, tenant_id, space)
+        async with self.database.begin(tenant_id) as connection:
+            is_gone = await self._store.unregister(connection, space)
+        self._spaces.forget(tenant_id)
+        log.info("space_dropped", space=space.id, tables_dropped=is_gone)
+        return space
+
+    async def _new(self, tenant_id: str, *roles: Role) -> StoredSpace:
+        """The tenant's space in one of the roles, the first that has any."""
+        self._spaces.forget(tenant_id)
+        spaces = await self._spaces.of(tenant_id)
+        for role in roles:
+            for space in spaces.of_role(role):
+                return space
+        raise NotFound(f"no embedding space is {' or '.join(roles)}: `embed-service space create` makes one")
+
+    async def _call_filled(self, tenant_id: str, space: StoredSpace) -> None:
+        """Have writers embed in it too, from now on."""
+        async with self.database.begin(tenant_id) as connection:
+            await self._store.lock_roles(connection, tenant_id)
+            spaces = await self._store.of_tenant(connection, tenant_id)
+            if spaces is not None and spaces.role_of(space) == "filling":
+                await self._store.set_role(connection, tenant_id, space.number, "filled")
+                log.info("space_filled", space=space.id)
+        self._spaces.forget(tenant_id)
+
+    async def _status_of(self, tenant_id: str, space: StoredSpace) -> SpaceStatus:
+        async with self.database.begin(tenant_id) as connection:
+            spaces = await self._store.of_tenant(connection, tenant_id)
+            role = "serving" if spaces is None else spaces.role_of(space) or "serving"
+            if role in {"filling", "trial"}:  # not all of it may be noted
+                lacking = await self._fills.missing(connection, tenant_id, space)
+            else:
+                lacking = await self._store.lacking(connection, tenant_id, space.number)
+            items = sum(await self._fills.counts(connection, tenant_id))
+        return SpaceStatus(space, role, lacking, items)
+
+
+def _row(space: StoredSpace) -> SpaceRow:
+    return row_of(space.space, space.storage, space.endpoint)

@@ -1,0 +1,65 @@
+"""Holds the filling of a space back while searches are slower than they were before it began."""
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable
+from statistics import quantiles
+
+Probe = Callable[[], Awaitable[None]]
+"""Does once what users wait for."""
+
+PROBES = 20
+"""Latest probes that count, and those that are taken before the filling begins."""
+
+EVERY_S = 0.5
+LONGEST_S = 2.0
+STEP_S = 0.05
+
+
+class Throttle:
+    """A Pause: additive steps towards no pause while searches are quick, doubled pauses while they are slow."""
+
+    def __init__(self, probe: Probe, most: float, usual_s: float = 0.0) -> None:
+        """`most`: how many times as long as before the filling the 95th percentile of a probe may take. `usual_s`: what
+        that was; 0.0: it is measured first."""
+        self._probe = probe
+        self._most = most
+        self.usual_s = usual_s
+        self._seen: deque[float] = deque(maxlen=PROBES)
+        self._probed_at = 0.0
+        self.pause_s = 0.0
+        """Before each batch."""
+
+    async def __call__(self) -> None:
+        """Returns when another batch does no harm."""
+        if not self.usual_s:
+            await self.measure()
+        if time.monotonic() - self._probed_at >= EVERY_S:
+            self._seen.append(await self._timed())
+            self.pause_s = self.next_pause()
+        if self.pause_s:
+            await asyncio.sleep(self.pause_s)
+
+    async def measure(self) -> None:
+        """Take what probes need now for what is usual."""
+        for _ in range(PROBES):
+            self._seen.append(await self._timed())
+        self.usual_s = self.p95_s
+
+    @property
+    def p95_s(self) -> float:
+        """Of the latest probes."""
+        return quantiles(self._seen, n=20, method="inclusive")[-1] if len(self._seen) > 1 else 0.0
+
+    def next_pause(self) -> float:
+        """What the pause becomes by what was seen last."""
+        if self.p95_s > self._most * self.usual_s:
+            return min(LONGEST_S, max(STEP_S, 2 * self.pause_s))
+        return max(0.0, self.pause_s - STEP_S)
+
+    async def _timed(self) -> float:
+        started = time.monotonic()
+        await self._probe()
+        self._probed_at = time.monotonic()
+        return self._probed_at - started

@@ -1,0 +1,154 @@
+"""A change of embedding space on a service under load, its filling killed again and again, and back.
+
+    python -m benchmarks.space_switch [--data DIR] [--json FILE] [--results FILE] [--plot PNG] [--quick]
+                                      [--memories N] [--mpnet ENDPOINT]
+
+The service runs as a process of its own on the embedded database, with memories of 100 a user, whose space has 1,024
+dimensions: the built-in model's vectors, turned there by a server beside it (`embedder`); made of some thousand
+sentences that are really embedded, each used many times with a small random change. The new space has 384: every
+memory is really embedded. 20 requests a second come all the time, by the clock, whether the last was answered or not:
+12 searches, 5 new memories, 1 changed, 2 inputs hypothesised about. Meanwhile `embed-service space create`, `fill`,
+`verify`, `switch` and, after a while, `switch` back are run as commands; the filling process is killed with `kill -9`
+at 25, 50 and 75 %, the database at 60 %. With --mpnet, the address of a server of all-mpnet-base-v2, the same again on
+5,000 memories from 768 dimensions to 384, both really embedded.
+
+- `failed_requests`: requests that had no good answer within 30 s. Clients do what the documents say: on a 503 (and
+  where the connection breaks) they ask again. `answered_later`: those that had to, which only the database's death
+  may cause.
+- `mixed_results`: searches with a result whose similarity is not the cosine of the two vectors in the space that the
+  answer names.
+- `recall/min`: the lowest mean recall@10 of any second, against brute force over the vectors of the space that the
+  answer names. Questions share no word with memories, and only similarity counts, so that vectors alone decide.
+- `p95_ratio`: the 95th percentile of all requests while it is filled, over that before.
+- `lost_writes`: acknowledged writes that, after the way back and a last `space fill` of what is noted, are not there
+  or have no vector in both spaces.
+- `fill_rate_ratio`: afterwards, without the stream, memories a second filled from an empty space, over what the
+  embedding server gives a client that does nothing else, asked before and after. `…/live`: under the stream, with
+  kills, throttled.
+"""
+
+import argparse
+import asyncio
+import os
+import shutil
+import sys
+import tempfile
+from itertools import product
+from pathlib import Path
+from random import Random
+
+from rich.console import Console
+
+from app.logs import configure_logs
+from benchmarks.report import Figure, Target, arguments, describe_machine, new_progress, publish
+from benchmarks.space_switch import texts
+from benchmarks.space_switch.findings import per_second
+from benchmarks.space_switch.house import embedding_server
+from benchmarks.space_switch.plot import write_plot
+from benchmarks.space_switch.scenario import Outcome, Plan, quantile, run_scenario
+
+MPNET_MEMORIES = 5000
+
+
+def main() -> None:
+    """Run the benchmark."""
+    own = argparse.ArgumentParser(add_help=False)
+    own.add_argument("--memories", type=int, default=200_000)
+    own.add_argument("--plot", type=Path)
+    own.add_argument("--mpnet")
+    given, rest = own.parse_known_args()
+    options = arguments(__doc__, rest)
+    machine = describe_machine(("onnxruntime", "asyncpg", "sqlalchemy", "numpy"))
+    plan = Plan(2000, 8, 5, 4, 5) if options.quick else Plan(given.memories)
+    pool = texts.pool(options.data, Random(1))
+    folder = Path(tempfile.mkdtemp(prefix="embed-bench-")).resolve()
+    folder.chmod(0o711)  # a database server that is not root has to reach its files
+    configure_logs(folder / "logs", "WARNING", to_stdout=False)
+    try:
+        outcome = _run(folder / "turned", None, pool, plan)
+        figures = _figures("", outcome, plan)
+        if given.plot:
+            write_plot(given.plot, outcome)
+        if given.mpnet:
+            small = Plan(
+                1000 if options.quick else MPNET_MEMORIES, plan.before_s, plan.after_s, plan.own_s, plan.fill_s
+            )
+            distinct = [said + end for end, said in product(texts.uses(), pool)][: small.memories]
+            figures += _figures("mpnet/", _run(folder / "mpnet", given.mpnet, distinct, small), small)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    machine["load average at the end"] = f"{os.getloadavg()[0]:.2f}"
+    note = (
+        f"{'A quick run: nothing to compare. ' if options.quick else ''}"
+        "One process fills; the embedding servers, the service, the database and the stream share the machine."
+    )
+    publish(options, "A live change of embedding space", figures, machine, note)
+
+
+def _run(folder: Path, endpoint: str | None, said: list[str], plan: Plan) -> Outcome:
+    folder.mkdir()
+    folder.chmod(0o711)
+    with (
+        new_progress(Console(stderr=True)) as progress,
+        embedding_server(folder / "old", 1024) as turned,
+        embedding_server(folder / "new", 384) as new,
+    ):
+        return asyncio.run(run_scenario(folder, (endpoint or turned, new), said, plan, progress))
+
+
+def _figures(prefix: str, outcome: Outcome, plan: Plan) -> list[Figure]:
+    begin, fill, filled = (outcome.marks[name] for name in ("before", "fill", "filled"))
+    during = [each.seconds for each in outcome.requests if fill <= each.due_at < filled]
+    before = [each.seconds for each in outcome.requests if begin <= each.due_at < fill]
+    p95, p95_before = quantile(during, 0.95), quantile(before, 0.95)
+    later = [each for each in outcome.requests if each.tries > 1]
+    seconds = per_second(outcome.searches)
+    own = sum(outcome.own_rates) / len(outcome.own_rates)
+    minutes = (filled - fill) / 60
+    rows = [
+        Figure(
+            "failed_requests",
+            sum(each.status != 200 for each in outcome.requests),
+            "",
+            Target("≤", 0),
+            f"of {len(outcome.requests):,}, {sum(each.kind != 'search' for each in outcome.requests):,} of them writes",
+        ),
+        Figure(
+            "answered_later",
+            len(later),
+            "",
+            note="first " + (", ".join(sorted({str(each.first_status) for each in later})) or "nothing else than 200"),
+        ),
+        Figure(
+            "mixed_results",
+            sum(each.is_mixed for each in outcome.searches),
+            "",
+            Target("≤", 0),
+            f"of {len(outcome.searches):,} searches; {sum(each.is_degraded for each in outcome.searches)} degraded",
+        ),
+        Figure("recall/min", min(value for _, value in seconds), "", Target("≥", 0.99), f"of {len(seconds)} seconds"),
+        Figure("p95_ratio", p95 / p95_before, "×", Target("≤", 2.0), f"{p95_before * 1e3:.0f} to {p95 * 1e3:.0f} ms"),
+        Figure("lost_writes", outcome.lost_writes, "", Target("≤", 0), "after the way back, in both spaces"),
+        Figure("missing", outcome.missing, "", Target("≤", 0), "items without a vector in the new space, at the end"),
+        Figure(
+            "fill_rate_ratio",
+            outcome.fill_rate / own,
+            "×",
+            Target("≥", 0.9),
+            f"{outcome.fill_rate:.0f} of {own:.0f} a second, alone",
+        ),
+        Figure(
+            "fill_rate_ratio/live",
+            outcome.fill_rate_live / own,
+            "×",
+            note=f"{outcome.fill_rate_live:.0f} a second under the stream, for {minutes:.1f} minutes",
+        ),
+        Figure("verify/recall", outcome.verified["recall"], "", note="what `space verify` said before the switch"),
+        Figure("verify/overlap", outcome.verified["overlap"], "", note="of the old space's ten, found in the new one"),
+        Figure("memories", plan.memories, ""),
+    ]
+    return [Figure(prefix + row.path, row.value, row.unit, row.target, row.note) for row in rows]
+
+
+if __name__ == "__main__":
+    sys.exit(main())
