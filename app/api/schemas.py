@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Annotated, Any, Literal, Self
 from uuid import UUID
 
@@ -88,7 +88,7 @@ def _parse_moment(value: Any) -> Any:
         return value
     if isinstance(value, str) and _MOMENT.fullmatch(value):
         try:
-            return datetime.fromisoformat(value.upper())
+            return datetime.fromisoformat(value.upper()).astimezone(UTC)  # PostgreSQL knows no zone beyond 15:59
         except ValueError:
             pass
     raise ValueError("should be a moment of the years 2 to 9998 with a time zone, e.g. 2026-01-31T12:00:00Z")
