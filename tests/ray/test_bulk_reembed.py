@@ -156,7 +156,7 @@ async def test_one_machine_fills_a_space_from_an_endpoint(house: House) -> None:
 async def test_a_node_is_killed_half_way_and_every_memory_has_its_vector_once(
     house: House, embedder: OnnxEmbedder
 ) -> None:
-    await house.remember(*said(900))
+    await house.remember(*said(2400))
     space = await house.begin_to_fill_own()
     with local_cluster({"RAY_AUTH_MODE": "disabled"}) as cluster:
         process = await house.reembed(
@@ -175,7 +175,7 @@ async def test_a_node_is_killed_half_way_and_every_memory_has_its_vector_once(
 
     assert done["role"] == "filled"
     assert done["again"] > 0, "the killed node had work"
-    assert await house.assert_whole(space, embedder) == 900 + added
+    assert await house.assert_whole(space, embedder) == 2400 + added
 
 
 async def remember_until(house: House, is_enough: asyncio.Event) -> int:
