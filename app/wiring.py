@@ -133,11 +133,19 @@ async def open_switch(settings: Settings) -> AsyncGenerator[SpaceSwitch]:
 async def _open_spaces(stack: AsyncExitStack, settings: Settings) -> tuple[Database, Spaces]:
     database = await open_database(settings)
     stack.push_async_callback(database.aclose)
+    return database, await stack.enter_async_context(late_spaces(settings, database))
+
+
+@asynccontextmanager
+async def late_spaces(settings: Settings, database: Database) -> AsyncGenerator[Spaces]:
+    """The embedding spaces; a model is loaded when the first text comes."""
     own = LateEmbedder(lambda: open_embedder(settings))
-    stack.push_async_callback(own.aclose)
     spaces = build_spaces(settings, database, own)
-    stack.push_async_callback(spaces.aclose)
-    return database, spaces
+    try:
+        yield spaces
+    finally:
+        await spaces.aclose()
+        await own.aclose()
 
 
 def build_spaces(settings: Settings, database: Database, own: Embedder) -> Spaces:

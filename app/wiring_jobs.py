@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
-from app.clients.embeddings.late import LateEmbedder
 from app.domain.spaces import StoredSpace
 from app.ports import SystemClock
 from app.services.jobs import graphs
@@ -26,7 +25,7 @@ from app.store.expiry import ExpiryStore
 from app.store.graphs import GraphStore
 from app.store.jobs import JobStore
 from app.store.spaces import SpaceStore
-from app.wiring import build_spaces, build_switch, open_embedder
+from app.wiring import build_switch, late_spaces
 
 if TYPE_CHECKING:
     from app.services.jobs.worker import Worker
@@ -50,18 +49,6 @@ def job_handlers(settings: Settings, database: Database, spaces: Spaces) -> list
 def build_space_jobs(database: Database, spaces: Spaces) -> SpaceJobs:
     """What workers do about spaces."""
     return SpaceJobs(database, JobQueue(database, JobStore()), build_switch(database, spaces))
-
-
-@asynccontextmanager
-async def late_spaces(settings: Settings, database: Database) -> AsyncGenerator[Spaces]:
-    """The embedding spaces; a model is loaded when the first text comes."""
-    own = LateEmbedder(lambda: open_embedder(settings))
-    spaces = build_spaces(settings, database, own)
-    try:
-        yield spaces
-    finally:
-        await spaces.aclose()
-        await own.aclose()
 
 
 def build_worker(settings: Settings, database: Database, spaces: Spaces, *, concurrency: int = 1) -> "Worker":

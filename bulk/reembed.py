@@ -15,7 +15,6 @@ from typing import Any
 
 import structlog
 
-from app.clients.embeddings.late import LateEmbedder
 from app.domain.errors import NotFound
 from app.services.space_filler import OnFilled, SpaceFiller
 from app.services.space_switch import SpaceStatus, SpaceSwitch
@@ -23,7 +22,7 @@ from app.settings import Settings
 from app.store.engine import open_database
 from app.store.space_fills import FillStore
 from app.store.spaces import SpaceStore
-from app.wiring import build_spaces, build_switch, open_embedder
+from app.wiring import build_switch, late_spaces
 from bulk.backlog import Shard, cut
 from bulk.cluster import CORES, Starts, cause_of, ray_module
 from bulk.steps import Embedding, Job, Writing, read_tasks
@@ -89,10 +88,7 @@ async def reembed(
     async with AsyncExitStack() as stack:
         database = await open_database(settings)
         stack.push_async_callback(database.aclose)
-        own = LateEmbedder(lambda: open_embedder(settings))
-        stack.push_async_callback(own.aclose)
-        spaces = build_spaces(settings, database, own)
-        stack.push_async_callback(spaces.aclose)
+        spaces = await stack.enter_async_context(late_spaces(settings, database))
         switch = build_switch(database, spaces)
 
         new = await _new_space(switch, tenant_id)

@@ -93,6 +93,11 @@ class TenantSpaces:
     serving: StoredSpace
     others: tuple[tuple[StoredSpace, Role], ...] = ()
 
+    @property
+    def every(self) -> tuple[StoredSpace, ...]:
+        """All of them, the serving one first."""
+        return (self.serving, *(space for space, _ in self.others))
+
     def of_role(self, *roles: Role) -> tuple[StoredSpace, ...]:
         """The spaces in any of these roles, the serving one first."""
         own = (self.serving,) if "serving" in roles else ()

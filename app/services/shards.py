@@ -19,7 +19,7 @@ from app.services.training.erasure import Erasure, TrainingErasure
 from app.services.transfer import TransferService
 from app.store.engine import Database
 from app.store.shards import ShardStore
-from app.store.tenants import TenantStore
+from app.store.tenants import TenantStore, every_tenant
 from app.store.users import UserStore
 
 KNOWN = timedelta(seconds=5)
@@ -103,7 +103,7 @@ class ShardService:
         """For each tenant, the users in a database that are its own, and those who are not."""
         database, count = self.databases[index], len(self.databases)
         async with database.transact_jobs() as statements:
-            tenants = await self.store.tenants(statements)
+            tenants = await every_tenant(statements)
         for tenant_id in tenants:
             async with database.begin(tenant_id) as connection:
                 users = await self.store.users(connection, tenant_id)

@@ -23,11 +23,11 @@ from app.services.space_filler import BATCH, OnFilled, Pause, SpaceFiller
 from app.services.space_throttle import Throttle
 from app.services.spaces import Spaces
 from app.store.engine import MIGRATIONS, Database
-from app.store.jobs import JobStore
 from app.store.space_fills import FillStore
 from app.store.space_revision_files import write_revisions
 from app.store.space_revisions import SpaceRow, row_of
 from app.store.spaces import SpaceStore
+from app.store.tenants import every_tenant
 
 log = structlog.get_logger(__name__)
 
@@ -145,10 +145,7 @@ class SpaceSwitch:
         """The tenant's spaces, the serving one first."""
         self._spaces.forget(tenant_id)
         spaces = await self._spaces.of(tenant_id)
-        return [
-            await self._status_of(tenant_id, space)
-            for space in (spaces.serving, *(space for space, _ in spaces.others))
-        ]
+        return [await self._status_of(tenant_id, space) for space in spaces.every]
 
     async def watched_status(self, tenant_id: str, seconds: float) -> list[SpaceStatus]:
         """As `status`, with the rate over some seconds where something is lacking; 0.0: without."""
@@ -188,7 +185,7 @@ class SpaceSwitch:
         async with self.database.begin(tenant_id) as connection:
             sample = await self._fills.sample(connection, tenant_id, 1)
             user_id = sample[0][0] if sample else ""
-            _, vectors = await self._store.vectors_of(connection, tenant_id, serving, user_id)
+            _, vectors = await self._store.vectors_of(connection, tenant_id, serving, user_id, count=1)
 
         async def search() -> None:
             async with self.database.begin(tenant_id) as connection:
@@ -237,7 +234,7 @@ class SpaceSwitch:
     async def tenants(self) -> list[str]:
         """Every tenant there is."""
         async with self.database.transact_jobs() as statements:
-            return await JobStore().tenants(statements)
+            return await every_tenant(statements)
 
     async def revisions(
         self, tenant_id: str, endpoint: str | None, *, is_contract: bool, migrations: Path = MIGRATIONS

@@ -154,7 +154,7 @@ class Spaces:
             spaces = await self._store.of_tenant(connection, tenant_id)
         if spaces is None or (serving is not None and spaces.serving.number != serving.number):
             raise StaleSpace("another embedding space began to serve at this moment")
-        return (spaces.serving, *(space for space, _ in spaces.others))
+        return spaces.every
 
     def embedder(self, space: StoredSpace) -> Embedder:
         """What embeds in a space. Raises ModelUnavailable where that is not known here."""

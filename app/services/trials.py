@@ -134,7 +134,7 @@ class TrialService:
             now = self._clock.now()
             await self._trials.change(connection, tenant_id, trial.trial_id, status="ended", ended_at=now)
             space = await self._spaces.stored(trial.space)
-            await self._trials.drop_vectors(connection, tenant_id, space)
+            await self._roles.drop_vectors(connection, tenant_id, space)
             await self._roles.set_role(connection, tenant_id, space.number, None)
         self._trial_spaces.forget(tenant_id)
         log.info("trial_ended", trial=trial.trial_id, space=trial.space, reason=reason)
@@ -156,9 +156,9 @@ class TrialService:
             raise InvalidInput("endpoint is an http:// or https:// address without a password.", field="endpoint")
         space = await self._spaces.register(endpoint)
         spaces = await self._spaces.of(tenant_id)
-        role = next((role for each, role in spaces.others if each.number == space.number), None)
-        if space.number == spaces.serving.number or role is not None:
-            used = "serves" if role is None else f"is {role}"
+        role = spaces.role_of(space)
+        if role is not None:
+            used = "serves" if role == "serving" else f"is {role}"
             raise InvalidInput(f"{endpoint} has the space {space.id}, which {used} already.", field="endpoint")
         trial = Trial(
             f"trial-{secrets.token_hex(5)}",

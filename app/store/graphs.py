@@ -66,7 +66,7 @@ WITH part AS (
     FROM held, unnest(held.terms) AS word
     ON CONFLICT DO NOTHING RETURNING memory_id
 )
-SELECT (SELECT memory_id FROM part ORDER BY memory_id DESC LIMIT 1) AS last, (SELECT count(*) FROM held) AS changed
+SELECT (SELECT memory_id FROM part ORDER BY memory_id DESC LIMIT 1) AS last
 FROM (SELECT count(*) FROM added) AS written
 """)
 
@@ -100,7 +100,7 @@ WITH part AS (
     UPDATE {table} SET graph = :number
     WHERE {of_user} AND memory_id = ANY(ARRAY(SELECT memory_id FROM held)) RETURNING memory_id
 )
-SELECT (SELECT memory_id FROM part ORDER BY memory_id DESC LIMIT 1) AS last, (SELECT count(*) FROM moved) AS changed
+SELECT (SELECT memory_id FROM part ORDER BY memory_id DESC LIMIT 1) AS last
 """
 
 
@@ -156,20 +156,18 @@ class GraphStore:
         number: int,
         after: UUID,
         count: int,
-    ) -> tuple[UUID | None, int]:
-        """Move those of the next `count` vectors into the graph that are not in it: (the last one looked at, None at
-        the end; how many were moved). One that somebody else holds is left out."""
+    ) -> UUID | None:
+        """Move those of the next `count` vectors into the graph that are not in it; the last one looked at, None at
+        the end. One that somebody else holds is left out."""
         arguments = {"tenant_id": tenant_id, "user_id": user_id, "number": number, "after": after, "count": count}
-        row = (await connection.execute(text(_move(space)), arguments)).one()
-        return row.last, row.changed
+        return (await connection.execute(text(_move(space)), arguments)).scalar_one()
 
     async def add_words(
         self, connection: AsyncConnection, tenant_id: str, user_id: str, *, after: UUID, count: int
-    ) -> tuple[UUID | None, int]:
+    ) -> UUID | None:
         """Write the words of those of the next `count` memories that lack them; as `move_vectors`."""
         arguments = {"tenant_id": tenant_id, "user_id": user_id, "after": after, "count": count}
-        row = (await connection.execute(_ADD_WORDS, arguments)).one()
-        return row.last, row.changed
+        return (await connection.execute(_ADD_WORDS, arguments)).scalar_one()
 
     async def is_lacking(
         self, connection: AsyncConnection, tenant_id: str, user_id: str, spaces: Sequence[StoredSpace], number: int

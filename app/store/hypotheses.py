@@ -20,9 +20,9 @@ from app.domain.persona import Facet
 from app.domain.spaces import StoredSpace
 from app.domain.telemetry import Shown
 from app.store.engine import Statements
-from app.store.memories import vector_literal
 from app.store.tables import AnyRow, calibrations, executions, hypothesis_sets, signals
 from app.store.users import Centroid, centroid_of, facets_of
+from app.store.vectors import vector_literal
 
 RECENT_ANSWERS = 200
 """How many of a user's latest answered inputs are compared with a new one."""

@@ -215,10 +215,6 @@ class JobStore:
         """Jobs by kind and state."""
         return {(row["task_name"], _NAMES[row["status"]]): row["jobs"] for row in await statements.fetch(_COUNTS)}
 
-    async def tenants(self, statements: Statements) -> list[str]:
-        """Every tenant there is."""
-        return [row["tenant_id"] for row in await statements.fetch("SELECT tenant_id FROM tenants ORDER BY 1")]
-
 
 def _ids(job_ids: Sequence[int] | None) -> list[int] | None:
     return None if job_ids is None else list(job_ids)

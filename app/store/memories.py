@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from typing import Any
 from uuid import UUID
 
@@ -17,8 +18,9 @@ from app.domain.ranking import Candidate
 from app.domain.spaces import Embedded, StoredSpace
 from app.domain.statements import CONFLICT_COSINE
 from app.store.engine import Statements
-from app.store.memory_search import FIELDS, GRAPH_SETTINGS, GRAPH_SETTINGS_END, by_graph, exact, nearest
+from app.store.memory_search import FIELDS, by_graph, exact, fetch_by_graph, nearest
 from app.store.tables import memories
+from app.store.vectors import vector_from_bytes, vector_literal
 
 NEIGHBOURS = 8
 """How many of the nearest memories of its type a draft is compared with."""
@@ -61,18 +63,6 @@ def _candidate(row: Any, space: StoredSpace) -> Candidate:
     return Candidate(memory_of(row), row["cosine"], row["lexical"], vector)
 
 
-def vector_literal(vector: Vector | None) -> str | None:
-    """`vector` as the text the database reads: nine digits keep every float32 exactly. None stays None."""
-    if vector is None:
-        return None
-    return "[" + ",".join([format(value, ".9g") for value in vector.tolist()]) + "]"
-
-
-def vector_from_bytes(data: bytes) -> Vector:
-    """The inverse of the database's vector_send: a two-byte dimension, two spare bytes, big-endian floats."""
-    return np.frombuffer(data, dtype=">f4", offset=4).astype(np.float32)
-
-
 def memory_of(row: Any) -> Memory:
     """A row of either kind (SQLAlchemy's, the driver's) that begins with the memory's fields, in order."""
     memory_id, user_id, kind, content, confidence, tags, source, *moments = row[:14]
@@ -108,9 +98,7 @@ class MemoryStore:
         arguments = (values, words, tenant_id, user_id, *_filters(where), list(slots), arm)
         graph = self._graphs.get((tenant_id, user_id), 0) if space.has_graphs else 0
         if graph:
-            await statements.execute(GRAPH_SETTINGS)
-            rows = await statements.fetch(by_graph(space, graph), *arguments)
-            await statements.execute(GRAPH_SETTINGS_END)
+            rows = await fetch_by_graph(statements, by_graph(space, graph), *arguments)
             if rows and rows[0]["graph"] == graph and (vector is None or rows[0]["near"] >= arm):
                 return [_candidate(row, space) for row in rows]
         rows = await statements.fetch(exact(space, "serving"), *arguments)
@@ -162,11 +150,8 @@ class MemoryStore:
         is_by_graph = graph > 0 and embedded.space.has_graphs and not is_replaced
         query = nearest(embedded.space, is_replaced=is_replaced, graph=graph if is_by_graph else 0)
         literals = [vector_literal(vector) for vector in embedded.vectors]
-        if is_by_graph:
-            await statements.execute(GRAPH_SETTINGS)
-        rows = await statements.fetch(query, tenant_id, user_id, at, list(types), literals, NEIGHBOURS, CONFLICT_COSINE)
-        if is_by_graph:
-            await statements.execute(GRAPH_SETTINGS_END)
+        fetch = partial(fetch_by_graph, statements) if is_by_graph else statements.fetch
+        rows = await fetch(query, tenant_id, user_id, at, list(types), literals, NEIGHBOURS, CONFLICT_COSINE)
         found: list[list[Neighbour]] = [[] for _ in types]
         for row in rows:
             found[row["ordinal"] - 1].append(Neighbour(memory_of(row), row["cosine"]))

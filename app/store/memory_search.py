@@ -7,8 +7,10 @@ by key is fenced with LIMIT 1.
 """
 
 from functools import cache
+from typing import Any
 
 from app.domain.spaces import Role, StoredSpace
+from app.store.engine import Statements
 
 GRAPH_SETTINGS = (
     "SET LOCAL enable_sort = off; SET LOCAL hnsw.iterative_scan = relaxed_order; "
@@ -18,6 +20,15 @@ GRAPH_SETTINGS = (
 order already. A scan goes on until enough memories pass the filters, or ends after so many."""
 
 GRAPH_SETTINGS_END = "SET LOCAL enable_sort = on"
+
+
+async def fetch_by_graph(statements: Statements, query: str, *arguments: Any) -> list[Any]:
+    """Rows of a statement that is planned and run under GRAPH_SETTINGS. Raises as `Statements.fetch`."""
+    await statements.execute(GRAPH_SETTINGS)
+    rows = await statements.fetch(query, *arguments)
+    await statements.execute(GRAPH_SETTINGS_END)
+    return rows
+
 
 FIELDS = (
     "memory_id",

@@ -9,7 +9,6 @@ from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.domain.shards import WHOLE, Place
-from app.store.engine import Statements
 from app.store.tables import tenants, users
 
 _NOTED = re.compile(r"shard (\d+) of (\d+)")
@@ -31,10 +30,6 @@ class ShardStore:
     async def take_place(self, connection: AsyncConnection, place: Place) -> None:
         """Say which shard this database is from now on."""
         await connection.execute(text(f"COMMENT ON CONSTRAINT pk_users ON users IS '{place}'"))
-
-    async def tenants(self, statements: Statements) -> list[str]:
-        """The tenants here; inside a transaction for jobs."""
-        return [row[0] for row in await statements.fetch("SELECT tenant_id FROM tenants ORDER BY 1")]
 
     async def users(self, connection: AsyncConnection, tenant_id: str) -> list[str]:
         """The tenant's users here."""

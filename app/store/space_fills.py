@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
-import orjson
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -17,7 +16,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from app.domain.embeddings import Vector, Vectors
 from app.domain.errors import StaleSpace
 from app.domain.spaces import StoredSpace
-from app.store.spaces import Kind, vector_from_bytes
+from app.store.spaces import Kind
+from app.store.vectors import vector_from_bytes, vector_literal
 
 NOTED = 5000
 """Items that are looked at in one transaction while it is noted what a space lacks."""
@@ -197,7 +197,7 @@ class FillStore:
                 "users": [claimed[place].user_id for place in own],
                 "items": [claimed[place].item_id for place in own],
                 "contents": [contents[place] for place in own],
-                "vectors": [_literal(vectors[place]) for place in own],
+                "vectors": [vector_literal(vectors[place]) for place in own],
             }
             query = text(f"""
             WITH given AS (
@@ -279,8 +279,3 @@ class FillStore:
             if rows:
                 return [(row[0], row[1]) for row in rows]
         return []
-
-
-def _literal(vector: Vector) -> str:
-    """A vector as the text the database reads: the shortest digits that give every float32 back."""
-    return orjson.dumps(vector, option=orjson.OPT_SERIALIZE_NUMPY).decode()

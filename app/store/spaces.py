@@ -1,6 +1,7 @@
 """Queries about embedding spaces: which there are, what a tenant uses each for, and the vectors in them."""
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, Literal
 from uuid import UUID
 
@@ -13,9 +14,10 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from app.domain.embeddings import EmbeddingSpace, Vector, Vectors
 from app.domain.spaces import Role, Storage, StoredSpace, TenantSpaces
 from app.store.engine import Statements
-from app.store.memory_search import GRAPH_SETTINGS, GRAPH_SETTINGS_END
+from app.store.memory_search import fetch_by_graph
 from app.store.space_tables import create_statements, drop_statements
 from app.store.tables import AnyRow, embedding_spaces, space_backlog, tenant_spaces
+from app.store.vectors import vector_from_bytes, vector_literal
 
 Kind = Literal["memory", "input"]
 """What has vectors: memories, and what users asked."""
@@ -26,16 +28,6 @@ STALE = "ES001"
 _LOCK_SPACES = text("SELECT pg_advisory_xact_lock(hashtextextended('embedding_spaces', 0))")
 _HOLD_ROLES = text("SELECT pg_advisory_xact_lock_shared(hashtextextended('spaces of ' || :tenant_id, 0))")
 LOCK_ROLES = "SELECT pg_advisory_xact_lock(hashtextextended('spaces of ' || :tenant_id, 0))"
-
-
-def vector_literals(vectors: Vectors) -> list[str]:
-    """Vectors as the texts the database reads: nine digits keep every float32 exactly."""
-    return ["[" + ",".join([format(value, ".9g") for value in row]) + "]" for row in vectors.tolist()]
-
-
-def vector_from_bytes(data: bytes) -> Vector:
-    """The inverse of the database's vector_send: a two-byte dimension, two spare bytes, big-endian floats."""
-    return np.frombuffer(data, dtype=">f4", offset=4).astype(np.float32)
 
 
 class SpaceStore:
@@ -151,7 +143,7 @@ class SpaceStore:
             "role": role,
             "users": [user_id for user_id, _ in items],
             "items": [item for _, item in items],
-            "vectors": vector_literals(vectors),
+            "vectors": [vector_literal(vector) for vector in vectors],
         }
         await connection.execute(text(_write(space, kind)), arguments)
 
@@ -207,22 +199,19 @@ class SpaceStore:
         ORDER BY embedding <=> (SELECT in_space($3::text::vector, $1, {space.number}, NULL)::{space.column_type})
         LIMIT $4
         """
-        if is_by_graph:
-            await statements.execute(GRAPH_SETTINGS)
-        found = await statements.fetch(query, tenant_id, user_id, vector_literals(vector[None])[0], count)
-        if is_by_graph:
-            await statements.execute(GRAPH_SETTINGS_END)
+        fetch = partial(fetch_by_graph, statements) if is_by_graph else statements.fetch
+        found = await fetch(query, tenant_id, user_id, vector_literal(vector), count)
         return [row["memory_id"] for row in found]
 
     async def vectors_of(
-        self, connection: AsyncConnection, tenant_id: str, space: StoredSpace, user_id: str
+        self, connection: AsyncConnection, tenant_id: str, space: StoredSpace, user_id: str, count: int | None = None
     ) -> tuple[list[UUID], Vectors]:
-        """The user's memories and their vectors, shape (memories, dimension)."""
+        """The user's memories (any `count` of them) and their vectors, shape (memories, dimension)."""
         query = text(f"""
         SELECT memory_id, vector_send(embedding::vector) FROM {space.memory_table}
-        WHERE tenant_id = :tenant_id AND user_id = :user_id
+        WHERE tenant_id = :tenant_id AND user_id = :user_id LIMIT CAST(:count AS bigint)
         """)
-        rows = list(await connection.execute(query, {"tenant_id": tenant_id, "user_id": user_id}))
+        rows = list(await connection.execute(query, {"tenant_id": tenant_id, "user_id": user_id, "count": count}))
         vectors = [vector_from_bytes(row[1]) for row in rows]
         return [row[0] for row in rows], np.array(vectors) if rows else np.empty((0, space.space.dimension), np.float32)
 

@@ -9,6 +9,7 @@ from sqlalchemy import insert, select, update
 from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from app.store.engine import Statements
 from app.store.tables import AnyRow, api_keys, tenants
 
 
@@ -19,6 +20,11 @@ class KeyHolder:
     tenant_id: str
     key_id: str
     scopes: frozenset[str]
+
+
+async def every_tenant(statements: Statements) -> list[str]:
+    """The names of all tenants; inside a transaction for jobs (`Database.transact_jobs`)."""
+    return [row["tenant_id"] for row in await statements.fetch("SELECT tenant_id FROM tenants ORDER BY tenant_id")]
 
 
 class TenantStore:

@@ -40,9 +40,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.domain.errors import InvalidInput
 from app.domain.spaces import StoredSpace
-from app.store.memories import vector_from_bytes
 from app.store.spaces import Kind, SpaceStore
 from app.store.tables import KEPT_BY_DATABASE, USER_TABLES
+from app.store.vectors import vector_from_bytes
 
 TABLES: Mapping[str, Table] = {table.name: table for table in reversed(USER_TABLES)}
 """Tables by name, users first."""

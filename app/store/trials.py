@@ -14,8 +14,8 @@ from app.domain.embeddings import Vectors
 from app.domain.spaces import StoredSpace
 from app.domain.trials import Outcomes, Trial
 from app.store.hypotheses import DECIDED
-from app.store.memories import vector_literal
 from app.store.tables import AnyRow, memories, space_trials
+from app.store.vectors import vector_literal
 
 STANDING_SECTIONS = ("preferences_style", "constraints")
 """Sections of a prompt that hold what the user always wants: no search has to find it."""
@@ -165,11 +165,6 @@ class TrialStore:
         filled = literal(0) if space is None else _count(space, tenant_id)
         row = (await connection.execute(select(filled, every))).one()
         return row[0], row[1]
-
-    async def drop_vectors(self, connection: AsyncConnection, tenant_id: str, space: StoredSpace) -> int:
-        """Delete the tenant's vectors in a space; how many there were."""
-        query = text(f"DELETE FROM {space.memory_table} WHERE tenant_id = :tenant_id")
-        return (await connection.execute(query, {"tenant_id": tenant_id})).rowcount
 
     async def outcomes(
         self, connection: AsyncConnection, tenant_id: str, since: datetime, until: datetime

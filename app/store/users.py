@@ -14,8 +14,8 @@ from app.domain.embeddings import Vector
 from app.domain.errors import UserErased
 from app.domain.persona import DEFAULT_FACETS, Facet, FacetChange, Persona
 from app.store.engine import Statements
-from app.store.memories import vector_from_bytes, vector_literal
 from app.store.tables import USER_TABLES, AnyRow, facet_changes, tenants, users
+from app.store.vectors import vector_from_bytes, vector_literal
 
 _ERASE_JOBS = text(
     "DELETE FROM procrastinate_jobs WHERE args ->> 'tenant_id' = :tenant_id AND args ->> 'user_id' = :user_id"
@@ -242,7 +242,7 @@ class UserStore:
     ) -> bool:
         """Move the user's centroid from `seen` to `said`, creating the user at first contact; False, and
         nothing changed, when another input has moved it since it was seen. Holds the user."""
-        after = (vector_literal(said.vector), said.space, said.weight, said.moved_at)
+        after = (None if said.vector is None else vector_literal(said.vector), said.space, said.weight, said.moved_at)
         if seen.known_since is None:
             rows = await statements.fetch(_FIRST_SAID, tenant_id, user_id, now, *after)
         else:

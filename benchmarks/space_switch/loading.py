@@ -13,8 +13,9 @@ from app.domain.spaces import StoredSpace
 from app.services.keys import DEFAULT_TENANT
 from app.settings import Settings
 from app.store.engine import Database, open_database
-from app.store.spaces import SpaceStore, vector_literals
+from app.store.spaces import SpaceStore
 from app.store.users import UserStore
+from app.store.vectors import vector_literal
 from app.wiring import build_keys, build_spaces
 from benchmarks.space_switch.texts import uses
 
@@ -78,7 +79,7 @@ async def _write(
                     f"INSERT INTO {name} SELECT n - 1, v::vector FROM unnest(CAST(:rows AS text[])) WITH ORDINALITY "  # noqa: S608
                     "AS given(v, n)"
                 ),
-                {"rows": vector_literals(np.asarray(rows, np.float32))},
+                {"rows": [vector_literal(row) for row in rows]},
             )
         await connection.execute(
             text("CREATE TEMP TABLE fresh (number int, memory_id uuid, user_id text, content text)")

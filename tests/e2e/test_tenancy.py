@@ -72,8 +72,8 @@ class Held:
 
 @pytest.fixture(scope="module")
 def service() -> Iterator[RunningService]:
-    """A service that collects training data, too."""
-    with open_service({"ENABLE_TRAINING_DATA_COLLECTION": "true"}) as opened:
+    """A service that collects training data, too. Without a worker: it would fill what a test notes as lacking."""
+    with open_service({"ENABLE_TRAINING_DATA_COLLECTION": "true", "WORKER_INSIDE": "false"}) as opened:
         yield opened
 
 

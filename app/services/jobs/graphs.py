@@ -37,8 +37,8 @@ class GraphPayload(JobPayload):
 
 GRAPH = JobKind("graph", GraphPayload)
 
-Batch = Callable[[AsyncConnection, UUID], Awaitable[tuple[UUID | None, int]]]
-"""Does a part of the work after a place; where it ended, and how much there was to do."""
+Batch = Callable[[AsyncConnection, UUID], Awaitable[UUID | None]]
+"""Does a part of the work after a place; where it ended, None at the end."""
 
 
 @dataclass(frozen=True)
@@ -112,16 +112,14 @@ class GraphService:
         spaces = await self._spaces(tenant_id)
         for space in spaces:
 
-            async def move(
-                connection: AsyncConnection, after: UUID, space: StoredSpace = space
-            ) -> tuple[UUID | None, int]:
+            async def move(connection: AsyncConnection, after: UUID, space: StoredSpace = space) -> UUID | None:
                 return await self.graphs.move_vectors(
                     connection, tenant_id, user_id, space, number=number, after=after, count=BATCH
                 )
 
             await self._through(tenant_id, move)
 
-        async def add(connection: AsyncConnection, after: UUID) -> tuple[UUID | None, int]:
+        async def add(connection: AsyncConnection, after: UUID) -> UUID | None:
             return await self.graphs.add_words(connection, tenant_id, user_id, after=after, count=BATCH)
 
         await self._through(tenant_id, add)
@@ -131,10 +129,10 @@ class GraphService:
     async def _spaces(self, tenant_id: str) -> Sequence[StoredSpace]:
         async with self.database.begin(tenant_id) as connection:
             spaces = await self.spaces.of_tenant(connection, tenant_id)
-        return () if spaces is None else (spaces.serving, *(space for space, _ in spaces.others))
+        return () if spaces is None else spaces.every
 
     async def _through(self, tenant_id: str, batch: Batch) -> None:
         after: UUID | None = FIRST
         while after is not None:
             async with self.database.begin(tenant_id) as connection:
-                after, _ = await batch(connection, after)
+                after = await batch(connection, after)

@@ -32,6 +32,7 @@ from app.services.jobs.queue import decode, tenant_job
 from app.services.jobs.run import HELD, JOBS, SECONDS, JobHandler, JobLost, JobRun
 from app.store.engine import Database, Statements
 from app.store.jobs import JobStore
+from app.store.tenants import every_tenant
 
 log = structlog.get_logger(__name__)
 
@@ -188,7 +189,7 @@ class Worker:
         async def plan(context: JobContext, timestamp: int) -> None:
             async def work(run: JobRun) -> None:
                 async with self._database.transact_jobs() as statements:
-                    tenants = await self._jobs.tenants(statements)
+                    tenants = await every_tenant(statements)
                     await self._jobs.add(statements, [tenant_job(handler.kind, tenant) for tenant in tenants])
                     await run.end_with(statements)
 
