@@ -3,12 +3,13 @@
 import asyncio
 from collections.abc import AsyncGenerator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from typing import cast
 
 import structlog
 
 from app.api.deps import Services
-from app.clients.embeddings.http import HttpEmbedder
+from app.clients.embeddings.http import DEADLINE_S, HttpEmbedder
 from app.clients.embeddings.late import LateEmbedder
 from app.clients.embeddings.onnx import OnnxEmbedder
 from app.clients.rerank.cross_encoder import CrossEncoderReranker
@@ -69,6 +70,9 @@ from app.wiring_training import (
 )
 
 log = structlog.get_logger(__name__)
+
+BULK_DEADLINE_S = 60.0
+"""What an embedding server has for an answer where nobody waits: with one slow core, 64 texts take it a while."""
 
 
 @asynccontextmanager
@@ -138,9 +142,9 @@ async def _open_spaces(stack: AsyncExitStack, settings: Settings) -> tuple[Datab
 
 @asynccontextmanager
 async def late_spaces(settings: Settings, database: Database) -> AsyncGenerator[Spaces]:
-    """The embedding spaces; a model is loaded when the first text comes."""
+    """The embedding spaces for work that nobody waits for; a model is loaded when the first text comes."""
     own = LateEmbedder(lambda: open_embedder(settings))
-    spaces = build_spaces(settings, database, own)
+    spaces = build_spaces(settings, database, own, deadline_s=BULK_DEADLINE_S)
     try:
         yield spaces
     finally:
@@ -148,9 +152,10 @@ async def late_spaces(settings: Settings, database: Database) -> AsyncGenerator[
         await own.aclose()
 
 
-def build_spaces(settings: Settings, database: Database, own: Embedder) -> Spaces:
-    """The embedding spaces; connects to no endpoint yet."""
-    return Spaces(database, SpaceStore(), own, HttpEmbedder, SystemClock(), endpoint=settings.embed_endpoint)
+def build_spaces(settings: Settings, database: Database, own: Embedder, *, deadline_s: float = DEADLINE_S) -> Spaces:
+    """The embedding spaces, whose endpoints have so many seconds for an answer; connects to none yet."""
+    remote = partial(HttpEmbedder, deadline_s=deadline_s)
+    return Spaces(database, SpaceStore(), own, remote, SystemClock(), endpoint=settings.embed_endpoint)
 
 
 def build_switch(database: Database, spaces: Spaces) -> SpaceSwitch:

@@ -4,6 +4,7 @@ import asyncio
 import subprocess
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
@@ -11,9 +12,11 @@ from random import Random
 import numpy as np
 from rich.progress import Progress
 from sqlalchemy import text
+from sqlalchemy.exc import DBAPIError
 
 from app.clients.embeddings.http import HttpEmbedder
 from app.domain.embeddings import Vectors
+from app.domain.errors import StoreUnavailable
 from app.domain.spaces import StoredSpace
 from app.services.keys import DEFAULT_TENANT
 from app.services.space_filler import BATCH, IN_FLIGHT
@@ -227,7 +230,11 @@ async def _items(database: Database) -> int:
 
 
 async def _share(database: Database) -> float:
-    return await _vectors(database) / await _items(database)
+    """How much is filled; asked again while the database is recovering."""
+    while True:
+        with suppress(StoreUnavailable, DBAPIError):
+            return await _vectors(database) / await _items(database)
+        await asyncio.sleep(0.2)
 
 
 def quantile(values: Sequence[float], share: float) -> float:

@@ -75,7 +75,7 @@ async def test_up_and_down_lose_nothing(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     new = NewEmbedder("new")
-    monkeypatch.setattr("app.wiring.HttpEmbedder", lambda _endpoint: new)
+    monkeypatch.setattr("app.wiring.HttpEmbedder", lambda _endpoint, **_: new)
     services = build_services(settings, opened, embedder)
     switch = build_switch(opened, services.spaces)
     folder = tmp_path / "migrations"

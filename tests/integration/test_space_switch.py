@@ -84,7 +84,7 @@ async def house(
     settings: Settings, database: Database, embedder: OnnxEmbedder, tenant: str, monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[House]:
     new = NewEmbedder()
-    monkeypatch.setattr("app.wiring.HttpEmbedder", lambda _endpoint: new)
+    monkeypatch.setattr("app.wiring.HttpEmbedder", lambda _endpoint, **_: new)
     one, other = (build_services(settings, database, embedder) for _ in range(2))
     await one.catalogues.warm()
     yield House(one, other, new, tenant)

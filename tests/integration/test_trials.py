@@ -113,7 +113,7 @@ async def house(
     settings: Settings, database: Database, embedder: OnnxEmbedder, tenant: str, monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[House]:
     second = SecondEmbedder()
-    monkeypatch.setattr("app.wiring.HttpEmbedder", lambda _endpoint: second)
+    monkeypatch.setattr("app.wiring.HttpEmbedder", lambda _endpoint, **_: second)
     built = build_services(settings, database, embedder)
     await built.catalogues.warm()
     yield House(built, second, tenant)
