@@ -12,6 +12,9 @@ Probe = Callable[[], Awaitable[None]]
 PROBES = 20
 """Latest probes that count, and those that are taken before the filling begins."""
 
+UNNOTICED_S = 0.005
+"""What a search may take longer in any case: nobody notices, and a busy machine does as much to it by chance."""
+
 EVERY_S = 0.5
 LONGEST_S = 2.0
 STEP_S = 0.05
@@ -54,7 +57,7 @@ class Throttle:
 
     def next_pause(self) -> float:
         """What the pause becomes by what was seen last."""
-        if self.p95_s > self._most * self.usual_s:
+        if self.p95_s > max(self._most * self.usual_s, self.usual_s + UNNOTICED_S):
             return min(LONGEST_S, max(STEP_S, 2 * self.pause_s))
         return max(0.0, self.pause_s - STEP_S)
 

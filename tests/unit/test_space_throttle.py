@@ -1,0 +1,79 @@
+"""Filling waits while searches are slow because of it, and only then."""
+
+import asyncio
+
+import pytest
+
+from app.services import space_throttle
+from app.services.space_throttle import LONGEST_S, PROBES, STEP_S, UNNOTICED_S, Throttle
+
+
+class Search:
+    """A probe that takes as long as is said."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+
+    async def __call__(self) -> None:
+        await asyncio.sleep(self.seconds)
+
+
+@pytest.fixture(autouse=True)
+def instant(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Time passes by what probes say they take."""
+    clock = [0.0]
+
+    async def pass_time(seconds: float) -> None:
+        clock[0] += seconds
+
+    monkeypatch.setattr(space_throttle.asyncio, "sleep", pass_time)
+    monkeypatch.setattr(space_throttle.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(space_throttle, "EVERY_S", 0.0)
+
+
+async def throttled(throttle: Throttle, batches: int) -> list[float]:
+    """The pauses before so many batches."""
+    pauses: list[float] = []
+    for _ in range(batches):
+        await throttle()
+        pauses.append(throttle.pause_s)
+    return pauses
+
+
+async def test_searches_as_quick_as_before_hold_nothing_up() -> None:
+    throttle = Throttle(Search(0.02), most=1.5)
+    assert await throttled(throttle, 5) == [0.0] * 5
+    assert throttle.usual_s == pytest.approx(0.02)
+
+
+async def test_slow_searches_double_the_pause_up_to_its_limit() -> None:
+    search = Search(0.02)
+    throttle = Throttle(search, most=1.5)
+    await throttle()
+    search.seconds = 0.04
+    pauses = await throttled(throttle, PROBES + 10)
+    grown = [pause for pause in pauses if pause]
+    assert grown[:3] == pytest.approx([STEP_S, 2 * STEP_S, 4 * STEP_S])
+    assert grown[-1] == LONGEST_S
+
+
+async def test_a_few_milliseconds_hold_nothing_up() -> None:
+    """Twice as long is nothing where it is two milliseconds more."""
+    search = Search(0.002)
+    throttle = Throttle(search, most=1.5)
+    await throttle()
+    search.seconds = 0.002 + 0.9 * UNNOTICED_S
+    assert await throttled(throttle, PROBES + 5) == [0.0] * (PROBES + 5)
+
+
+async def test_the_pause_goes_step_by_step_when_searches_are_quick_again() -> None:
+    search = Search(0.02)
+    throttle = Throttle(search, most=1.5)
+    await throttle()
+    search.seconds = 0.2
+    await throttled(throttle, PROBES)
+    search.seconds = 0.02
+    pauses = await throttled(throttle, 3 * PROBES + round(LONGEST_S / STEP_S))
+    falling = pauses[PROBES:]
+    assert falling == sorted(falling, reverse=True)
+    assert pauses[-1] == 0.0
