@@ -8,7 +8,19 @@ import structlog
 from fastapi import FastAPI
 
 from app import VERSION
-from app.api import consent, embeddings, errors, hypotheses, memories, models, operations, persona, rerank, training
+from app.api import (
+    chat,
+    consent,
+    embeddings,
+    errors,
+    hypotheses,
+    memories,
+    models,
+    operations,
+    persona,
+    rerank,
+    training,
+)
 from app.api.document import build_document
 from app.api.middleware import RequestMiddleware
 from app.domain.errors import DomainError
@@ -22,6 +34,9 @@ log = structlog.get_logger(__name__)
 
 MAX_IMPORT_BYTES = 512 * 1024 * 1024
 """An export of a user with many memories is far larger than any other body."""
+
+MAX_CHAT_BYTES = 64 * 1024 * 1024
+"""A chat may hold images."""
 
 
 def create_app(load: Callable[[], Settings] = load_settings_or_exit) -> FastAPI:
@@ -65,14 +80,14 @@ def create_app(load: Callable[[], Settings] = load_settings_or_exit) -> FastAPI:
         redirect_slashes=False,
         generate_unique_id_function=lambda route: route.name,
     )
-    for room in (hypotheses, memories, persona, consent, embeddings, rerank, training, models, operations):
+    for room in (hypotheses, memories, persona, chat, consent, embeddings, rerank, training, models, operations):
         app.include_router(room.router)
     app.include_router(operations.probes)
     errors.install(app)
     app.add_middleware(
         RequestMiddleware,
         max_body_bytes=lambda: getattr(app.state, "max_body_bytes", 16 * 1024 * 1024),
-        max_body_bytes_by_path={"/v1/memory/import": MAX_IMPORT_BYTES},
+        max_body_bytes_by_path={"/v1/memory/import": MAX_IMPORT_BYTES, chat.PATH: MAX_CHAT_BYTES},
         budget_s=lambda: getattr(app.state, "request_budget_s", 10.0),
     )
     app.openapi = lambda: _openapi(app)

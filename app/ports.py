@@ -4,7 +4,7 @@ Each Protocol has a real implementation under `app/clients` and a fake in the te
 that runs on both.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -139,6 +139,45 @@ class SLM(Protocol):
 
     async def aclose(self) -> None:
         """Let go of connections and processes."""
+        ...
+
+
+Headers = Sequence[tuple[bytes, bytes]]
+"""Names in lower case, with their values, as they stand in HTTP."""
+
+
+class UpstreamAnswer(Protocol):
+    """The beginning of an upstream's answer: all but its body."""
+
+    @property
+    def status(self) -> int:
+        """The HTTP status."""
+        ...
+
+    @property
+    def headers(self) -> Headers:
+        """Every header, hop-by-hop ones too."""
+        ...
+
+    def pieces(self) -> AsyncIterator[bytes]:
+        """The body as it comes, in the encoding it comes in. Raises UpstreamUnavailable where it breaks off."""
+        ...
+
+    async def aclose(self) -> None:
+        """End the request, and have the upstream see that, if it is not over."""
+        ...
+
+
+class Upstream(Protocol):
+    """The model server that chats are passed on to."""
+
+    async def ask(self, method: str, path: str, headers: Headers, body: bytes = b"") -> UpstreamAnswer:
+        """The answer to a request, as soon as it begins; `path` with its query is put behind the server's address, and
+        the server's own key is put to `headers`. Raises UpstreamUnavailable where none begins."""
+        ...
+
+    async def aclose(self) -> None:
+        """Let go of connections."""
         ...
 
 

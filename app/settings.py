@@ -29,7 +29,7 @@ SECTIONS = (
 )
 
 
-_HIDDEN = ("SLM_API_KEY", "HF_TOKEN")
+_HIDDEN = ("SLM_API_KEY", "HF_TOKEN", "UPSTREAM_API_KEY")
 """Variables whose values are never shown."""
 
 
@@ -70,6 +70,9 @@ class Settings(BaseSettings):
     slm_concurrency: Annotated[int, Field(ge=1, le=1000)] = 32
     slm_hedge_s: Annotated[float, Field(ge=0, le=60)] = 0.0
     slm_breaker_reset_s: Annotated[float, Field(gt=0, le=600)] = 10.0
+    upstream_base_url: str | None = None
+    upstream_api_key: SecretStr | None = None
+    user_id_header: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")] | None = None
     builtin_model: Path | None = None
     rerank_model: Path | None = None
     local_models_dir: Path = Path("local-models")
@@ -124,7 +127,13 @@ class Settings(BaseSettings):
             raise ValueError(f"a JSON object of roles is wanted: {error}") from None
 
     @field_validator(
-        "embed_endpoint", "vllm_base_url", "vllm_rerank_url", "slm_base_url", "ollama_base_url", "hf_endpoint"
+        "embed_endpoint",
+        "vllm_base_url",
+        "vllm_rerank_url",
+        "slm_base_url",
+        "upstream_base_url",
+        "ollama_base_url",
+        "hf_endpoint",
     )
     @classmethod
     def _check_address(cls, value: str | None) -> str | None:
@@ -165,6 +174,11 @@ class Settings(BaseSettings):
     def slm_key(self) -> str | None:
         """The key of the language model's server, in the clear."""
         return self.slm_api_key.get_secret_value() if self.slm_api_key else None
+
+    @property
+    def upstream_key(self) -> str | None:
+        """The key of the chat proxy's model server, in the clear."""
+        return self.upstream_api_key.get_secret_value() if self.upstream_api_key else None
 
     @property
     def hub_token(self) -> str | None:

@@ -20,10 +20,12 @@ from app.clients.slm.local import LocalSLM
 from app.clients.slm.model import BuiltinSLM, ModelSLM, SLMReranker
 from app.clients.slm.vllm import VLLMClient, limits_of
 from app.clients.tokenizer import SentencePieceTokenizer
+from app.clients.upstream import HttpUpstream
 from app.domain.sampling import Sampling
-from app.ports import SLM, AdapterServer, Embedder, Reranker, SystemClock
+from app.ports import SLM, AdapterServer, Embedder, Reranker, SystemClock, Upstream
 from app.services.afterwards import Afterwards
 from app.services.catalogues import CatalogueService
+from app.services.chat import ChatService
 from app.services.choices import ChoiceService
 from app.services.consent import ConsentService
 from app.services.context import ContextService
@@ -92,7 +94,10 @@ async def open_services(settings: Settings) -> AsyncGenerator[Services]:
         adapters = open_adapters(settings)
         if adapters is not None:
             stack.push_async_callback(adapters.aclose)
-        services = build_services(settings, database, embedder, slm, reranker, adapters, models)
+        upstream = open_upstream(settings, slm)
+        if upstream is not None:
+            stack.push_async_callback(upstream.aclose)
+        services = build_services(settings, database, embedder, slm, reranker, adapters, models, upstream)
         stack.push_async_callback(asyncio.to_thread, services.collector.close)
         stack.push_async_callback(services.spaces.aclose)
         stack.push_async_callback(services.ranking.reads.aclose)
@@ -204,6 +209,23 @@ async def open_slm(settings: Settings, sampling: Callable[[str], Sampling] | Non
     return ModelSLM(client)
 
 
+def open_upstream(settings: Settings, slm: SLM) -> Upstream | None:
+    """The model server that chats are passed on to: the one that `settings` name, else the SLM's; None where there is
+    none. Connects to nothing yet."""
+    if settings.upstream_base_url is not None:
+        return HttpUpstream(settings.upstream_base_url, settings.upstream_key)
+    match settings.slm_impl:
+        case "local":
+            return None
+        case "vllm":
+            return HttpUpstream(settings.vllm_base_url, settings.slm_key)
+        case "openai":
+            return HttpUpstream(cast(str, settings.slm_base_url), settings.slm_key)
+        case "builtin":
+            server = cast(BuiltinSLM, slm).server
+            return HttpUpstream(server.base_url, server.api_key)
+
+
 async def open_reranker(settings: Settings, embedder: Embedder, slm: SLM) -> Reranker:
     """The reranker that `settings` name; else the SLM where it is a server's, else the built-in rules."""
     if settings.vllm_rerank_url is not None:
@@ -236,6 +258,7 @@ def build_services(
     reranker: Reranker | None = None,
     adapters: AdapterServer | None = None,
     models: LLMModelManager | None = None,
+    upstream: Upstream | None = None,
 ) -> Services:
     """Every use case on these parts; the built-in rules where no model is given. Starts nothing."""
     clock = SystemClock()
@@ -317,6 +340,7 @@ def build_services(
         hypotheses=hypotheses,
         reflection=ReflectionService(hypotheses, catalogues, slm, fallback, clock),
         context=context,
+        chat=ChatService(upstream, afterwards),
         feedback=FeedbackService(
             database, personas, memories, hypotheses, collector, clock, user_store, hypothesis_store, deployments
         ),

@@ -59,7 +59,14 @@ async def _open_services(stack: AsyncExitStack, settings: Settings, home: Servic
     """The use cases of a shard; replicas, training runs and adapters are the home's alone."""
     own = settings.model_copy(update={"database_replica_url": None})
     services = build_services(
-        own, database, home.embedder, home.slm, home.ranking.reranker, adapters=None, models=home.models
+        own,
+        database,
+        home.embedder,
+        home.slm,
+        home.ranking.reranker,
+        adapters=None,
+        models=home.models,
+        upstream=home.chat.upstream,
     )
     stack.push_async_callback(asyncio.to_thread, services.collector.close)
     for part in (services.spaces, services.ranking.reads, services.afterwards, services.preparations):

@@ -7,11 +7,14 @@ from typing import Annotated
 
 from fastapi import Depends, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from pydantic import TypeAdapter
 
-from app.domain.errors import Forbidden, Unauthenticated
+from app.api.schemas import UserId
+from app.domain.errors import Forbidden, InvalidInput, Unauthenticated
 from app.ports import SLM, Embedder
 from app.services.afterwards import Afterwards
 from app.services.catalogues import CatalogueService
+from app.services.chat import ChatService
 from app.services.consent import ConsentService
 from app.services.context import ContextService
 from app.services.deployments import DeploymentService
@@ -50,6 +53,7 @@ class Services:
     hypotheses: HypothesisService
     reflection: ReflectionService
     context: ContextService
+    chat: ChatService
     feedback: FeedbackService
     personas: PersonaService
     transfer: TransferService
@@ -72,6 +76,8 @@ class Caller:
     tenant_id: str
     scopes: frozenset[str]
 
+
+_USER_ID: TypeAdapter[str] = TypeAdapter(UserId)
 
 bearer = HTTPBearer(
     auto_error=False, scheme_name="key", description="An API key made with `embed-service keys create`."
@@ -111,6 +117,20 @@ async def authenticate(request: Request) -> Caller:
     if await services.keys.has_any():
         raise Unauthenticated("an API key is needed, because keys exist: send one as `Authorization: Bearer <key>`")
     return Caller(DEFAULT_TENANT, frozenset(SCOPES))
+
+
+def user_of(request: Request, caller: Caller, named: str | None) -> str | None:
+    """The user that a chat is for: whom `X-User-ID` names, or the header of the settings, else `named`, which the body
+    does; None where nobody is. Raises InvalidInput for what is no user id."""
+    del caller
+    own = get_services(request).settings.user_id_header
+    given = (request.headers.get(name) for name in ("x-user-id", own) if name)
+    header = next((value for value in given if value), None)
+    try:
+        user_id = header.encode("latin-1").decode() if header is not None else named
+        return None if user_id is None else _USER_ID.validate_python(user_id)
+    except ValueError:
+        raise InvalidInput("a user id has 1 to 256 characters, none of them a control character", "user") from None
 
 
 def is_local(request: Request) -> bool:

@@ -28,6 +28,7 @@ _STATUS: tuple[tuple[type[domain.DomainError], int, str, str], ...] = (
     (domain.Unauthenticated, 401, "unauthenticated", "No valid API key"),
     (domain.Forbidden, 403, "forbidden", "Not allowed"),
     (domain.Overloaded, 429, "overloaded", "Too much at once"),
+    (domain.UpstreamUnavailable, 502, "upstream-unavailable", "The chat model's server does not answer"),
     (domain.ModelUnavailable, 503, "model-unavailable", "A model does not answer"),
     (domain.StoreUnavailable, 503, "store-unavailable", "The database does not answer"),
 )
@@ -92,7 +93,7 @@ def responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
         415: "The body is of another media type.",
         422: "The request is not understood.",
         429: "Too much at once.",
-        502: "The model server refused the adapter.",
+        502: "The model server refused, or does not answer.",
         503: "A part of the service does not answer.",
     }
     always = (400, 401, 403, 413, 415, 422, 429, 503)

@@ -12,6 +12,7 @@ from fastapi.dependencies.models import Dependant
 from fastapi.exceptions import HTTPException, RequestValidationError
 from fastapi.routing import APIRoute, APIRouter, iter_route_contexts
 from starlette.requests import ClientDisconnect
+from starlette.types import Receive
 
 from app.api.deps import authenticate, get_caller
 from app.request import set_tenant
@@ -51,12 +52,14 @@ class CheckedRoute(APIRoute):
         needs_caller = _depends_on(self.dependant, get_caller)
         media_types = _media_types(self)
         is_cancellable: bool = getattr(self.endpoint, "is_cancellable", False)
+        is_passed_on: bool = getattr(self.endpoint, "is_passed_on", False)
 
         async def checked(request: Request) -> Response:
             if needs_caller:
                 request.state.caller = await authenticate(request)
                 set_tenant(request.state.caller.tenant_id)
-            check_query(request, names)
+            if not is_passed_on:
+                check_query(request, names)
             if media_types:
                 check_media_type(request, media_types)
             readable = JsonRequest(request.scope, request.receive)
@@ -74,11 +77,17 @@ def cancellable(endpoint: E) -> E:
     return endpoint
 
 
+def passed_on(endpoint: E) -> E:
+    """Mark an endpoint whose request is another server's to judge, its query too."""
+    endpoint.is_passed_on = True  # pyright: ignore[reportFunctionMemberAccess]
+    return endpoint
+
+
 async def while_connected(handle: Callable[[Request], Coroutine[Any, Any, Response]], request: Request) -> Response:
     """The answer of `handle`, cancelled as soon as the caller hangs up. Raises ClientDisconnect then."""
     await request.body()
     work = asyncio.create_task(handle(request))
-    gone = asyncio.create_task(_disconnected(request))
+    gone = asyncio.create_task(disconnected(request.receive))
     try:
         await asyncio.wait({work, gone}, return_when=asyncio.FIRST_COMPLETED)
         if not work.done():
@@ -90,8 +99,9 @@ async def while_connected(handle: Callable[[Request], Coroutine[Any, Any, Respon
         await asyncio.gather(work, gone, return_exceptions=True)
 
 
-async def _disconnected(request: Request) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
+async def disconnected(receive: Receive) -> None:
+    """Return when the caller has hung up."""
+    while (await receive())["type"] != "http.disconnect":
         pass
 
 

@@ -8,6 +8,7 @@ from uuid import UUID
 
 from fastapi import FastAPI, Request
 
+from app.api import chat
 from app.api.deps import Caller, Services, get_services
 from app.api.middleware import SLASH
 from app.domain.errors import NotFound
@@ -36,7 +37,7 @@ class Shards:
         memory_id = request.path_params.get("memory_id")
         if isinstance(memory_id, UUID):
             return await self.of_memory(caller.tenant_id, memory_id)
-        user_id = await _user_of(request)
+        user_id = await _user_of(request, caller)
         return self.stacks[0] if user_id is None else await self.of_user(caller.tenant_id, user_id)
 
     async def of_user(self, tenant_id: str, user_id: str) -> Services:
@@ -60,8 +61,10 @@ class Shards:
         return self.stacks[0]
 
 
-async def _user_of(request: Request) -> str | None:
+async def _user_of(request: Request, caller: Caller) -> str | None:
     """The user that a request names in its path, its query or its body; one that cannot be read is refused later."""
+    if request.scope["path"] == chat.PATH:
+        return (await chat.asked(request, caller)).user_id
     if (named := request.path_params.get("user_id")) is not None:
         return str(named).replace(SLASH, "/")
     if (named := request.query_params.get("user_id")) is not None:

@@ -60,6 +60,14 @@ class ModelUnavailable(DomainError):
         self.cause = cause
 
 
+class UpstreamUnavailable(DomainError):
+    """The model server behind the chat proxy gave no answer that could be passed on; `cause` is one word for logs."""
+
+    def __init__(self, message: str, cause: str) -> None:
+        super().__init__(message)
+        self.cause = cause
+
+
 class Overloaded(DomainError):
     """The queue in front of a model is full; `retry_after_s` says when to come back."""
 

@@ -44,6 +44,8 @@ CONTRACT = [
     ("POST", "/api/v1/embeddings"),
     ("POST", "/embed"),
     ("POST", "/v1/rerank"),
+    ("POST", "/v1/chat/completions"),
+    ("GET", "/v1/models"),
     ("GET", "/healthz"),
     ("GET", "/v1/healthz"),
     ("GET", "/readyz"),

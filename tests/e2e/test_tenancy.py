@@ -26,6 +26,7 @@ from app.store.tables import USER_TABLES, metadata, space_backlog, tenant_spaces
 from app.store.training import Deployment, DeploymentStore, RunStore
 from app.store.trials import TrialStore
 from tests.e2e.running import Key, RunningService, open_service
+from tests.upstream_server import answer, upstream_server
 
 pytestmark = pytest.mark.slow
 
@@ -72,9 +73,13 @@ class Held:
 
 @pytest.fixture(scope="module")
 def service() -> Iterator[RunningService]:
-    """A service that collects training data, too. Without a worker: it would fill what a test notes as lacking."""
-    with open_service({"ENABLE_TRAINING_DATA_COLLECTION": "true", "WORKER_INSIDE": "false"}) as opened:
-        yield opened
+    """A service that collects training data, too, and whose chat model answers with what it was sent. Without a worker:
+    it would fill what a test notes as lacking."""
+    with upstream_server() as upstream:
+        upstream.script = lambda received: answer(json.dumps({"said": received.body.decode()}).encode())
+        settings = {"ENABLE_TRAINING_DATA_COLLECTION": "true", "WORKER_INSIDE": "false"}
+        with open_service(settings | {"UPSTREAM_BASE_URL": upstream.base_url}) as opened:
+            yield opened
 
 
 @pytest.fixture(scope="module")
@@ -266,6 +271,14 @@ def attempts(them: Held, me: Held | None) -> dict[tuple[str, str], list[tuple[in
         ("POST", "/v1/embeddings"): [(200, "", {"input": "hello"})],
         ("POST", "/api/v1/embeddings"): [(200, "", {"input": "hello"})],
         ("POST", "/embed"): [(200, "", {"inputs": ["hello"]})],
+        ("POST", "/v1/chat/completions"): [
+            (
+                200,
+                "",
+                {"model": "m", "user": them.user_id, "messages": [{"role": "user", "content": "what do I like?"}]},
+            )
+        ],
+        ("GET", "/v1/models"): [(200, "", None)],
         ("POST", "/v1/rerank"): [(200, "", {"query": "what do I like?", "documents": ["hello", {"text": "goodbye"}]})],
     }
 

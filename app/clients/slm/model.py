@@ -97,7 +97,7 @@ class BuiltinSLM(ModelSLM):
 
     def __init__(self, client: VLLMClient, server: BuiltinServer) -> None:
         super().__init__(client)
-        self._server = server
+        self.server = server
 
     @classmethod
     async def open(
@@ -117,7 +117,7 @@ class BuiltinSLM(ModelSLM):
         try:
             await super().aclose()
         finally:
-            await self._server.aclose()
+            await self.server.aclose()
 
 
 class SLMReranker:
