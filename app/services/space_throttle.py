@@ -24,8 +24,8 @@ class Throttle:
     """A Pause: additive steps towards no pause while searches are quick, doubled pauses while they are slow."""
 
     def __init__(self, probe: Probe, most: float, usual_s: float = 0.0) -> None:
-        """`most`: how many times as long as before the filling the 95th percentile of a probe may take. `usual_s`: what
-        that was; 0.0: it is measured first."""
+        """`most`: how many times as long as before the filling a probe may take, by the upper quartile of the latest.
+        `usual_s`: what that was; 0.0: it is measured first."""
         self._probe = probe
         self._most = most
         self.usual_s = usual_s
@@ -48,16 +48,16 @@ class Throttle:
         """Take what probes need now for what is usual."""
         for _ in range(PROBES):
             self._seen.append(await self._timed())
-        self.usual_s = self.p95_s
+        self.usual_s = self.quartile_s
 
     @property
-    def p95_s(self) -> float:
-        """Of the latest probes."""
-        return quantiles(self._seen, n=20, method="inclusive")[-1] if len(self._seen) > 1 else 0.0
+    def quartile_s(self) -> float:
+        """The upper one of the latest probes: filling moves it, and what a busy machine does to one in ten does not."""
+        return quantiles(self._seen, n=4, method="inclusive")[-1] if len(self._seen) > 1 else 0.0
 
     def next_pause(self) -> float:
         """What the pause becomes by what was seen last."""
-        if self.p95_s > max(self._most * self.usual_s, self.usual_s + UNNOTICED_S):
+        if self.quartile_s > max(self._most * self.usual_s, self.usual_s + UNNOTICED_S):
             return min(LONGEST_S, max(STEP_S, 2 * self.pause_s))
         return max(0.0, self.pause_s - STEP_S)
 

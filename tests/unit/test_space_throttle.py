@@ -77,3 +77,14 @@ async def test_the_pause_goes_step_by_step_when_searches_are_quick_again() -> No
     falling = pauses[PROBES:]
     assert falling == sorted(falling, reverse=True)
     assert pauses[-1] == 0.0
+
+
+async def test_one_slow_search_in_five_holds_nothing_up() -> None:
+    """What a busy machine does by chance is not for the filler to make good."""
+    search = Search(0.02)
+    throttle = Throttle(search, most=1.5)
+    await throttle()
+    for number in range(2 * PROBES):
+        search.seconds = 0.02 if number % 5 else 0.5
+        await throttle()
+        assert throttle.pause_s == 0.0
