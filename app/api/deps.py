@@ -3,12 +3,15 @@
 import ipaddress
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated
+from inspect import isawaitable
+from typing import Annotated, Any
+from urllib.parse import unquote_to_bytes
 
 from fastapi import Depends, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
-from app.domain.errors import Forbidden, Unauthenticated
+from app.domain.errors import Forbidden, InvalidInput, Unauthenticated
+from app.domain.users import check_user_id
 from app.ports import SLM, Embedder
 from app.services.afterwards import Afterwards
 from app.services.catalogues import CatalogueService
@@ -32,6 +35,8 @@ from app.services.transfer import TransferService
 from app.services.trial_spaces import TrialSpaces
 from app.settings import Settings
 from app.store.engine import Database
+
+USER_HEADER = "X-User-ID"
 
 
 @dataclass(frozen=True)
@@ -67,10 +72,11 @@ class Services:
 
 @dataclass(frozen=True)
 class Caller:
-    """Who is calling: for which tenant, with which scopes."""
+    """Who is calling: for which tenant, with which scopes, and for which user alone, if the key is bound to one."""
 
     tenant_id: str
     scopes: frozenset[str]
+    user_id: str | None = None
 
 
 bearer = HTTPBearer(
@@ -81,6 +87,13 @@ bearer = HTTPBearer(
 def get_services(request: Request) -> Services:
     """The services of this application."""
     return request.app.state.services
+
+
+async def services_of(request: Request) -> Services:
+    """The services that a request's route works with: those of its user's shard, where there are several."""
+    chosen: Callable[[Request], Any] = request.app.dependency_overrides.get(get_services, get_services)
+    found = chosen(request)
+    return await found if isawaitable(found) else found
 
 
 async def get_caller(
@@ -103,7 +116,7 @@ async def authenticate(request: Request) -> Caller:
         holder = await services.keys.authenticate(secret.strip())
         if holder is None:
             raise Unauthenticated("this API key is not known or was revoked")
-        return Caller(holder.tenant_id, holder.scopes)
+        return Caller(holder.tenant_id, holder.scopes, holder.user_id)
     if not is_local(request):
         raise Unauthenticated(
             "an API key is needed: make one with `embed-service keys create`, send it as `Authorization: Bearer <key>`"
@@ -111,6 +124,38 @@ async def authenticate(request: Request) -> Caller:
     if await services.keys.has_any():
         raise Unauthenticated("an API key is needed, because keys exist: send one as `Authorization: Bearer <key>`")
     return Caller(DEFAULT_TENANT, frozenset(SCOPES))
+
+
+def user_in_header(request: Request) -> str | None:
+    """The user that X-User-ID names: UTF-8, what a header cannot hold percent-encoded as in a path. Raises
+    InvalidInput."""
+    given = request.headers.get(USER_HEADER)
+    if given is None:
+        return None
+    try:
+        return check_user_id(unquote_to_bytes(given.encode("latin-1")).decode())
+    except (UnicodeDecodeError, InvalidInput):
+        raise InvalidInput(
+            f"{USER_HEADER} has 1 to 256 characters, percent-encoded in UTF-8 where they are not ASCII", USER_HEADER
+        ) from None
+
+
+def resolve_user(request: Request, caller: Caller, named: str | None = None) -> str:
+    """The user a front door works for: the key's, else the one X-User-ID names, else the one `named` in a field.
+
+    Raises Forbidden where the key is bound to a user and another one is named, InvalidInput where nobody is.
+    """
+    in_header = user_in_header(request)
+    if caller.user_id is not None:
+        for other in (in_header, named):
+            if other is not None and other != caller.user_id:
+                raise Forbidden("this key is bound to another user than the request names")
+        return caller.user_id
+    if in_header is not None:
+        return in_header
+    if named is not None:
+        return check_user_id(named)
+    raise InvalidInput(f"whose memory? Name the user by {USER_HEADER}, or use a key that is bound to one", USER_HEADER)
 
 
 def is_local(request: Request) -> bool:
