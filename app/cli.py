@@ -139,11 +139,18 @@ def create_key(
     name: Annotated[str, typer.Option(help="What the key is for.")] = "",
     tenant: Tenant = DEFAULT_TENANT,
     scope: Annotated[list[str] | None, typer.Option(help="`user` or `admin`; give it twice for both.")] = None,
+    user: Annotated[str | None, typer.Option(help="The only user it opens; all of the tenant's where absent.")] = None,
     as_json: Json = False,
 ) -> None:
     """Make a key. It is shown now and never again."""
-    made = _with_keys(lambda service: service.create(tenant, name, scope or ["user"]))
-    document = {"key_id": made.key_id, "key": made.secret, "tenant": made.tenant_id, "scopes": list(made.scopes)}
+    made = _with_keys(lambda service: service.create(tenant, name, scope or ["user"], user))
+    document = {
+        "key_id": made.key_id,
+        "key": made.secret,
+        "tenant": made.tenant_id,
+        "scopes": list(made.scopes),
+        "user_id": made.user_id,
+    }
     print_document(document, as_json, lambda: f"{made.secret}\n(id {made.key_id}; keep it now, it is shown only once)")
 
 
@@ -156,6 +163,7 @@ def list_keys(tenant: Tenant = DEFAULT_TENANT, as_json: Json = False) -> None:
             "key_id": row.key_id,
             "name": row.name,
             "scopes": row.scopes,
+            "user_id": row.user_id,
             "created_at": row.created_at.isoformat(),
             "revoked_at": row.revoked_at.isoformat() if row.revoked_at else None,
         }
@@ -163,11 +171,10 @@ def list_keys(tenant: Tenant = DEFAULT_TENANT, as_json: Json = False) -> None:
     ]
 
     def table() -> Table:
-        made = Table("id", "name", "scopes", "created", "revoked")
+        made = Table("id", "name", "scopes", "user", "created", "revoked")
         for item in documents:
-            made.add_row(
-                item["key_id"], item["name"], ", ".join(item["scopes"]), item["created_at"], item["revoked_at"] or ""
-            )
+            scopes, user, revoked = ", ".join(item["scopes"]), item["user_id"] or "all", item["revoked_at"] or ""
+            made.add_row(item["key_id"], item["name"], scopes, user, item["created_at"], revoked)
         return made
 
     print_document(documents, as_json, table)

@@ -6,7 +6,8 @@ from typing import Any, cast, get_args
 from fastapi import Request, Response
 from starlette.types import Receive, Scope, Send
 
-from app.api.deps import Caller, ServicesDep, UserCaller, user_of
+from app.api.bounds import open_to_bound_keys
+from app.api.deps import Caller, ServicesDep, UserCaller, find_user
 from app.api.errors import request_id_of, responses
 from app.api.routing import cancellable, disconnected, make_router, passed_on
 from app.domain.chat import Chat, Clarify, Memory, read_chat
@@ -87,6 +88,7 @@ _MODELS: dict[int | str, dict[str, Any]] = {
 )
 @passed_on
 @cancellable
+@open_to_bound_keys
 async def create_chat_completion(request: Request, services: ServicesDep, caller: UserCaller) -> Response:
     """OpenAI's chat: the same conversation, with what is known of the user added. The upstream's errors are passed
     on as they are."""
@@ -96,6 +98,7 @@ async def create_chat_completion(request: Request, services: ServicesDep, caller
 @router.get("/v1/models", response_class=Response, responses=_MODELS | responses(409, 502))
 @passed_on
 @cancellable
+@open_to_bound_keys
 async def list_models(request: Request, services: ServicesDep, caller: UserCaller) -> Response:
     """The upstream's models."""
     return Relayed(await services.chat.models(_headers(request), _query(request)))
@@ -109,7 +112,7 @@ async def asked(request: Request, caller: Caller) -> Asked:
         chat = read_chat(body) if request.headers.get("content-encoding", "identity") == "identity" else None
         known = request.state.asked = Asked(
             caller.tenant_id,
-            user_of(request, caller, _named(chat)),
+            find_user(request, caller, _named(chat)),
             body,
             chat,
             _headers(request),

@@ -3,14 +3,15 @@
 import ipaddress
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated
+from inspect import isawaitable
+from typing import Annotated, Any
+from urllib.parse import unquote_to_bytes
 
 from fastapi import Depends, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
-from pydantic import TypeAdapter
 
-from app.api.schemas import UserId
 from app.domain.errors import Forbidden, InvalidInput, Unauthenticated
+from app.domain.users import check_user_id
 from app.ports import SLM, Embedder
 from app.services.afterwards import Afterwards
 from app.services.catalogues import CatalogueService
@@ -35,6 +36,8 @@ from app.services.transfer import TransferService
 from app.services.trial_spaces import TrialSpaces
 from app.settings import Settings
 from app.store.engine import Database
+
+USER_HEADER = "X-User-ID"
 
 
 @dataclass(frozen=True)
@@ -71,13 +74,12 @@ class Services:
 
 @dataclass(frozen=True)
 class Caller:
-    """Who is calling: for which tenant, with which scopes."""
+    """Who is calling: for which tenant, with which scopes, and for which user alone, if the key is bound to one."""
 
     tenant_id: str
     scopes: frozenset[str]
+    user_id: str | None = None
 
-
-_USER_ID: TypeAdapter[str] = TypeAdapter(UserId)
 
 bearer = HTTPBearer(
     auto_error=False, scheme_name="key", description="An API key made with `embed-service keys create`."
@@ -87,6 +89,13 @@ bearer = HTTPBearer(
 def get_services(request: Request) -> Services:
     """The services of this application."""
     return request.app.state.services
+
+
+async def services_of(request: Request) -> Services:
+    """The services that a request's route works with: those of its user's shard, where there are several."""
+    chosen: Callable[[Request], Any] = request.app.dependency_overrides.get(get_services, get_services)
+    found = chosen(request)
+    return await found if isawaitable(found) else found
 
 
 async def get_caller(
@@ -109,7 +118,7 @@ async def authenticate(request: Request) -> Caller:
         holder = await services.keys.authenticate(secret.strip())
         if holder is None:
             raise Unauthenticated("this API key is not known or was revoked")
-        return Caller(holder.tenant_id, holder.scopes)
+        return Caller(holder.tenant_id, holder.scopes, holder.user_id)
     if not is_local(request):
         raise Unauthenticated(
             "an API key is needed: make one with `embed-service keys create`, send it as `Authorization: Bearer <key>`"
@@ -119,18 +128,42 @@ async def authenticate(request: Request) -> Caller:
     return Caller(DEFAULT_TENANT, frozenset(SCOPES))
 
 
-def user_of(request: Request, caller: Caller, named: str | None) -> str | None:
-    """The user that a chat is for: whom `X-User-ID` names, or the header of the settings, else `named`, which the body
-    does; None where nobody is. Raises InvalidInput for what is no user id."""
-    del caller
-    own = get_services(request).settings.user_id_header
-    given = (request.headers.get(name) for name in ("x-user-id", own) if name)
-    header = next((value for value in given if value), None)
+def user_in_header(request: Request) -> str | None:
+    """The user that X-User-ID names, or the header of the settings: UTF-8, what a header cannot hold percent-encoded
+    as in a path. Raises InvalidInput."""
+    headers = (USER_HEADER, get_services(request).settings.user_id_header)
+    named = next((name for name in headers if name and name in request.headers), None)
+    if named is None:
+        return None
     try:
-        user_id = header.encode("latin-1").decode() if header is not None else named
-        return None if user_id is None else _USER_ID.validate_python(user_id)
-    except ValueError:
-        raise InvalidInput("a user id has 1 to 256 characters, none of them a control character", "user") from None
+        return check_user_id(unquote_to_bytes(request.headers[named].encode("latin-1")).decode())
+    except (UnicodeDecodeError, InvalidInput):
+        raise InvalidInput(
+            f"{named} has 1 to 256 characters, percent-encoded in UTF-8 where they are not ASCII", named
+        ) from None
+
+
+def find_user(request: Request, caller: Caller, named: str | None = None) -> str | None:
+    """The user a front door works for: the key's, else the one a header names, else the one `named` in a field; None
+    where nobody is. Raises Forbidden where the key is bound to a user and another one is named, InvalidInput for what
+    is no user id."""
+    in_header = user_in_header(request)
+    if caller.user_id is None:
+        return in_header if in_header is not None or named is None else check_user_id(named)
+    for other in (in_header, named):
+        if other is not None and other != caller.user_id:
+            raise Forbidden("this key is bound to another user than the request names")
+    return caller.user_id
+
+
+def resolve_user(request: Request, caller: Caller, named: str | None = None) -> str:
+    """As `find_user`. Raises InvalidInput, too, where nobody is named."""
+    found = find_user(request, caller, named)
+    if found is None:
+        raise InvalidInput(
+            f"whose memory? Name the user by {USER_HEADER}, or use a key that is bound to one", USER_HEADER
+        )
+    return found
 
 
 def is_local(request: Request) -> bool:

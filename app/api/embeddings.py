@@ -6,6 +6,7 @@ import base64
 import numpy as np
 
 from app.api import schemas
+from app.api.bounds import open_to_bound_keys
 from app.api.deps import Services, ServicesDep, UserCaller
 from app.api.errors import responses
 from app.api.routing import make_router
@@ -16,6 +17,7 @@ router = make_router("embeddings")
 
 
 @router.post("/v1/embeddings", responses=responses())
+@open_to_bound_keys
 async def create_embeddings(
     body: schemas.EmbeddingsIn, services: ServicesDep, caller: UserCaller
 ) -> schemas.EmbeddingsOut:
@@ -24,6 +26,7 @@ async def create_embeddings(
 
 
 @router.post("/api/v1/embeddings", responses=responses())
+@open_to_bound_keys
 async def create_embeddings_api(
     body: schemas.EmbeddingsIn, services: ServicesDep, caller: UserCaller
 ) -> schemas.EmbeddingsOut:
@@ -32,6 +35,7 @@ async def create_embeddings_api(
 
 
 @router.post("/embed", responses=responses())
+@open_to_bound_keys
 async def embed(body: schemas.EmbedIn, services: ServicesDep, caller: UserCaller) -> schemas.EmbedOut:
     """Vectors of texts. The built-in model's are always of unit length, whatever `normalise` says."""
     vectors = await services.embedder.embed(body.inputs)

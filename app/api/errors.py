@@ -86,7 +86,7 @@ def responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
     texts = {
         400: "The body is not JSON, or not UTF-8.",
         401: "A valid API key is needed.",
-        403: "The key lacks the scope.",
+        403: "The key lacks the scope, or is bound to another user.",
         404: "There is no such thing, or it is someone else's.",
         409: "Someone else changed or erased it first.",
         413: "The body is too large.",

@@ -8,6 +8,7 @@ from fastapi import Query, Request
 from fastapi.responses import StreamingResponse
 
 from app.api import schemas
+from app.api.bounds import open_to_bound_keys
 from app.api.deps import ServicesDep, UserCaller
 from app.api.errors import responses
 from app.api.params import MemoryId, PathUserId, QueryUserId
@@ -106,6 +107,7 @@ async def export_user(user_id: QueryUserId, services: ServicesDep, caller: UserC
         "requestBody": {"required": True, "content": {NDJSON: {"schema": {"type": "string"}}}},
     },
 )
+@open_to_bound_keys
 async def import_user(request: Request, services: ServicesDep, caller: UserCaller) -> schemas.ImportedOut:
     """Take in an export, in one transaction."""
     with tempfile.SpooledTemporaryFile(max_size=SPOOL_BYTES) as spool:
@@ -114,7 +116,7 @@ async def import_user(request: Request, services: ServicesDep, caller: UserCalle
         if spool.tell() == 0:
             raise InvalidInput("there is nothing in the body to import")
         spool.seek(0)
-        imported = await services.transfer.import_(caller.tenant_id, _lines(spool))
+        imported = await services.transfer.import_(caller.tenant_id, _lines(spool), caller.user_id)
     return schemas.ImportedOut(imported=dict(imported))
 
 

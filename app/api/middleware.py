@@ -4,7 +4,6 @@ import re
 import time
 import traceback
 from collections.abc import Callable, Mapping
-from urllib.parse import unquote_to_bytes
 from uuid import uuid4
 
 import structlog
@@ -15,6 +14,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app import request
 from app.api.errors import problem
+from app.api.paths import UnreadablePath, readable_path
 from app.services.telemetry import IN_FLIGHT, LATENCY, REQUESTS
 
 log = structlog.get_logger(__name__)
@@ -24,9 +24,6 @@ _QUIET = frozenset({"/healthz", "/v1/healthz", "/readyz", "/metrics"})
 
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 _FRAMES = 6
-
-SLASH = "\x1f"
-"""Stands for a slash inside a path segment while routes are matched; see `readable_path`."""
 
 
 class RequestMiddleware:
@@ -127,27 +124,6 @@ def limited(receive: Receive, headers: Headers, limit: int) -> Receive:
         return message
 
     return count
-
-
-class UnreadablePath(ValueError):
-    """The path is not UTF-8."""
-
-
-def readable_path(scope: Scope) -> str:
-    """The path, decoded, with every escaped slash kept inside its segment: a user may be called `a/b`.
-
-    Servers hand over the path decoded, where `/v1/persona/a%2Fb` looks like two segments and broken UTF-8 like
-    a character. An escaped slash is put as SLASH, a control character no user id may hold, and put back where
-    a user id is read; a SLASH that was there before becomes another control character, and is refused as one.
-    """
-    raw: bytes = (scope.get("raw_path") or b"").split(b"?", 1)[0]
-    if b"%" not in raw:
-        return scope["path"]
-    raw = re.sub(rb"%2[fF]", b"%1F", re.sub(rb"%1[fF]", b"%1E", raw))
-    try:
-        return unquote_to_bytes(raw).decode()
-    except UnicodeDecodeError:
-        raise UnreadablePath from None
 
 
 def described(error: BaseException) -> dict[str, object]:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from fastapi import Request
 
+from app.api.bounds import open_to_bound_keys
 from app.api.deps import ServicesDep, UserCaller
 from app.api.errors import request_id_of, responses
 from app.api.rerank_schemas import DocumentOut, RerankIn, RerankOut, RerankResult
@@ -14,6 +15,7 @@ router = make_router("rerank")
 
 @router.post("/v1/rerank", responses=responses(), response_model_exclude_none=True)
 @cancellable
+@open_to_bound_keys
 async def rerank(body: RerankIn, request: Request, services: ServicesDep, caller: UserCaller) -> RerankOut:
     """Documents in the order of their relevance to a query, 0..1; `top_n` of them, or all."""
     texts = body.texts

@@ -14,6 +14,7 @@ from fastapi.routing import APIRoute, APIRouter, iter_route_contexts
 from starlette.requests import ClientDisconnect
 from starlette.types import Receive
 
+from app.api.bounds import bind, concern_of, names_user_in_body
 from app.api.deps import authenticate, get_caller
 from app.request import set_tenant
 
@@ -40,7 +41,7 @@ class JsonRequest(Request):
 
 class CheckedRoute(APIRoute):
     """A route that refuses, in this order, before its body is read: a caller without a valid key, a query that
-    is not understood, a body of another media type.
+    is not understood, a body of another media type. A key that is bound to one user opens that user alone.
 
     A route that reads lines of JSON itself says so in `openapi_extra`.
     """
@@ -51,18 +52,22 @@ class CheckedRoute(APIRoute):
         names = frozenset(_query_names(self.dependant))
         needs_caller = _depends_on(self.dependant, get_caller)
         media_types = _media_types(self)
+        concern, has_query, has_body = concern_of(self), "user_id" in names, names_user_in_body(self)
         is_cancellable: bool = getattr(self.endpoint, "is_cancellable", False)
         is_passed_on: bool = getattr(self.endpoint, "is_passed_on", False)
 
         async def checked(request: Request) -> Response:
-            if needs_caller:
-                request.state.caller = await authenticate(request)
-                set_tenant(request.state.caller.tenant_id)
+            caller = await authenticate(request) if needs_caller else None
+            if caller is not None:
+                request.state.caller = caller
+                set_tenant(caller.tenant_id)
             if not is_passed_on:
                 check_query(request, names)
             if media_types:
                 check_media_type(request, media_types)
             readable = JsonRequest(request.scope, request.receive)
+            if caller is not None:
+                await bind(readable, caller, concern, has_query=has_query, has_body=has_body)
             return await (while_connected(handle, readable) if is_cancellable else handle(readable))
 
         return checked

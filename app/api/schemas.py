@@ -21,6 +21,7 @@ from pydantic import Tag as Alternative
 from pydantic.config import JsonDict
 
 from app.domain.memory import MemoryType
+from app.domain.users import NO_CONTROL
 
 MAX_CONTENT = 16_000
 """Characters of one memory, comment or answer."""
@@ -41,7 +42,6 @@ def _encodable(text: str) -> str:
 
 
 NO_NUL = r"^[^\x00]*$"
-NO_CONTROL = r"^[^\x00-\x1f\x7f-\x9f]+$"
 
 _CLOSED: JsonDict = {"additionalProperties": False}
 """For maps whose keys have a pattern: in the OpenAPI document other keys would be free to mean anything."""

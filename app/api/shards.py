@@ -10,7 +10,7 @@ from fastapi import FastAPI, Request
 
 from app.api import chat
 from app.api.deps import Caller, Services, get_services
-from app.api.middleware import SLASH
+from app.api.paths import user_in_segment
 from app.domain.errors import NotFound
 from app.domain.shards import shard_of
 from app.services.shards import ShardTenants
@@ -34,6 +34,8 @@ class Shards:
         caller: Caller | None = getattr(request.state, "caller", None)
         if caller is None:
             return self.stacks[0]
+        if caller.user_id is not None and "memory_id" in request.path_params:
+            return await self.of_user(caller.tenant_id, caller.user_id)
         memory_id = request.path_params.get("memory_id")
         if isinstance(memory_id, UUID):
             return await self.of_memory(caller.tenant_id, memory_id)
@@ -66,7 +68,7 @@ async def _user_of(request: Request, caller: Caller) -> str | None:
     if request.scope["path"] == chat.PATH:
         return (await chat.asked(request, caller)).user_id
     if (named := request.path_params.get("user_id")) is not None:
-        return str(named).replace(SLASH, "/")
+        return user_in_segment(str(named))
     if (named := request.query_params.get("user_id")) is not None:
         return named
     if getattr(request.scope.get("route"), "body_field", None) is None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import structlog
 
 from app.domain.errors import InvalidInput, NotFound
+from app.domain.users import check_user_id
 from app.ports import Clock
 from app.store.engine import Database
 from app.store.tables import AnyRow
@@ -30,6 +31,7 @@ class CreatedKey:
     secret: str
     tenant_id: str
     scopes: tuple[str, ...]
+    user_id: str | None = None
 
 
 def hash_key(secret: str) -> str:
@@ -46,12 +48,15 @@ class KeyService:
     tenants: TenantStore
     keys: KeyStore
 
-    async def create(self, tenant_id: str, name: str, scopes: Sequence[str]) -> CreatedKey:
-        """A new key for a tenant, which is created with its first key."""
+    async def create(self, tenant_id: str, name: str, scopes: Sequence[str], user_id: str | None = None) -> CreatedKey:
+        """A new key for a tenant, which is created with its first key. With `user_id` it opens this user alone, who may
+        come later."""
         if not _TENANT.fullmatch(tenant_id):
             raise InvalidInput("a tenant is 1 to 63 lower-case letters, digits, - and _", "tenant")
         if not scopes or set(scopes) - set(SCOPES):
             raise InvalidInput(f"scopes are among {', '.join(SCOPES)}", "scopes")
+        if user_id is not None:
+            check_user_id(user_id)
         key_id = secrets.token_hex(6)
         secret = f"{PREFIX}{secrets.token_urlsafe(32)}"
         async with self.database.begin(tenant_id) as connection:
@@ -63,10 +68,11 @@ class KeyService:
                 name=name,
                 key_hash=hash_key(secret),
                 scopes=scopes,
+                user_id=user_id,
                 now=self.clock.now(),
             )
-        log.info("key_created", key_id=key_id, scopes=list(scopes))
-        return CreatedKey(key_id, secret, tenant_id, tuple(scopes))
+        log.info("key_created", key_id=key_id, scopes=list(scopes), is_bound=user_id is not None)
+        return CreatedKey(key_id, secret, tenant_id, tuple(scopes), user_id)
 
     async def list(self, tenant_id: str) -> Sequence[AnyRow]:
         """The tenant's keys without their secrets."""

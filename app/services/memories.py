@@ -170,7 +170,7 @@ class MemoryService:
         """The earlier versions of a memory and what it superseded, oldest first, then itself."""
         async with self.database.begin(tenant_id) as connection:
             memory = _found(await self.memories.get(connection, tenant_id, memory_id))
-            earlier = await self.memories.history(connection, tenant_id, memory_id)
+            earlier = await self.memories.history(connection, tenant_id, memory.user_id, memory_id)
         return [*earlier, memory]
 
     @follows_switch
@@ -230,7 +230,7 @@ class MemoryService:
         async with self.database.begin(tenant_id) as connection:
             owner = _found(await self.memories.get(connection, tenant_id, memory_id)).user_id
             await self.users.lock(connection, tenant_id, owner)
-            deleted = await self.memories.delete_one(connection, tenant_id, memory_id)
+            deleted = await self.memories.delete_one(connection, tenant_id, owner, memory_id)
         if deleted == 0:
             raise NotFound("no such memory")
         log.info("memories_deleted", deleted=deleted)

@@ -179,7 +179,7 @@ class ShardedTransfer(TransferService):
     shards: Sequence[TransferService]
     tenants: ShardTenants
 
-    async def import_(self, tenant_id: str, lines: Iterable[bytes]) -> Mapping[str, int]:
+    async def import_(self, tenant_id: str, lines: Iterable[bytes], only: str | None = None) -> Mapping[str, int]:
         """As TransferService has it. Raises InvalidInput where the users are of several shards: no transaction is over
         two of them."""
         held = await asyncio.to_thread(list, lines)
@@ -189,7 +189,7 @@ class ShardedTransfer(TransferService):
             raise InvalidInput("the stream has users of several shards: import the export of one user at a time")
         place = places.pop()
         await self.tenants.bring(tenant_id, place)
-        return await self.shards[place].import_(tenant_id, held)
+        return await self.shards[place].import_(tenant_id, held, only)
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ Probe = Callable[[], Awaitable[None]]
 PROBES = 20
 """Latest probes that count, and those that are taken before the filling begins."""
 
-UNNOTICED_S = 0.005
+UNNOTICED_S = 0.01
 """What a search may take longer in any case: nobody notices, and a busy machine does as much to it by chance."""
 
 EVERY_S = 0.5

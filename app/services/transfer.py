@@ -1,7 +1,6 @@
 """Everything held on a user: out as a stream, in again, or gone."""
 
 import asyncio
-import re
 from collections.abc import AsyncIterator, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, cast
@@ -10,9 +9,10 @@ import orjson
 import structlog
 from sqlalchemy.exc import DBAPIError
 
-from app.domain.errors import InvalidInput, NotFound
+from app.domain.errors import Forbidden, InvalidInput, NotFound
 from app.domain.memory import MemoryType
 from app.domain.spaces import StoredSpace
+from app.domain.users import check_user_id
 from app.services.jobs.graphs import GraphService
 from app.services.spaces import Spaces
 from app.services.training.erasure import Erasure, TrainingErasure
@@ -23,7 +23,6 @@ from app.store.users import UserStore
 log = structlog.get_logger(__name__)
 
 EMBED_CHUNK = 256
-_USER_ID = re.compile(r"[^\x00-\x1f\x7f-\x9f]{1,256}")
 _NO_SUCH_USER = "23503"  # the SQLSTATE of a foreign key violation
 
 
@@ -53,13 +52,13 @@ class TransferService:
                 yield orjson.dumps(row, option=orjson.OPT_SORT_KEYS | orjson.OPT_APPEND_NEWLINE)
         log.info("user_exported", lines=lines)
 
-    async def import_(self, tenant_id: str, lines: Iterable[bytes]) -> Mapping[str, int]:
+    async def import_(self, tenant_id: str, lines: Iterable[bytes], only: str | None = None) -> Mapping[str, int]:
         """Write an export in one transaction; rows that exist already are left alone.
 
         Memories from another embedding space are embedded anew. Raises InvalidInput naming the first line
-        that cannot be read; nothing is written then.
+        that cannot be read, and Forbidden the first one of another user than `only`; nothing is written then.
         """
-        rows = await asyncio.to_thread(parse_lines, lines)
+        rows = await asyncio.to_thread(parse_lines, lines, only)
         space = (await self.spaces.of(tenant_id)).serving
         _check_dimensions(rows["hypothesis_sets"], space)
         await self._embed_foreign(space, rows["memories"], "content", "embedding")
@@ -118,8 +117,8 @@ def _check_dimensions(sets: list[dict[str, Any]], space: StoredSpace) -> None:
             raise InvalidInput(f"input_vector has to have the {dimension} dimensions of its space")
 
 
-def parse_lines(lines: Iterable[bytes]) -> dict[str, list[dict[str, Any]]]:
-    """Rows by kind. Raises InvalidInput naming the first bad line."""
+def parse_lines(lines: Iterable[bytes], only: str | None = None) -> dict[str, list[dict[str, Any]]]:
+    """Rows by kind. Raises InvalidInput naming the first bad line, Forbidden the first of another user than `only`."""
     rows: dict[str, list[dict[str, Any]]] = {kind: [] for kind in TABLES}
     for number, line in enumerate(lines, start=1):
         if not line.strip():
@@ -128,9 +127,11 @@ def parse_lines(lines: Iterable[bytes]) -> dict[str, list[dict[str, Any]]]:
             document = orjson.loads(line)
             if not isinstance(document, dict):
                 raise InvalidInput("not a JSON object")
-            kind, row = parse_row(cast(dict[str, Any], document))
-            if not _USER_ID.fullmatch(row["user_id"]):
-                raise InvalidInput("user_id has 1 to 256 characters and no control characters")
+            line_of = cast(dict[str, Any], document)
+            if only is not None and line_of.get("user_id") != only:
+                raise Forbidden(f"this key is bound to another user than line {number} names")
+            kind, row = parse_row(line_of)
+            check_user_id(row["user_id"])
             if kind == "memories" and row["type"] not in MemoryType.__members__:
                 raise InvalidInput(f"type has to be one of {', '.join(MemoryType)}")
         except orjson.JSONDecodeError:

@@ -176,12 +176,13 @@ class MemoryStore:
         row = (await connection.execute(query.with_for_update() if lock else query)).one_or_none()
         return memory_of(row) if row else None
 
-    async def history(self, connection: AsyncConnection, tenant_id: str, memory_id: UUID) -> list[Memory]:
-        """Earlier versions of a memory and the memories it superseded, oldest first."""
+    async def history(self, connection: AsyncConnection, tenant_id: str, user_id: str, memory_id: UUID) -> list[Memory]:
+        """Earlier versions of a user's memory and the memories it superseded, oldest first."""
         query = (
             select(*_FIELDS)
             .where(
                 memories.c.tenant_id == tenant_id,
+                memories.c.user_id == user_id,
                 (memories.c.version_of == memory_id) | (memories.c.superseded_by == memory_id),
             )
             .order_by(memories.c.valid_from, memories.c.updated_at, memories.c.memory_id)
@@ -224,10 +225,11 @@ class MemoryStore:
             query = query.where(memories.c.type == kind)
         return (await connection.execute(query)).rowcount
 
-    async def delete_one(self, connection: AsyncConnection, tenant_id: str, memory_id: UUID) -> int:
-        """Delete a memory with its old versions; how many rows went."""
+    async def delete_one(self, connection: AsyncConnection, tenant_id: str, user_id: str, memory_id: UUID) -> int:
+        """Delete a user's memory with its old versions; how many rows went."""
         query = delete(memories).where(
             memories.c.tenant_id == tenant_id,
+            memories.c.user_id == user_id,
             (memories.c.memory_id == memory_id) | (memories.c.version_of == memory_id),
         )
         return (await connection.execute(query)).rowcount

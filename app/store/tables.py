@@ -72,9 +72,11 @@ api_keys = Table(
     Column("scopes", ARRAY(Text), nullable=False),
     Column("created_at", Moment, nullable=False),
     Column("revoked_at", Moment),
+    Column("user_id", Text),
     ForeignKeyConstraint(["tenant_id"], ["tenants.tenant_id"]),
     Index("ix_api_keys_key_hash", "key_hash"),
 )
+"""`user_id`: the only user whom the key opens; null where it opens all of its tenant's. The user may not exist yet."""
 
 users = Table(
     "users",

@@ -20,6 +20,7 @@ class KeyHolder:
     tenant_id: str
     key_id: str
     scopes: frozenset[str]
+    user_id: str | None = None
 
 
 async def every_tenant(statements: Statements) -> list[str]:
@@ -58,6 +59,7 @@ class KeyStore:
         name: str,
         key_hash: str,
         scopes: Sequence[str],
+        user_id: str | None,
         now: datetime,
     ) -> None:
         """Write a key's hash."""
@@ -68,14 +70,16 @@ class KeyStore:
                 name=name,
                 key_hash=key_hash,
                 scopes=list(scopes),
+                user_id=user_id,
                 created_at=now,
             )
         )
 
     async def list(self, connection: AsyncConnection, tenant_id: str) -> Sequence[AnyRow]:
         """The tenant's keys, oldest first, revoked ones included."""
+        shown = ("key_id", "name", "scopes", "user_id", "created_at", "revoked_at")
         query = (
-            select(api_keys.c.key_id, api_keys.c.name, api_keys.c.scopes, api_keys.c.created_at, api_keys.c.revoked_at)
+            select(*(api_keys.c[name] for name in shown))
             .where(api_keys.c.tenant_id == tenant_id)
             .order_by(api_keys.c.created_at, api_keys.c.key_id)
         )
@@ -92,11 +96,10 @@ class KeyStore:
 
     async def find(self, connection: AsyncConnection, key_hash: str) -> KeyHolder | None:
         """Whom the live key with this hash stands for; inside an authentication transaction."""
-        query = select(api_keys.c.tenant_id, api_keys.c.key_id, api_keys.c.scopes).where(
-            api_keys.c.key_hash == key_hash, api_keys.c.revoked_at.is_(None)
-        )
+        held = (api_keys.c.tenant_id, api_keys.c.key_id, api_keys.c.scopes, api_keys.c.user_id)
+        query = select(*held).where(api_keys.c.key_hash == key_hash, api_keys.c.revoked_at.is_(None))
         row = (await connection.execute(query)).first()
-        return KeyHolder(row.tenant_id, row.key_id, frozenset(row.scopes)) if row else None
+        return KeyHolder(row.tenant_id, row.key_id, frozenset(row.scopes), row.user_id) if row else None
 
     async def has_any(self, connection: AsyncConnection) -> bool:
         """Whether any key was ever made in any tenant; inside an authentication transaction.

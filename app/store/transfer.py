@@ -53,6 +53,9 @@ VECTORS: Mapping[str, tuple[Kind, str, str]] = {
 }
 """What has a vector: as the spaces call it, its key, and the field that its line has the vector in, beside `space`."""
 
+_Chunk = Sequence[tuple[dict[str, Any], dict[str, Any]]]
+"""Rows, each beside what of it is written."""
+
 CHUNK = 500
 """Rows of one statement."""
 
@@ -297,8 +300,11 @@ async def import_rows(
     for name, table in TABLES.items():
         written[name] = 0
         kind, key, field = VECTORS.get(name, ("memory", "", ""))
-        for chunk in _chunks(table, rows.get(name, ())):
+        for read in _chunks(table, rows.get(name, ())):
+            chunk = await _own_memories(connection, tenant_id, read) if name == "memories" else read
             values = [{"tenant_id": tenant_id, **present} for present, _ in chunk]
+            if not values:
+                continue
             query = upsert(table).values(values).on_conflict_do_nothing().returning(*table.primary_key.columns)
             new = {tuple(row) for row in await connection.execute(query)}
             written[name] += len(new)
@@ -317,7 +323,18 @@ async def import_rows(
     return written
 
 
-def _chunks(table: Table, rows: Iterable[dict[str, Any]]) -> Iterator[Sequence[tuple[dict[str, Any], dict[str, Any]]]]:
+async def _own_memories(connection: AsyncConnection, tenant_id: str, chunk: _Chunk) -> _Chunk:
+    """Those of memories whose ids no other user has. An id stands for one memory of the tenant: it belongs to the user
+    who has it, else to the first one who brings it."""
+    memories = TABLES["memories"]
+    query = select(memories.c.memory_id, memories.c.user_id).where(
+        memories.c.tenant_id == tenant_id, memories.c.memory_id.in_([row["memory_id"] for _, row in chunk])
+    )
+    owners = {row.memory_id: row.user_id for row in await connection.execute(query)}
+    return [pair for pair in chunk if owners.setdefault(pair[1]["memory_id"], pair[1]["user_id"]) == pair[1]["user_id"]]
+
+
+def _chunks(table: Table, rows: Iterable[dict[str, Any]]) -> Iterator[_Chunk]:
     """Rows, each with what of it is written, in parts that one statement takes: those of a part have the same columns.
     A value that is missing is the database's to give."""
     own = {column.name: column for column in _stored(table)}

@@ -1,5 +1,6 @@
 """The real service as a process of its own: `embed-service run` on a free port, with a folder of its own."""
 
+import asyncio
 import contextlib
 import json
 import os
@@ -17,7 +18,9 @@ import httpx
 import orjson
 
 from app.logs import LOG_FILE
+from app.services.keys import CreatedKey
 from app.settings import Settings
+from app.wiring import open_keys
 from tests.servers import open_folder
 
 COMMAND = Path(sys.executable).with_name("embed-service")
@@ -32,6 +35,7 @@ class Key:
     key_id: str
     secret: str
     tenant: str
+    user_id: str | None = None
 
     @property
     def headers(self) -> dict[str, str]:
@@ -131,6 +135,17 @@ class RunningService:
         done = self.run_command("keys", "create", "--tenant", tenant, "--name", name, *flags, "--json")
         made = json.loads(done.stdout)
         return Key(made["key_id"], made["key"], made["tenant"])
+
+    def create_bound_key(self, tenant: str, user_id: str | None, scopes: Sequence[str] = ("user", "admin")) -> Key:
+        """A new key, made beside the service without a process of its own; bound to a user where one is given."""
+        settings = Settings(_env_file=None, data_dir=self.data_dir, log_dir=self.log_dir, database_url=None)
+
+        async def create() -> CreatedKey:
+            async with open_keys(settings) as keys:
+                return await keys.create(tenant, "", scopes, user_id)
+
+        made = asyncio.run(create())
+        return Key(made.key_id, made.secret, made.tenant_id, made.user_id)
 
     def revoke_key(self, key: Key) -> None:
         """Make a key useless, by the command line."""

@@ -32,7 +32,7 @@ async def test_the_secret_is_nowhere_in_the_database(services: Services, tenant:
     assert made.secret not in str(row)
     assert made.secret.removeprefix(PREFIX) not in str(row)
     (listed,) = await services.keys.list(tenant)
-    assert set(listed._mapping) == {"key_id", "name", "scopes", "created_at", "revoked_at"}
+    assert set(listed._mapping) == {"key_id", "name", "scopes", "user_id", "created_at", "revoked_at"}
 
 
 async def test_tenants_do_not_share_keys(services: Services, tenant: str, other_tenant: str) -> None:
@@ -61,3 +61,21 @@ async def test_revoking_the_last_key_does_not_open_the_service(services: Service
     made = await services.keys.create(tenant, "only", ["user"])
     await services.keys.revoke(tenant, made.key_id)
     assert await services.keys.has_any()
+
+
+async def test_a_key_may_be_bound_to_one_user(services: Services, tenant: str) -> None:
+    """Whom it stands for says so, and so does the list; the user need not exist yet. A key without one is unbound."""
+    bound = await services.keys.create(tenant, "", ["user"], "Zoë 🙂")
+    unbound = await services.keys.create(tenant, "", ["user"])
+    for made, user_id in ((bound, "Zoë 🙂"), (unbound, None)):
+        holder = await services.keys.authenticate(made.secret)
+        assert holder is not None
+        assert holder.user_id == user_id
+    assert [row.user_id for row in await services.keys.list(tenant)] == ["Zoë 🙂", None]
+
+
+@pytest.mark.parametrize("user_id", ["", "a\nb", "a" * 257, "\ud800"], ids=ascii)
+async def test_a_key_is_bound_to_no_impossible_user(services: Services, tenant: str, user_id: str) -> None:
+    """InvalidInput, as for a request that names such a user."""
+    with pytest.raises(InvalidInput):
+        await services.keys.create(tenant, "", ["user"], user_id)

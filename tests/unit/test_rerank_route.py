@@ -33,7 +33,7 @@ class FakeKeys:
         return self.scopes is not None
 
     async def authenticate(self, secret: str) -> Any:
-        return SimpleNamespace(tenant_id="a", scopes=self.scopes)
+        return SimpleNamespace(tenant_id="a", scopes=self.scopes, user_id=None)
 
 
 @pytest.fixture
