@@ -25,22 +25,18 @@ COLOURS = {
 def of_memories(memories: Sequence[Memory], *, has_more: bool) -> Table:
     """A memory a line."""
     table = Table(
-        "type",
-        Column("memory", min_width=24, overflow="fold"),
+        Column("type", no_wrap=True),
+        Column("memory", overflow="fold"),
         Column("sure", justify="right", no_wrap=True),
-        "tags",
         Column("since", no_wrap=True),
-        Column("id", overflow="fold"),
         caption="There are more: --limit." if has_more else None,
     )
     for memory in memories:
         table.add_row(
             _type(memory),
-            shown(memory.content),
+            shown(memory.content).append("\n").append(_about(memory)),
             f"{memory.confidence:.2f}",
-            shown(", ".join(memory.tags)),
             _day(memory.valid_from),
-            str(memory.memory_id),
         )
     return table
 
@@ -49,8 +45,8 @@ def of_found(found: Found) -> Table:
     """A memory a line, best first, with the parts of its score."""
     table = Table(
         Column("score", justify="right", no_wrap=True),
-        "type",
-        Column("memory", min_width=24, overflow="fold"),
+        Column("type", no_wrap=True),
+        Column("memory", overflow="fold"),
         Column("similar", justify="right", no_wrap=True),
         Column("recent", justify="right", no_wrap=True),
         Column("sure", justify="right", no_wrap=True),
@@ -76,6 +72,12 @@ def of_added(added: Added) -> str:
         said = [f"known already as {added.ids[0]}"]
     said += [f"in place of {memory_id}" for memory_id in added.superseded]
     return ", ".join(said)
+
+
+def _about(memory: Memory) -> Text:
+    line = shown("  ".join((str(memory.memory_id), *memory.tags)))
+    line.stylize("dim")
+    return line
 
 
 def _type(memory: Memory) -> Text:

@@ -9,7 +9,7 @@ from uuid import UUID
 
 import numpy as np
 import orjson
-from sqlalchemy import delete, insert, select, text, tuple_, update
+from sqlalchemy import delete, insert, literal, select, text, tuple_, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.domain.embeddings import Vector
@@ -199,7 +199,7 @@ class MemoryStore:
         if where.types:
             query = query.where(c.type.in_(where.types))
         if where.tags:
-            query = query.where(c.tags.contains(list(where.tags)))
+            query = query.where(c.tags.op("@>")(literal(list(where.tags), c.tags.type)))
         if after is not None:
             query = query.where(tuple_(c.valid_from, c.memory_id) < tuple_(*after))
         rows = await connection.execute(query.order_by(c.valid_from.desc(), c.memory_id.desc()).limit(limit))

@@ -1,6 +1,10 @@
 """The Python client against the running service: a whole session, with and without asyncio, streams."""
 
 import asyncio
+import os
+import re
+import subprocess
+import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -12,6 +16,7 @@ from tests.e2e.running import RunningService
 
 pytestmark = pytest.mark.slow
 
+README = Path(__file__).parents[2] / "clients" / "python" / "README.md"
 USER = "ünï/cøde ..%2F用户"
 SAID: list[MemoryIn] = [
     {"type": "PREFERENCE", "content": "I write my services in Python with FastAPI"},
@@ -124,3 +129,20 @@ def test_refusals_say_what_to_do(service: RunningService) -> None:
             list(client.export_user("nobody"))
     logged = {event["request_id"] for event in service.log_events("request_answered")}
     assert {refused.value.request_id, unknown.value.request_id} <= logged
+
+
+def test_the_examples_run(service: RunningService, tmp_path: Path) -> None:
+    """Every Python block of the client's README, one after the other, as it stands."""
+    blocks = re.findall(r"^```python\n(.*?)^```$", README.read_text("utf8"), re.MULTILINE | re.DOTALL)
+    assert len(blocks) == 3
+    for block in blocks:
+        done = subprocess.run(
+            [sys.executable, "-c", block.replace("http://127.0.0.1:8080", service.base_url)],
+            env={**os.environ, "PYTHONPATH": str(README.parent)},
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        assert done.stdout
