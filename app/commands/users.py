@@ -52,12 +52,9 @@ def export_user(
 @users.command("import")
 def import_user(source: Path, tenant: Tenant = DEFAULT_TENANT, as_json: Json = False) -> None:
     """Take in an export, in one transaction; rows that are there already stay as they are."""
-
-    async def work(services: Services) -> dict[str, int]:
-        with source.open("rb") as file, progress_bar(DownloadColumn(), TimeRemainingColumn()) as bar:
-            return dict(await services.transfer.import_(tenant, _watched(file, bar)))
-
-    imported = on_services(work)
+    with source.open("rb") as file, progress_bar(DownloadColumn(), TimeRemainingColumn()) as bar:
+        lines = _watched(file, bar)
+        imported = dict(on_services(lambda services: services.transfer.import_(tenant, lines)))
     print_document({"imported": imported}, as_json, lambda: f"imported {sum(imported.values())} rows")
 
 

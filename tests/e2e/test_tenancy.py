@@ -363,7 +363,7 @@ def place_of(method: str, path: str) -> int:
     """When an attempt is made: what says B's words itself after what could read them, removals at the end."""
     if method == "DELETE":
         return 3 if path.startswith("/v1/users") else 2
-    return 1 if path == "/v1/memories" else 0
+    return 1 if (method, path) == ("POST", "/v1/memories") else 0
 
 
 def check_nothing_leaked(response: httpx.Response, body: Any, *theirs: Held) -> None:
