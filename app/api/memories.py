@@ -11,12 +11,13 @@ from app.api import schemas
 from app.api.bounds import open_to_bound_keys
 from app.api.deps import ServicesDep, UserCaller
 from app.api.errors import responses
-from app.api.params import MemoryId, PathUserId, QueryUserId
+from app.api.params import MemoryId, PathUserId, QueryCursor, QueryUserId, cursor_of, place_of
 from app.api.routing import NDJSON, cancellable, make_router
 from app.domain.errors import InvalidInput
 from app.domain.memory import Draft, Memory, MemoryType
 from app.domain.ranking import Ranked, Weights
-from app.services.ranking import SearchRequest
+from app.services.memories import Added
+from app.services.ranking import Found, SearchRequest
 
 router = make_router("memories", "/v1")
 
@@ -26,9 +27,27 @@ SPOOL_BYTES = 8 * 1024 * 1024
 @router.post("/memories", responses=responses(409))
 async def add_memories(body: schemas.MemoriesIn, services: ServicesDep, caller: UserCaller) -> schemas.AddedOut:
     """Remember one memory, or up to 1,000 in one transaction."""
-    drafts = [_draft(item) for item in (body.memories if isinstance(body, schemas.ManyMemoriesIn) else [body])]
+    drafts = [draft_of(item) for item in (body.memories if isinstance(body, schemas.ManyMemoriesIn) else [body])]
     added = await services.memories.add(caller.tenant_id, body.user_id, drafts)
-    return schemas.AddedOut(ids=list(added.ids), deduplicated=added.deduplicated, superseded=list(added.superseded))
+    return added_out(added)
+
+
+@router.get("/memories", responses=responses(404))
+async def list_memories(
+    user_id: QueryUserId,
+    services: ServicesDep,
+    caller: UserCaller,
+    mtype: Annotated[MemoryType | None, Query(description="Only memories of this type.")] = None,
+    tag: Annotated[schemas.Tag | None, Query(description="Only memories with this tag.")] = None,
+    limit: Annotated[int, Query(ge=1, le=1000, description="Most memories of a page.")] = 100,
+    cursor: QueryCursor = None,
+) -> schemas.PageOut:
+    """A user's memories that hold now, by when they became true, newest first; a page at a time."""
+    found = await services.memories.page(
+        caller.tenant_id, user_id, kind=mtype, tag=tag, after=place_of(cursor), limit=limit
+    )
+    following = cursor_of(found[-1]) if len(found) == limit else None
+    return schemas.PageOut(memories=[memory_out(memory) for memory in found], cursor=following)
 
 
 @router.post("/memories/search", responses=responses(404))
@@ -38,9 +57,7 @@ async def search_memories(body: schemas.SearchIn, services: ServicesDep, caller:
     weights = Weights(**body.weights.model_dump()) if body.weights else None
     request = SearchRequest(body.query, body.limit, body.types, body.tags, body.as_of, weights, is_reranked=body.rerank)
     found = await services.ranking.search(caller.tenant_id, body.user_id, request)
-    return schemas.SearchOut(
-        results=[_result(item) for item in found.ranked], space=found.space, degraded=found.is_degraded
-    )
+    return search_out(found)
 
 
 @router.get("/memories/{memory_id:uuid}", responses=responses(404))
@@ -137,7 +154,8 @@ def _lines(spool: Any) -> Iterator[bytes]:
     yield from spool
 
 
-def _draft(item: schemas.MemoryIn) -> Draft:
+def draft_of(item: schemas.MemoryIn) -> Draft:
+    """A memory as it arrives."""
     return Draft(
         item.type,
         item.content,
@@ -147,6 +165,18 @@ def _draft(item: schemas.MemoryIn) -> Draft:
         item.valid_from,
         item.valid_to,
         item.expires_at,
+    )
+
+
+def added_out(added: Added) -> schemas.AddedOut:
+    """What became of drafts, as the API shows it."""
+    return schemas.AddedOut(ids=list(added.ids), deduplicated=added.deduplicated, superseded=list(added.superseded))
+
+
+def search_out(found: Found) -> schemas.SearchOut:
+    """What a search found, as the API shows it."""
+    return schemas.SearchOut(
+        results=[_result(item) for item in found.ranked], space=found.space, degraded=found.is_degraded
     )
 
 

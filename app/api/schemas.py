@@ -380,6 +380,13 @@ class MemoryOut(Response):
     superseded_by: UUID | None
 
 
+class PageOut(Response):
+    """Memories, and the `cursor` of the page after them; null where there is none."""
+
+    memories: list[MemoryOut]
+    cursor: str | None
+
+
 class MemoryHistoryOut(Response):
     """Earlier versions and superseded memories, oldest first; the memory itself comes last."""
 

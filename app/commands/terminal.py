@@ -8,15 +8,21 @@ from contextlib import AbstractAsyncContextManager
 from typing import Annotated, Any, TypeVar
 
 import typer
+from pydantic import BaseModel, ValidationError
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Table
+from rich.text import Text
 
+from app.api.deps import Services
+from app.domain.errors import InvalidInput
 from app.logs import configure_logs
 from app.settings import Settings, load_settings_or_exit
+from app.wiring import open_services
 
 S = TypeVar("S")
 T = TypeVar("T")
+B = TypeVar("B", bound=BaseModel)
 
 Tenant = Annotated[str, typer.Option("--tenant", help="The tenant to work in.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of a table.")]
@@ -45,6 +51,11 @@ def opened(opener: Callable[[Settings], AbstractAsyncContextManager[S]], work: C
     return asyncio.run(run())
 
 
+def on_services(work: Callable[[Services], Awaitable[T]]) -> T:
+    """Run `work` on the services, beside a running server or on a database started for it."""
+    return opened(open_services, work)
+
+
 def progress_bar(*columns: Any) -> Progress:
     """A progress bar on stderr, where somebody watches."""
     watched = Console(stderr=True)
@@ -55,6 +66,21 @@ def progress_bar(*columns: Any) -> Progress:
 def tell(line: str) -> None:
     """A line for the person at the terminal, beside what is printed for programs."""
     print(line, file=sys.stderr)
+
+
+def parsed(kind: type[B], document: dict[str, Any]) -> B:
+    """A document as the API would take it. Raises InvalidInput that names the first wrong part."""
+    try:
+        return kind.model_validate(document)
+    except ValidationError as error:
+        first = error.errors(include_input=False)[0]
+        place = ".".join(str(part) for part in first["loc"])
+        raise InvalidInput(f"{place}: {first['msg']}", place) from None
+
+
+def shown(text: str) -> Text:
+    """What a user wrote, as a cell: no markup, and nothing that a terminal would take for a command."""
+    return Text("".join(char if char.isprintable() else " " for char in text))
 
 
 def print_document(document: Any, as_json: bool, table: Callable[[], Table | str]) -> None:

@@ -24,7 +24,7 @@ from app.services.jobs.graphs import GraphService
 from app.services.spaces import Spaces, follows_switch
 from app.services.trial_spaces import TrialSpaces
 from app.store.engine import Database, Statements
-from app.store.memories import NEIGHBOURS, MemoryStore
+from app.store.memories import NEIGHBOURS, MemoryStore, SearchFilter
 from app.store.spaces import SpaceStore
 from app.store.users import UserStore
 
@@ -165,6 +165,25 @@ class MemoryService:
         async with self.database.begin(tenant_id) as connection:
             memory = await self.memories.get(connection, tenant_id, memory_id)
         return _found(memory)
+
+    async def page(
+        self,
+        tenant_id: str,
+        user_id: str,
+        *,
+        kind: MemoryType | None = None,
+        tag: str | None = None,
+        after: tuple[datetime, UUID] | None = None,
+        limit: int = 100,
+    ) -> list[Memory]:
+        """Up to `limit` memories that hold now, newest first by when they became true; those behind `after`, the
+        `valid_from` and id of the last one that was seen. Raises NotFound for an unknown user."""
+        where = SearchFilter(self.clock.now(), [kind] if kind else None, [tag] if tag else None)
+        async with self.database.begin(tenant_id) as connection:
+            found = await self.memories.page(connection, tenant_id, user_id, where=where, after=after, limit=limit)
+            if not found and not await self.users.exists(connection, tenant_id, user_id):
+                raise NotFound("no such user")
+        return found
 
     async def history(self, tenant_id: str, memory_id: UUID) -> list[Memory]:
         """The earlier versions of a memory and what it superseded, oldest first, then itself."""

@@ -9,7 +9,7 @@ from uuid import UUID
 
 import numpy as np
 import orjson
-from sqlalchemy import delete, insert, select, text, update
+from sqlalchemy import delete, insert, literal, select, text, tuple_, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.domain.embeddings import Vector
@@ -175,6 +175,35 @@ class MemoryStore:
         query = select(*_FIELDS).where(memories.c.tenant_id == tenant_id, memories.c.memory_id == memory_id)
         row = (await connection.execute(query.with_for_update() if lock else query)).one_or_none()
         return memory_of(row) if row else None
+
+    async def page(
+        self,
+        connection: AsyncConnection,
+        tenant_id: str,
+        user_id: str,
+        *,
+        where: SearchFilter,
+        after: tuple[datetime, UUID] | None,
+        limit: int,
+    ) -> list[Memory]:
+        """Memories that pass, by when they became true, newest first: the first `limit`, or those that come after one
+        (its `valid_from`, its id)."""
+        c = memories.c
+        query = select(*_FIELDS).where(
+            c.tenant_id == tenant_id,
+            c.user_id == user_id,
+            c.valid_from <= where.at,
+            c.valid_to.is_(None) | (c.valid_to > where.at),
+            c.expires_at.is_(None) | (c.expires_at > where.at),
+        )
+        if where.types:
+            query = query.where(c.type.in_(where.types))
+        if where.tags:
+            query = query.where(c.tags.op("@>")(literal(list(where.tags), c.tags.type)))
+        if after is not None:
+            query = query.where(tuple_(c.valid_from, c.memory_id) < tuple_(*after))
+        rows = await connection.execute(query.order_by(c.valid_from.desc(), c.memory_id.desc()).limit(limit))
+        return [memory_of(row) for row in rows]
 
     async def history(self, connection: AsyncConnection, tenant_id: str, user_id: str, memory_id: UUID) -> list[Memory]:
         """Earlier versions of a user's memory and the memories it superseded, oldest first."""

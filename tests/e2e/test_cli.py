@@ -91,6 +91,42 @@ def test_a_user_is_exported_erased_imported_and_shown(service: RunningService, e
     assert service.run_command("memory", "export", USER).stdout.encode() == exported
 
 
+def test_memories_are_added_found_and_listed(service: RunningService) -> None:
+    """What one command adds the others show: as JSON with all of it, as a table with its words."""
+    user = f"bob {service._process is None}"
+    added = ask(service, "memory", "add", user, "I live in [Lyon]", "--type", "profile", "--tag", "home")
+    again = ask(service, "memory", "add", user, "I live in [Lyon].", "--type", "profile")
+    assert (again["deduplicated"], again["ids"]) == (1, added["ids"])
+    moved = ask(service, "memory", "add", user, "I live in Paris", "--type", "PROFILE", "--since", "2026-01-31")
+    assert "remembered" in service.run_command("memory", "add", user, "We met", "--type", "history").stdout
+
+    found = ask(service, "memory", "search", user, "where do I live", "--type", "profile")["results"]
+    assert found[0]["memory"]["content"] == "I live in [Lyon]"
+    then = ask(service, "memory", "search", user, "where do I live", "--as-of", "2026-02-01")["results"]
+    assert [result["memory"]["id"] for result in then] == moved["ids"]
+    assert "[Lyon]" in service.run_command("memory", "search", user, "where").stdout
+
+    listed = ask(service, "memory", "list", user)
+    assert [memory["content"] for memory in listed] == ["We met", "I live in [Lyon]"]
+    assert ask(service, "memory", "list", user, "--tag", "home") == listed[1:]
+    table = service.run_command("memory", "list", user, "--limit", "1").stdout
+    assert "We met" in table
+    assert "There are more" in table
+    assert "no such user" in refused(service, "memory", "list", "nobody")
+
+
+def test_a_persona_is_set_and_its_history_shown(service: RunningService) -> None:
+    """What is set is shown, and why it moved."""
+    ask(service, "memory", "add", "eve", "I like tea", "--type", "preference")
+    assert ask(service, "persona", "set", "eve", "concise=0.9", "formal=0.2")["facets"]["concise"]["value"] == 0.9
+    changes = ask(service, "persona", "history", "eve")["changes"]
+    assert {(each["facet"], each["reason"]) for each in changes} == {
+        ("concise", "correction"),
+        ("formal", "correction"),
+    }
+    assert "correction" in service.run_command("persona", "history", "eve").stdout
+
+
 def test_training_samples_go_with_the_user(service: RunningService, exported: bytes) -> None:
     """The erasure beside a running service took the training lines, too."""
     files = list((service.data_dir / "training").glob("*.jsonl"))

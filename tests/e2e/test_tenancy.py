@@ -3,8 +3,10 @@
 import hashlib
 import json
 import re
+import struct
 import time
 import uuid
+from base64 import urlsafe_b64encode
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -219,6 +221,10 @@ def attempts(them: Held, me: Held | None) -> dict[tuple[str, str], list[tuple[in
         ("POST", "/v1/followups"): [(200, "", user | {"conversation_context": "what do I like?"})],
         ("POST", "/v1/enrich"): [(200, "", text_in)],
         ("POST", "/v1/memories"): [(200, "", user | same), (422, "", user | same | {"id": them.memory_id})],
+        ("GET", "/v1/memories"): [
+            (reads, f"/v1/memories?user_id={them.user_id}", None),
+            (reads, f"/v1/memories?user_id={them.user_id}&cursor={cursor_of(them.memory_id)}", None),
+        ],
         ("POST", "/v1/memories/search"): [
             (200, "", user | {"query": "what do I like?", "limit": 100, "rerank": True}),
             (200, "", user | {"query": "what do I like?", "as_of": "2300-01-01T00:00:00Z"}),
@@ -294,6 +300,11 @@ FIRST_CONTACT = {
 }
 
 
+def cursor_of(memory_id: str) -> str:
+    """The cursor of a page that would begin with a memory, as the service makes them: any id may be put into one."""
+    return urlsafe_b64encode(struct.pack(">q", 2**62) + UUID(memory_id).bytes).decode()
+
+
 def operations_of(service: RunningService) -> list[tuple[str, str]]:
     """Every operation that asks for a key, from the document of the running service."""
     document = httpx.get(f"{service.base_url}/openapi.json").json()
@@ -321,7 +332,7 @@ def test_no_operation_reaches_another_tenant(
             response = send(a, method, path or template, body)
             assert response.status_code == status, (method, template, body, response.text[:300])
             check_nothing_leaked(response, body, *held_by_b)
-            if template == "/v1/memories" and status == 200:
+            if (method, template) == ("POST", "/v1/memories") and status == 200:
                 assert response.json()["deduplicated"] == 0, "B's memory was taken for A's"
     assert everything_of(b, *held_by_b) == before
 
@@ -352,7 +363,7 @@ def place_of(method: str, path: str) -> int:
     """When an attempt is made: what says B's words itself after what could read them, removals at the end."""
     if method == "DELETE":
         return 3 if path.startswith("/v1/users") else 2
-    return 1 if path == "/v1/memories" else 0
+    return 1 if (method, path) == ("POST", "/v1/memories") else 0
 
 
 def check_nothing_leaked(response: httpx.Response, body: Any, *theirs: Held) -> None:

@@ -28,6 +28,7 @@ OPERATIONS = (ROOT / "docs/operations.md").read_text("utf8")
 DOCUMENTS = [
     ROOT / "README.md",
     ROOT / "CHANGELOG.md",
+    ROOT / "clients/python/README.md",
     *sorted(path for path in (ROOT / "docs").rglob("*.md") if "api" not in path.parts),
 ]
 DECISIONS = sorted((ROOT / "docs/decisions").glob("*.md"))

@@ -1,0 +1,319 @@
+"""The client for asyncio. `python scripts/write_python_client.py` writes `synchronous.py`, the same without it."""
+
+import asyncio
+import json
+import random
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from datetime import datetime
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, TypeVar, Unpack
+from urllib.parse import quote
+from uuid import uuid4
+
+import httpx2
+
+from embed_service_client import shapes
+from embed_service_client.errors import UnexpectedAnswer, Unreachable, problem_of
+from embed_service_client.json_values import decode, encodable
+from embed_service_client.retries import Retries
+
+T = TypeVar("T")
+
+DEFAULT_URL = "http://127.0.0.1:8080"
+CONNECT_S = 5.0
+IMPORT_S = 900.0
+"""An import is one transaction, and embeds what comes from another embedding space."""
+CHUNK_BYTES = 64 * 1024
+NOT_CONNECTED = (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeout)
+JSON_HEADERS = {"Content-Type": "application/json"}
+LINES_HEADERS = {"Content-Type": "application/x-ndjson"}
+
+
+class AsyncEmbedService:
+    """An Embed Service. Methods are named as the operations of its document, arguments as the fields of their bodies.
+
+    Each raises a Problem where the service refuses, Unreachable where no whole answer comes, UnexpectedAnswer where it
+    is none of the document's. `timeout_s` is the longest silence of the service that is waited through.
+    """
+
+    def __init__(
+        self,
+        base_url: str = DEFAULT_URL,
+        api_key: str | None = None,
+        *,
+        timeout_s: float = 60.0,
+        retries: Retries | None = None,
+        transport: httpx2.AsyncBaseTransport | None = None,
+    ) -> None:
+        headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
+        timeout = httpx2.Timeout(timeout_s, connect=min(CONNECT_S, timeout_s))
+        self._http = httpx2.AsyncClient(base_url=base_url, headers=headers, timeout=timeout, transport=transport)
+        self._retries = retries or Retries()
+
+    async def __aenter__(self) -> Self:
+        """Nothing is connected before the first call."""
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Close the connections."""
+        await self._http.aclose()
+
+    # --- what a user means
+
+    async def hypothesize(self, **request: Unpack[shapes.HypothesizeIn]) -> shapes.HypothesizeOut:
+        """What the user may mean, as questions with confidences, and whether to ask."""
+        return await self._ask("POST", "/v1/hypothesize", shapes.HypothesizeOut, request)
+
+    async def execute(self, **request: Unpack[shapes.ExecuteIn]) -> shapes.ExecuteOut:
+        """The enriched prompt for a chosen hypothesis, an answer of the user's own, or the bare input."""
+        return await self._ask("POST", "/v1/execute", shapes.ExecuteOut, request)
+
+    async def give_feedback(self, **request: Unpack[shapes.FeedbackIn]) -> shapes.FeedbackOut:
+        """Learn from a reaction."""
+        return await self._ask("POST", "/v1/feedback", shapes.FeedbackOut, request)
+
+    async def prefer(self, **request: Unpack[shapes.PreferenceIn]) -> shapes.Accepted:
+        """Record which of two wordings a user prefers."""
+        return await self._ask("POST", "/v1/preferences", shapes.Accepted, request)
+
+    async def followups(self, **request: Unpack[shapes.FollowupsIn]) -> shapes.FollowupsOut:
+        """Questions that move a conversation on."""
+        return await self._ask("POST", "/v1/followups", shapes.FollowupsOut, request, is_read=True)
+
+    async def enrich(self, **request: Unpack[shapes.EnrichIn]) -> shapes.EnrichOut:
+        """What an input implies."""
+        return await self._ask("POST", "/v1/enrich", shapes.EnrichOut, request, is_read=True)
+
+    # --- memories
+
+    async def add_memories(self, user_id: str, memories: Sequence[shapes.MemoryIn]) -> shapes.AddedOut:
+        """Remember up to 1,000 memories in one transaction."""
+        body = {"user_id": user_id, "memories": list(memories)}
+        return await self._ask("POST", "/v1/memories", shapes.AddedOut, body)
+
+    async def list_memories(
+        self, user_id: str, *, mtype: shapes.MemoryType | None = None, tag: str | None = None, limit: int = 200
+    ) -> AsyncIterator[shapes.MemoryOut]:
+        """The user's memories that hold now, newest first; asked for `limit` at a time, as they are needed."""
+        cursor = None
+        while True:
+            path = _path("/v1/memories", user_id=user_id, mtype=mtype, tag=tag, limit=str(limit), cursor=cursor)
+            page = await self._ask("GET", path, shapes.PageOut)
+            for memory in page.memories:
+                yield memory
+            if page.cursor is None:
+                return
+            cursor = page.cursor
+
+    async def search_memories(self, **request: Unpack[shapes.SearchIn]) -> shapes.SearchOut:
+        """The user's memories most relevant to a query, best first."""
+        return await self._ask("POST", "/v1/memories/search", shapes.SearchOut, request, is_read=True)
+
+    async def get_memory(self, memory_id: str) -> shapes.MemoryOut:
+        """One memory."""
+        return await self._ask("GET", _path("/v1/memories/{}", memory_id), shapes.MemoryOut)
+
+    async def get_memory_history(self, memory_id: str) -> shapes.MemoryHistoryOut:
+        """What a memory said before, and what it replaced."""
+        return await self._ask("GET", _path("/v1/memories/{}/history", memory_id), shapes.MemoryHistoryOut)
+
+    async def change_memory(self, memory_id: str, **changes: Unpack[shapes.MemoryChangeIn]) -> shapes.MemoryOut:
+        """Change fields of a memory; what it said before stays in its history."""
+        return await self._ask("PATCH", _path("/v1/memories/{}", memory_id), shapes.MemoryOut, changes)
+
+    async def delete_memory(self, memory_id: str) -> shapes.DeletedOut:
+        """Delete a memory with its earlier versions."""
+        return await self._ask("DELETE", _path("/v1/memories/{}", memory_id), shapes.DeletedOut)
+
+    async def delete_memories(self, user_id: str, mtype: shapes.MemoryType | None = None) -> shapes.DeletedOut:
+        """Delete a user's memories, of one type or all."""
+        return await self._ask("DELETE", _path("/v1/memory", user_id=user_id, mtype=mtype), shapes.DeletedOut)
+
+    # --- everything held on a user
+
+    async def export_user(self, user_id: str) -> AsyncIterator[bytes]:
+        """Everything held on a user, line by line as it comes: a JSON object each, its line's end included."""
+        rest = b""
+        async with self._opened("GET", _path("/v1/memory/export", user_id=user_id), is_read=True) as answer:
+            async for chunk in answer.aiter_bytes():
+                *lines, rest = (rest + chunk).split(b"\n")
+                for line in lines:
+                    yield line + b"\n"
+        if rest:
+            yield rest
+
+    async def import_user(self, source: Path | AsyncIterable[bytes]) -> shapes.ImportedOut:
+        """Take in an export, a file or its bytes in pieces of any size, in one transaction. It is sent once."""
+        pieces = _pieces(source) if isinstance(source, Path) else source
+        timeout = httpx2.Timeout(IMPORT_S, connect=CONNECT_S)
+        async with self._opened(
+            "POST", "/v1/memory/import", is_sent_once=True, content=pieces, headers=LINES_HEADERS, timeout=timeout
+        ) as answer:
+            return decode(shapes.ImportedOut, _document(await answer.aread()))
+
+    async def erase_user(self, user_id: str) -> shapes.ErasedOut:
+        """Erase a user from every table, training file and dataset."""
+        return await self._ask("DELETE", _path("/v1/users/{}", user_id), shapes.ErasedOut)
+
+    async def get_consent(self, user_id: str) -> shapes.ConsentOut:
+        """Whether training samples of the user are kept."""
+        return await self._ask("GET", _path("/v1/users/{}/consent", user_id), shapes.ConsentOut)
+
+    async def put_consent(self, user_id: str, *, training: bool) -> shapes.ConsentOut:
+        """Set whether training samples of the user are kept; without consent those there are erased."""
+        path = _path("/v1/users/{}/consent", user_id)
+        return await self._ask("PUT", path, shapes.ConsentOut, {"training": training})
+
+    # --- personas
+
+    async def get_persona(self, user_id: str) -> shapes.PersonaOut:
+        """A user's facets with their uncertainty."""
+        return await self._ask("GET", _path("/v1/persona/{}", user_id), shapes.PersonaOut)
+
+    async def correct_persona(self, user_id: str, **changes: Unpack[shapes.PersonaChangeIn]) -> shapes.PersonaOut:
+        """Set facets outright."""
+        return await self._ask("PATCH", _path("/v1/persona/{}", user_id), shapes.PersonaOut, changes)
+
+    async def get_persona_history(self, user_id: str) -> shapes.PersonaHistoryOut:
+        """Every move of a facet, and why, oldest first."""
+        return await self._ask("GET", _path("/v1/persona/{}/history", user_id), shapes.PersonaHistoryOut)
+
+    # --- vectors and relevance
+
+    async def embed(self, **request: Unpack[shapes.EmbedIn]) -> shapes.EmbedOut:
+        """Vectors of texts."""
+        return await self._ask("POST", "/embed", shapes.EmbedOut, request, is_read=True)
+
+    async def create_embeddings(self, **request: Unpack[shapes.EmbeddingsIn]) -> shapes.EmbeddingsOut:
+        """Vectors of texts, in OpenAI's shape."""
+        return await self._ask("POST", "/v1/embeddings", shapes.EmbeddingsOut, request, is_read=True)
+
+    async def rerank(self, **request: Unpack[shapes.RerankIn]) -> shapes.RerankOut:
+        """Documents in the order of their relevance to a query."""
+        return await self._ask("POST", "/v1/rerank", shapes.RerankOut, request, is_read=True)
+
+    # --- the service itself
+
+    async def telemetry(self, since: datetime | None = None) -> shapes.TelemetryOut:
+        """How the tenant's hypotheses fared since a moment."""
+        moment = since.isoformat() if since else None
+        return await self._ask("GET", _path("/v1/telemetry", since=moment), shapes.TelemetryOut)
+
+    async def readyz(self) -> shapes.ReadyOut:
+        """Each part's state."""
+        async with self._opened("GET", "/readyz", is_read=True, also=503) as answer:
+            return decode(shapes.ReadyOut, _document(await answer.aread()))
+
+    async def info(self) -> shapes.InfoOut:
+        """What is running."""
+        return await self._ask("GET", "/info", shapes.InfoOut)
+
+    # --- how
+
+    async def _ask(
+        self, method: str, path: str, kind: type[T], body: Mapping[str, Any] | None = None, *, is_read: bool = False
+    ) -> T:
+        """Call an operation and read its answer."""
+        content = None if body is None else json.dumps(body, default=encodable, ensure_ascii=False).encode()
+        headers = JSON_HEADERS if content is not None else {}
+        reads = is_read or method == "GET"
+        async with self._opened(method, path, is_read=reads, content=content, headers=headers) as answer:
+            return decode(kind, _document(await answer.aread()))
+
+    @asynccontextmanager
+    async def _opened(
+        self,
+        method: str,
+        path: str,
+        *,
+        is_read: bool = False,
+        is_sent_once: bool = False,
+        also: int | None = None,
+        **parts: Any,
+    ) -> AsyncGenerator[httpx2.Response]:
+        """An answer whose body has not been read: a success, or one of the status `also`."""
+        retries = Retries(count=0) if is_sent_once else self._retries
+        answer = await self._answered(method, path, is_read, retries, also, parts)
+        try:
+            yield answer
+        except httpx2.TransportError as error:
+            raise _unreachable(error, answer.request) from error
+        finally:
+            await answer.aclose()
+
+    async def _answered(
+        self, method: str, path: str, is_read: bool, retries: Retries, also: int | None, parts: dict[str, Any]
+    ) -> httpx2.Response:
+        """The same; calls that may be made again are, while they fail."""
+        parts = {**parts, "headers": {**parts.get("headers", {}), "X-Request-ID": uuid4().hex}}
+        tries = 0
+        while True:
+            tries += 1
+            chance = random.random()  # noqa: S311 - spreads waits
+            request = self._http.build_request(method, path, **parts)
+            try:
+                answer = await self._http.send(request, stream=True)
+            except httpx2.TransportError as error:
+                was_connected = not isinstance(error, NOT_CONNECTED)
+                wait_s = retries.after_failure(was_connected=was_connected, tries=tries, is_read=is_read, chance=chance)
+                if wait_s is None:
+                    raise _unreachable(error, request) from error
+            else:
+                if answer.is_success or answer.status_code == also:
+                    return answer
+                after_s = _retry_after_s(answer)
+                wait_s = retries.after_answer(answer.status_code, after_s, tries=tries, is_read=is_read, chance=chance)
+                if wait_s is None:
+                    raise await _problem(answer, after_s)
+                await answer.aclose()
+            await asyncio.sleep(wait_s)
+
+
+async def _problem(answer: httpx2.Response, retry_after_s: float | None) -> Exception:
+    try:
+        body: object = json.loads(await answer.aread())
+    except (ValueError, httpx2.TransportError):
+        body = None
+    finally:
+        await answer.aclose()
+    request_id = answer.headers.get("X-Request-ID", answer.request.headers["X-Request-ID"])
+    return problem_of(answer.status_code, answer.reason_phrase, body, request_id, retry_after_s)
+
+
+async def _pieces(file: Path) -> AsyncIterator[bytes]:
+    with file.open("rb") as opened:
+        while piece := opened.read(CHUNK_BYTES):
+            yield piece
+
+
+def _path(pattern: str, *parts: str, **query: str | None) -> str:
+    """A path whose parts and query may be any text. A part of dots alone would be taken for a step upwards."""
+    quoted = [quote(part, safe="").replace(".", "%2E") for part in parts]
+    given = "&".join(f"{name}={quote(value, safe='')}" for name, value in query.items() if value is not None)
+    return pattern.format(*quoted) + (f"?{given}" if given else "")
+
+
+def _document(body: bytes) -> object:
+    try:
+        return json.loads(body)
+    except ValueError:
+        raise UnexpectedAnswer("the answer is not JSON") from None
+
+
+def _retry_after_s(answer: httpx2.Response) -> float | None:
+    """Seconds; the service never answers with a date."""
+    said = answer.headers.get("Retry-After", "")
+    return float(said) if said.isdigit() else None
+
+
+def _unreachable(error: Exception, request: httpx2.Request) -> Unreachable:
+    why = str(error) or type(error).__name__
+    where = f"{request.method} {request.url.scheme}://{request.url.netloc.decode()}"
+    return Unreachable(f"{where}: {why}", request.headers["X-Request-ID"])

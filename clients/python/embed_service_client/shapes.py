@@ -1,0 +1,555 @@
+"""Bodies of requests (TypedDicts) and of answers (dataclasses), named as in docs/api/openapi.json.
+
+Written by `python scripts/write_python_client.py`.
+"""
+
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Literal, NotRequired, TypedDict
+
+
+class EmbedIn(TypedDict):
+    """Texts to embed."""
+
+    inputs: list[str]
+    normalise: NotRequired[bool]
+
+
+class EmbeddingsIn(TypedDict):
+    """OpenAI's embeddings request. Fields of theirs that change nothing here are accepted."""
+
+    dimensions: NotRequired[int | None]
+    encoding_format: NotRequired[Literal["float", "base64"]]
+    input: str | list[str]
+    model: NotRequired[str | None]
+    user: NotRequired[str | None]
+
+
+class EnrichIn(TypedDict):
+    """An input to look behind."""
+
+    input_text: str
+    user_id: str
+
+
+class ExecuteIn(TypedDict):
+    """What the user settled on."""
+
+    custom_answer: NotRequired[str | None]
+    hypothesis_id: NotRequired[str | None]
+    hypothesis_set_id: NotRequired[str | None]
+    input_text: str
+    token_budget: NotRequired[int | None]
+    user_id: str
+
+
+class FeedbackIn(TypedDict):
+    """How an execution or a hypothesis set was received."""
+
+    comment: NotRequired[str]
+    execution_id: NotRequired[str | None]
+    hypothesis_set_id: NotRequired[str | None]
+    rating: NotRequired[float | None]
+    rejected_ids: NotRequired[list[str]]
+    success: NotRequired[bool | None]
+    user_id: str
+
+
+class FollowupsIn(TypedDict):
+    """A conversation to go on with."""
+
+    conversation_context: str
+    count: NotRequired[int]
+    user_id: str
+
+
+class TurnIn(TypedDict):
+    """One message of the conversation so far."""
+
+    content: str
+    role: Literal["system", "user", "assistant", "tool"]
+
+
+class HypothesizeIn(TypedDict):
+    """An input to read."""
+
+    conversation: NotRequired[list[TurnIn]]
+    count: NotRequired[int]
+    input_text: str
+    user_id: str
+
+
+MemoryType = Literal["PROFILE", "PREFERENCE", "GOAL", "HISTORY", "ARTIFACT", "STYLE", "CONSTRAINT"]
+"""The kinds of fact worth remembering."""
+
+
+class MemoryIn(TypedDict):
+    """A memory to add."""
+
+    confidence: NotRequired[float]
+    content: str
+    expires_at: NotRequired[datetime | None]
+    source: NotRequired[str]
+    tags: NotRequired[list[str]]
+    type: MemoryType
+    valid_from: NotRequired[datetime | None]
+    valid_to: NotRequired[datetime | None]
+
+
+class ManyMemoriesIn(TypedDict):
+    """Up to 1,000 memories of a user, added in one transaction."""
+
+    memories: list[MemoryIn]
+    user_id: str
+
+
+class OneMemoryIn(TypedDict):
+    """One memory of a user."""
+
+    confidence: NotRequired[float]
+    content: str
+    expires_at: NotRequired[datetime | None]
+    source: NotRequired[str]
+    tags: NotRequired[list[str]]
+    type: MemoryType
+    user_id: str
+    valid_from: NotRequired[datetime | None]
+    valid_to: NotRequired[datetime | None]
+
+
+class WeightsIn(TypedDict):
+    """Shares of a score's parts; scaled to sum to 1."""
+
+    confidence: NotRequired[float]
+    recency: NotRequired[float]
+    similarity: NotRequired[float]
+
+
+class SearchIn(TypedDict):
+    """What to look for in a user's memories."""
+
+    as_of: NotRequired[datetime | None]
+    limit: NotRequired[int]
+    query: str
+    rerank: NotRequired[bool | None]
+    tags: NotRequired[list[str] | None]
+    types: NotRequired[list[MemoryType] | None]
+    user_id: str
+    weights: NotRequired[WeightsIn | None]
+
+
+class MemoryChangeIn(TypedDict):
+    """Fields of a memory to change; what is absent stays."""
+
+    confidence: NotRequired[float | None]
+    content: NotRequired[str | None]
+    expires_at: NotRequired[datetime | None]
+    tags: NotRequired[list[str] | None]
+    type: NotRequired[MemoryType | None]
+    valid_to: NotRequired[datetime | None]
+
+
+class PersonaChangeIn(TypedDict):
+    """Facets to set outright. With `version`, only if nobody changed the persona since that version."""
+
+    facets: dict[str, float]
+    version: NotRequired[int | None]
+
+
+class PreferenceIn(TypedDict):
+    """Which of two wordings a user prefers."""
+
+    hypothesis_a: str
+    hypothesis_b: str
+    preferred: Literal["hypothesis_a", "hypothesis_b", "tie"]
+    reward: NotRequired[float | None]
+    user_id: str
+
+
+class DocumentIn(TypedDict):
+    """A document with fields of the caller's own; only its text is read."""
+
+    text: str
+
+
+class RerankIn(TypedDict):
+    """Cohere's and Jina's rerank request. Fields of theirs that change nothing here are accepted; so is any `model`,
+    for one alone is served, and the answer names it."""
+
+    documents: list[str | DocumentIn]
+    model: NotRequired[str | None]
+    query: str
+    return_documents: NotRequired[bool]
+    top_n: NotRequired[int | None]
+
+
+class ConsentIn(TypedDict):
+    """What a user says to training."""
+
+    training: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class EmbedOut:
+    """Vectors of the texts, in order."""
+
+    backend: str
+    count: int
+    dim: int
+    embeddings: list[list[float]]
+    model: str
+    normalised: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class InfoOut:
+    """What is running."""
+
+    backend: str
+    dim: int
+    model: str
+    name: str
+    normalised: bool
+    slm: str
+    space: str
+    version: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReadyOut:
+    """Each part's state."""
+
+    parts: dict[str, str]
+    status: Literal["ready", "degraded", "unready"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class EmbeddingOut:
+    """One vector, as numbers or base64 of little-endian float32."""
+
+    embedding: list[float] | str
+    index: int
+    object: Literal["embedding"] = "embedding"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Usage:
+    """Tokens read."""
+
+    prompt_tokens: int
+    total_tokens: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class EmbeddingsOut:
+    """OpenAI's embeddings answer."""
+
+    data: list[EmbeddingOut]
+    model: str
+    object: Literal["list"] = "list"
+    usage: Usage
+
+
+@dataclass(frozen=True, kw_only=True)
+class Enrichment:
+    """What an input implies."""
+
+    implicit_goals: list[str]
+    inferred_expertise_level: str
+    next_steps: list[str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class EnrichOut:
+    """What an input implies."""
+
+    degraded: bool
+    enrichment: Enrichment
+
+
+@dataclass(frozen=True, kw_only=True)
+class ContextBreakdown:
+    """Tokens of each section of the prompt."""
+
+    constraints: int
+    critical_artifacts: int
+    goal_summary: int
+    preferences_style: int
+    recent_history: int
+    safety_system: int
+    task_specific_retrieval: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class MemoryUse:
+    """A memory that went into a prompt."""
+
+    id: str
+    score: float
+    section: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Message:
+    """A chat message."""
+
+    content: str
+    role: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExecuteOut:
+    """The enriched prompt, the same as chat messages, and what went into it."""
+
+    context_breakdown: ContextBreakdown
+    degraded: bool
+    enriched_prompt: str
+    execution_id: str
+    memories_used: list[MemoryUse]
+    messages: list[Message]
+    redactions: dict[str, int]
+    tokens_estimate: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class FeedbackOut:
+    """How far each facet moved."""
+
+    accepted: Literal[True] = True
+    facet_deltas: dict[str, float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class FollowupsOut:
+    """Questions that move the conversation on; `degraded` when the built-in rules stood in for the model."""
+
+    degraded: bool
+    questions: list[str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class HypothesisOut:
+    """A guess of what the user means, put as a question. `confidence` is the calibrated probability that
+    this is meant; over the list it sums to at most 1, the rest is "none of these"."""
+
+    confidence: float
+    evidence: list[str]
+    id: str
+    question: str
+    rationale: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class HypothesizeOut:
+    """The hypotheses for one input, with the decision. `model` is what answered: the adapter where one did, else the
+    model's name; null for the built-in rules."""
+
+    adapter: str | None
+    auto_advance: bool
+    calibration_version: int
+    clarification_need: float
+    decision: Literal["ask", "auto_advance", "proceed"]
+    degraded: bool
+    hypotheses: list[HypothesisOut]
+    hypothesis_set_id: str
+    model: str | None
+    source: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class MemoryOut:
+    """A memory."""
+
+    confidence: float
+    content: str
+    created_at: datetime
+    expires_at: datetime | None
+    id: str
+    source: str
+    superseded_by: str | None
+    tags: list[str]
+    type: MemoryType
+    updated_at: datetime
+    user_id: str
+    valid_from: datetime
+    valid_to: datetime | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class PageOut:
+    """Memories, and the `cursor` of the page after them; null where there is none."""
+
+    cursor: str | None
+    memories: list[MemoryOut]
+
+
+@dataclass(frozen=True, kw_only=True)
+class AddedOut:
+    """The id that now holds each memory, in order; how many were known already; which ones were replaced."""
+
+    deduplicated: int
+    ids: list[str]
+    superseded: list[str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoreParts:
+    """What a score is made of, each 0..1."""
+
+    confidence: float
+    recency: float
+    rerank: float | None = None
+    similarity: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchResult:
+    """A memory found."""
+
+    memory: MemoryOut
+    parts: ScoreParts
+    score: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchOut:
+    """Memories, best first; `degraded` when they were found by words alone."""
+
+    degraded: bool
+    results: list[SearchResult]
+    space: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeletedOut:
+    """How many memories went, old versions included."""
+
+    deleted: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class MemoryHistoryOut:
+    """Earlier versions and superseded memories, oldest first; the memory itself comes last."""
+
+    versions: list[MemoryOut]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImportedOut:
+    """Rows written, by kind; rows that were there already are not counted."""
+
+    imported: dict[str, int]
+
+
+@dataclass(frozen=True, kw_only=True)
+class FacetOut:
+    """A facet: its value 0..1 (0.5 is neutral), its uncertainty (a standard deviation), and whether it is
+    sure enough to shape prompts."""
+
+    is_expressed: bool
+    uncertainty: float
+    value: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class PersonaOut:
+    """A user's facets."""
+
+    facets: dict[str, FacetOut]
+    updated_at: datetime | None
+    user_id: str
+    vector: list[float] | None
+    version: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class FacetChangeOut:
+    """One move of one facet, and why."""
+
+    after: float
+    before: float
+    changed_at: datetime
+    facet: str
+    reason: str
+    signal_id: str | None
+    uncertainty: float
+    version: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class PersonaHistoryOut:
+    """Every move, oldest first."""
+
+    changes: list[FacetChangeOut]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Accepted:
+    """It was recorded."""
+
+    accepted: Literal[True] = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class DocumentOut:
+    """A document as it was sent."""
+
+    text: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class RerankResult:
+    """A document's place in the request and its relevance; itself only where that was asked for."""
+
+    document: DocumentOut | None = None
+    index: int
+    relevance_score: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class RerankOut:
+    """The documents most relevant to the query, best first; `degraded` when another reranker stood in for the
+    configured one."""
+
+    degraded: bool
+    id: str
+    model: str
+    results: list[RerankResult]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TelemetryOut:
+    """Rates in 0..1 since a moment; null where nothing was observed."""
+
+    answered: int
+    auto_advance_rate: float | None
+    calibration_error: float | None
+    calibration_version: int
+    mrr: float | None
+    selection_rate: float | None
+    sets: int
+    since: datetime
+
+
+@dataclass(frozen=True, kw_only=True)
+class ErasedOut:
+    """Rows and training lines removed, by table and file. `trained_adapters` were trained on samples of the user and
+    know nothing of the erasure; of `unsure_adapters` nobody can tell, and `deleted_datasets` went whole, because the
+    split.key they were made with is lost."""
+
+    deleted_datasets: bool = False
+    erased: dict[str, int]
+    trained_adapters: list[str] = field(default_factory=list[str])
+    unsure_adapters: list[str] = field(default_factory=list[str])
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConsentOut:
+    """Whether samples of the user are kept; of those erased, the lines by file, and what was trained on them, as in
+    the answer to an erasure."""
+
+    deleted_datasets: bool = False
+    erased: dict[str, int] = field(default_factory=dict[str, int])
+    trained_adapters: list[str] = field(default_factory=list[str])
+    training: bool
+    unsure_adapters: list[str] = field(default_factory=list[str])

@@ -1,0 +1,101 @@
+"""The command line itself: JSON everywhere, completion in a shell, errors in one line, texts that cannot harm."""
+
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import typer
+from rich.console import Console
+
+from app.cli import cli, main
+from app.commands.completion import Shell, places, script
+from app.commands.terminal import shown
+
+WITHOUT_JSON = {"run", "worker", "demo", "completion"}
+"""Servers, a play for people, and a script for a shell."""
+
+COMPLETE = """
+COMP_WORDS=(%s); COMP_CWORD=$((${#COMP_WORDS[@]} - 1)); _embed_service; echo "${COMPREPLY[@]}"
+"""
+
+
+def leaves(command: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """Every command with its words."""
+    inner = getattr(command, "commands", None)
+    if inner is None:
+        yield path.strip(), command
+    for name, each in (inner or {}).items():
+        yield from leaves(each, f"{path} {name}")
+
+
+ROOT = typer.main.get_command(cli)
+
+
+@pytest.mark.parametrize(("path", "command"), list(leaves(ROOT)), ids=[path for path, _ in leaves(ROOT)])
+def test_every_command_prints_json_on_request(path: str, command: Any) -> None:
+    """A program can read every answer."""
+    options = {option for parameter in command.params for option in parameter.opts}
+    assert ("--json" in options) == (path not in WITHOUT_JSON)
+
+
+@pytest.mark.parametrize(
+    ("words", "found"),
+    [
+        ("embed-service me", "memory"),
+        ("embed-service persona ''", "show set history"),
+        ("/somewhere/embed-service space trial st", "start status stop"),
+        ("embed-service memory search ada --li", "--limit"),
+        ("embed-service memory search --limit 3 --ta", "--tag"),
+        ("embed-service nothing ''", ""),
+    ],
+)
+def test_bash_completes_commands_and_options(words: str, found: str) -> None:
+    """In a real bash, after the script was sourced."""
+    bash = shutil.which("bash")
+    assert bash
+    sourced = script(Shell.BASH, places(ROOT, "embed-service")) + COMPLETE % words
+    done = subprocess.run([bash, "-c", sourced], capture_output=True, text=True, check=True)
+    assert (done.stdout.strip(), done.stderr) == (found, "")
+
+
+@pytest.mark.parametrize("shell", list(Shell))
+def test_every_shell_is_told_every_command(shell: Shell) -> None:
+    """No command is missing in any of the scripts."""
+    written = script(shell, places(ROOT, "embed-service"))
+    assert all(f'"embed-service {path}"' in written for path, _ in leaves(ROOT))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (["nope"], "error: No such command 'nope'; see embed-service --help"),
+        (["persona", "show"], "error: Missing argument 'user_id'; see embed-service persona show --help"),
+        (["memory", "add", "ada", "x"], "error: Missing option '--type'. Choose from: "),
+        (["memory", "list", "ada", "--limit", "x"], "error: Invalid value for '--limit': "),
+        (["memory", "import", "/nowhere"], "error: [Errno 2] No such file or directory: '/nowhere'"),
+        (["persona", "set", "ada", "concise"], "error: 'concise' is not NAME=VALUE with a number from 0 to 1"),
+        (["persona", "set", "ada", "concise=2"], "error: facets.concise: Input should be less than or equal to 1"),
+        (["memory", "add", "", "x", "--type", "goal"], "error: user_id: String should have at least 1 character"),
+    ],
+)
+def test_what_is_wrong_is_one_line_that_says_what_to_do(
+    arguments: list[str], line: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """On stderr, with a status that is not 0, before anything is started."""
+    monkeypatch.setattr(sys, "argv", ["embed-service", *arguments])
+    assert main() in {1, 2}
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert said.err.startswith(line)
+    assert said.err.count("\n") == 1
+
+
+def test_what_users_wrote_is_shown_as_text() -> None:
+    """Neither markup nor a terminal's commands: the escape character and line ends are gone."""
+    console = Console(width=200, file=None, force_terminal=False)
+    with console.capture() as captured:
+        console.print(shown("[bold]x[/bold]\x1b[2J\x07\u202e\ny 用户"))
+    assert captured.get().strip() == "[bold]x[/bold] [2J   y 用户"
