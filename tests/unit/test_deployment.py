@@ -256,6 +256,7 @@ def test_the_schema_of_the_chart_knows_every_setting() -> None:
     schema = json.loads((DEPLOY / "helm/embed-service/values.schema.json").read_text("utf8"))["properties"]
     pods = {"HOST", "PORT", "DATA_DIR", "LOG_DIR", "LOCAL_MODELS_DIR", "WORKER_INSIDE", "TRAIN_VENV"}
     secret = {"DATABASE_URL", "DATABASE_REPLICA_URL", "DATABASE_SHARD_URLS", "SLM_API_KEY", "HF_TOKEN"}
+    secret |= {"UPSTREAM_API_KEY"}
     training = {"ENABLE_TRAINING_DATA_COLLECTION", "TRAINING_DATA_DIR"}
 
     assert set(schema["settings"]["propertyNames"]["enum"]) == SETTINGS - pods - secret - training

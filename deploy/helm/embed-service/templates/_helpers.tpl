@@ -167,7 +167,7 @@ livenessProbe:
   value: {{ include "embed-service.text" $value | quote }}
 {{- end }}
 {{- with .Values.secrets.existingSecret }}
-{{- range $name := list "SLM_API_KEY" "HF_TOKEN" }}
+{{- range $name := list "SLM_API_KEY" "UPSTREAM_API_KEY" "HF_TOKEN" }}
 - name: {{ $name }}
   valueFrom:
     secretKeyRef:
