@@ -72,6 +72,9 @@ class Settings(BaseSettings):
     slm_breaker_reset_s: Annotated[float, Field(gt=0, le=600)] = 10.0
     upstream_base_url: str | None = None
     upstream_api_key: SecretStr | None = None
+    chat_memory: Literal["off", "read", "on"] = "on"
+    chat_clarify: Literal["off", "auto"] = "auto"
+    chat_token_budget: Annotated[int, Field(ge=0, le=1_000_000)] = 1500
     user_id_header: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")] | None = None
     builtin_model: Path | None = None
     rerank_model: Path | None = None

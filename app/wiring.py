@@ -26,7 +26,9 @@ from app.ports import SLM, AdapterServer, Embedder, Reranker, SystemClock, Upstr
 from app.services.afterwards import Afterwards
 from app.services.catalogues import CatalogueService
 from app.services.chat import ChatService
+from app.services.chat_context import ChatContextService
 from app.services.choices import ChoiceService
+from app.services.clarifying import ClarifyingService
 from app.services.consent import ConsentService
 from app.services.context import ContextService
 from app.services.feedback import FeedbackService
@@ -39,6 +41,7 @@ from app.services.models import LLMModelManager
 from app.services.persona import PersonaService
 from app.services.ranking import RankingService
 from app.services.reflection import ReflectionService
+from app.services.remembering import Remembering
 from app.services.replicas import Reads
 from app.services.space_switch import SpaceSwitch
 from app.services.spaces import Spaces
@@ -327,6 +330,9 @@ def build_services(
         token_budget=settings.token_budget,
         budget_weights=settings.budget_weights,
     )
+    feedback = FeedbackService(
+        database, personas, memories, hypotheses, collector, clock, user_store, hypothesis_store, deployments
+    )
     return Services(
         settings=settings,
         database=database,
@@ -340,10 +346,24 @@ def build_services(
         hypotheses=hypotheses,
         reflection=ReflectionService(hypotheses, catalogues, slm, fallback, clock),
         context=context,
-        chat=ChatService(upstream, afterwards),
-        feedback=FeedbackService(
-            database, personas, memories, hypotheses, collector, clock, user_store, hypothesis_store, deployments
+        chat=ChatService(
+            upstream,
+            ChatContextService(
+                database,
+                ranking,
+                catalogues,
+                memory_store,
+                user_store,
+                tokenizer,
+                clock,
+                token_budget=settings.chat_token_budget,
+            ),
+            ClarifyingService(database, hypotheses, context, feedback, hypothesis_store),
+            Remembering(memories),
+            afterwards,
+            clock,
         ),
+        feedback=feedback,
         personas=personas,
         transfer=TransferService(database, spaces, erasure, user_store, graphs),
         consent=ConsentService(database, user_store, erasure, clock),

@@ -7,16 +7,22 @@ from fastapi import Request, Response
 from starlette.types import Receive, Scope, Send
 
 from app.api.bounds import open_to_bound_keys
-from app.api.deps import Caller, ServicesDep, UserCaller, find_user
+from app.api.deps import Caller, ServicesDep, UserCaller, find_user, get_services
 from app.api.errors import request_id_of, responses
 from app.api.routing import cancellable, disconnected, make_router, passed_on
 from app.domain.chat import Chat, Clarify, Memory, read_chat
 from app.domain.chat_headers import to_upstream
 from app.domain.errors import InvalidInput, UpstreamUnavailable
 from app.ports import Headers
-from app.services.chat import Asked, Passed
+from app.services.chat import Asked, Passed, Question
 
 PATH = "/v1/chat/completions"
+
+USED_HEADER = "X-Memories-Used"
+"""How many memories were added; left out where none was."""
+
+SET_HEADER = "X-Hypothesis-Set-ID"
+"""By which hypothesis set an input was read; left out where none was made."""
 
 router = make_router("chat")
 
@@ -52,15 +58,15 @@ _HEADERS = [
         "name": "X-Memory",
         "in": "header",
         "required": False,
-        "description": "Whether memory is left out, read, or read and written.",
-        "schema": {"type": "string", "enum": list(get_args(Memory)), "default": "on"},
+        "description": "Whether memory is left out, read, or read and written; else CHAT_MEMORY says so.",
+        "schema": {"type": "string", "enum": list(get_args(Memory))},
     },
     {
         "name": "X-Clarify",
         "in": "header",
         "required": False,
-        "description": "Whether a vague input may be answered by a question.",
-        "schema": {"type": "string", "enum": list(get_args(Clarify)), "default": "auto"},
+        "description": "Whether a vague input may be answered by a question; else CHAT_CLARIFY says so.",
+        "schema": {"type": "string", "enum": list(get_args(Clarify))},
     },
 ]
 _ANSWER: dict[int | str, dict[str, Any]] = {
@@ -92,7 +98,8 @@ _MODELS: dict[int | str, dict[str, Any]] = {
 async def create_chat_completion(request: Request, services: ServicesDep, caller: UserCaller) -> Response:
     """OpenAI's chat: the same conversation, with what is known of the user added. The upstream's errors are passed
     on as they are."""
-    return Relayed(await services.chat.complete(await asked(request, caller)))
+    answer = await services.chat.complete(await asked(request, caller))
+    return _put(answer) if isinstance(answer, Question) else Relayed(answer)
 
 
 @router.get("/v1/models", response_class=Response, responses=_MODELS | responses(409, 502))
@@ -108,8 +115,12 @@ async def asked(request: Request, caller: Caller) -> Asked:
     """What a caller asks, and for whom; read once. Raises InvalidInput."""
     known: Asked | None = getattr(request.state, "asked", None)
     if known is None:
+        settings = get_services(request).settings
         body = await request.body()
         chat = read_chat(body) if request.headers.get("content-encoding", "identity") == "identity" else None
+        memory = _mode(request, "X-Memory", get_args(Memory), settings.chat_memory)
+        # Whoever does not want to be remembered is not asked, either, unless they say so.
+        clarify = _mode(request, "X-Clarify", get_args(Clarify), settings.chat_clarify if memory == "on" else "off")
         known = request.state.asked = Asked(
             caller.tenant_id,
             find_user(request, caller, _named(chat)),
@@ -117,10 +128,15 @@ async def asked(request: Request, caller: Caller) -> Asked:
             chat,
             _headers(request),
             _query(request),
-            memory=cast(Memory, _mode(request, "X-Memory", get_args(Memory), "on")),
-            clarify=cast(Clarify, _mode(request, "X-Clarify", get_args(Clarify), "auto")),
+            memory=cast(Memory, memory),
+            clarify=cast(Clarify, clarify),
         )
     return known
+
+
+def _put(question: Question) -> Response:
+    media_type = "text/event-stream" if question.is_stream else "application/json"
+    return Response(question.body, headers={SET_HEADER: str(question.set_id)}, media_type=media_type)
 
 
 def _named(chat: Chat | None) -> str | None:
@@ -152,6 +168,10 @@ class Relayed(Response):
         self.status_code = passed.status
         self.background = None
         self.raw_headers = list(passed.headers)
+        if passed.memories:
+            self.raw_headers.append((USED_HEADER.lower().encode(), str(passed.memories).encode()))
+        if passed.set_id is not None:
+            self.raw_headers.append((SET_HEADER.lower().encode(), str(passed.set_id).encode()))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send the answer."""

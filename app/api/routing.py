@@ -16,6 +16,7 @@ from starlette.types import Receive
 
 from app.api.bounds import bind, concern_of, names_user_in_body
 from app.api.deps import authenticate, get_caller
+from app.api.outage import KnownCallers
 from app.request import set_tenant
 
 _CHARSET = re.compile(r""";\s*charset\s*=\s*"?([^\s;"]*)""", re.IGNORECASE)
@@ -23,6 +24,9 @@ JSON = "application/json"
 NDJSON = "application/x-ndjson"
 _LINES = (NDJSON, "application/ndjson", "application/jsonl", "application/octet-stream", "text/plain", JSON)
 """What a stream of JSON lines goes by. Tools that send files seldom know better, and each line is checked."""
+
+
+_KNOWN = KnownCallers()
 
 
 class JsonRequest(Request):
@@ -56,8 +60,10 @@ class CheckedRoute(APIRoute):
         is_cancellable: bool = getattr(self.endpoint, "is_cancellable", False)
         is_passed_on: bool = getattr(self.endpoint, "is_passed_on", False)
 
+        identify = _KNOWN.authenticate if is_passed_on else authenticate
+
         async def checked(request: Request) -> Response:
-            caller = await authenticate(request) if needs_caller else None
+            caller = await identify(request) if needs_caller else None
             if caller is not None:
                 request.state.caller = caller
                 set_tenant(caller.tenant_id)
@@ -83,7 +89,8 @@ def cancellable(endpoint: E) -> E:
 
 
 def passed_on(endpoint: E) -> E:
-    """Mark an endpoint whose request is another server's to judge, its query too."""
+    """Mark an endpoint whose request is another server's to judge, its query too, and which works without our
+    database: callers who are known may use it while that is down."""
     endpoint.is_passed_on = True  # pyright: ignore[reportFunctionMemberAccess]
     return endpoint
 

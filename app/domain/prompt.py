@@ -6,7 +6,7 @@ from html import escape
 from uuid import UUID
 
 from app.domain.budget import DEFAULT_WEIGHTS, allocate
-from app.domain.memory import MemoryType
+from app.domain.memory import Memory, MemoryType
 from app.domain.ranking import Ranked
 from app.domain.redaction import merge_counts, redact
 from app.domain.summaries import sentences
@@ -112,9 +112,8 @@ class _Material:
     redactions: Mapping[str, int]
 
 
-def fence(ranked: Ranked, text: str) -> str:
+def fence(memory: Memory, text: str) -> str:
     """A memory as data: escaped, so that nothing in it can close the fence or open another tag."""
-    memory = ranked.memory
     day = memory.valid_from.date().isoformat()
     return f'<memory type="{memory.type}" date="{day}">{escape(text, quote=False)}</memory>'
 
@@ -188,7 +187,7 @@ def _prepared(request: PromptRequest) -> _Material:
     meaning, said = clean(request.request), clean(request.input_text)
     facts = [(ranked, clean(ranked.memory.content)) for ranked in request.memories]
     if meaning != said:
-        meaning = _fence_quotations(meaning, facts)
+        meaning = fence_quotations(meaning, facts)
     weights = {**DEFAULT_WEIGHTS, **(request.weights or {})}
     return _Material(_items(request.persona, facts), weights, meaning, said, counts)
 
@@ -197,15 +196,16 @@ def _items(persona: Sequence[str], facts: Sequence[tuple[Ranked, str]]) -> dict[
     sections: dict[str, list[Item]] = {name: [] for name in SECTION_TITLES}
     sections["preferences_style"] = [Item(line) for line in persona]
     for ranked, text in facts:
-        item = Item(fence(ranked, text), ranked.memory.memory_id, ranked.score, text)
+        item = Item(fence(ranked.memory, text), ranked.memory.memory_id, ranked.score, text)
         sections[SECTION_OF[ranked.memory.type]].append(item)
     return sections
 
 
-def _fence_quotations(meaning: str, facts: Sequence[tuple[Ranked, str]]) -> str:
+def fence_quotations(meaning: str, facts: Sequence[tuple[Ranked, str]]) -> str:
+    """What a user means, with what it quotes of memories (each with its redacted text) as data."""
     for ranked, text in facts:
         quotation = snippet(text)
-        meaning = meaning.replace(f"“{quotation}”", fence(ranked, quotation))
+        meaning = meaning.replace(f"“{quotation}”", fence(ranked.memory, quotation))
     return meaning
 
 

@@ -22,12 +22,17 @@ class Afterwards:
     async def give(self, work: Coroutine[None, None, None], seconds: float) -> None:
         """Run `work`; return when it is done, at the latest after `seconds`. Cancelling this leaves it running; an
         expected failure of it is logged and not raised."""
-        task = asyncio.create_task(_logged(work))
-        self._tasks.add(task)
-        task.add_done_callback(self._forget)
+        task = self.begin(work)
         done, _ = await asyncio.wait({task}, timeout=seconds)
         for each in done:
             each.result()
+
+    def begin(self, work: Coroutine[None, None, None]) -> asyncio.Task[None]:
+        """Run `work` by itself; a failure of it is logged."""
+        task = asyncio.create_task(_logged(work))
+        self._tasks.add(task)
+        task.add_done_callback(self._forget)
+        return task
 
     def _forget(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)

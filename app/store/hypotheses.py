@@ -237,6 +237,22 @@ class HypothesisStore:
         )
         return (await connection.execute(query.with_for_update() if lock else query)).one_or_none()
 
+    async def latest_asked(
+        self, connection: AsyncConnection, tenant_id: str, user_id: str, limit: int
+    ) -> Sequence[AnyRow]:
+        """The user's latest sets that were to be asked about, newest first, answered or not."""
+        query = (
+            select(hypothesis_sets)
+            .where(
+                hypothesis_sets.c.tenant_id == tenant_id,
+                hypothesis_sets.c.user_id == user_id,
+                hypothesis_sets.c.decision == "ask",
+            )
+            .order_by(hypothesis_sets.c.created_at.desc())
+            .limit(limit)
+        )
+        return (await connection.execute(query)).all()
+
     async def answer_set(
         self, connection: AsyncConnection, tenant_id: str, set_id: UUID, answer: Answer, now: datetime
     ) -> None:

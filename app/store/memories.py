@@ -18,7 +18,7 @@ from app.domain.ranking import Candidate
 from app.domain.spaces import Embedded, StoredSpace
 from app.domain.statements import CONFLICT_COSINE
 from app.store.engine import Statements
-from app.store.memory_search import FIELDS, by_graph, exact, fetch_by_graph, nearest
+from app.store.memory_search import FIELDS, NEWEST, by_graph, exact, fetch_by_graph, nearest
 from app.store.tables import memories
 from app.store.vectors import vector_from_bytes, vector_literal
 
@@ -156,6 +156,19 @@ class MemoryStore:
         for row in rows:
             found[row["ordinal"] - 1].append(Neighbour(memory_of(row), row["cosine"]))
         return found
+
+    async def newest(
+        self,
+        statements: Statements,
+        tenant_id: str,
+        user_id: str,
+        *,
+        types: Sequence[str],
+        at: datetime,
+        limit: int,
+    ) -> list[Memory]:
+        """A user's memories of these types that hold, the newest `limit` of them, newest first."""
+        return [memory_of(row) for row in await statements.fetch(NEWEST, tenant_id, user_id, list(types), at, limit)]
 
     async def insert(
         self, connection: AsyncConnection, tenant_id: str, items: Iterable[tuple[Memory, Sequence[str]]]

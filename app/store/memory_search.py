@@ -56,6 +56,18 @@ _HOLDS = """m.valid_from <= $5::timestamptz AND (m.valid_to IS NULL OR m.valid_t
       AND ($7::text[] IS NULL OR m.tags @> $7::text[])"""
 
 
+NEWEST = f"""
+SELECT {_MEMORY} FROM memories m
+WHERE m.tenant_id = $1::text AND m.user_id = $2::text AND m.type = ANY($3::text[]) AND m.version_of IS NULL
+  AND m.superseded_by IS NULL AND m.valid_from <= $4::timestamptz
+  AND (m.valid_to IS NULL OR m.valid_to > $4::timestamptz)
+  AND (m.expires_at IS NULL OR m.expires_at > $4::timestamptz)
+ORDER BY m.created_at DESC, m.memory_id DESC
+LIMIT $5::int
+"""
+"""A user's memories of some types that hold, newest first."""
+
+
 @cache
 def exact(space: StoredSpace, role: Role) -> str:
     """The question answered by comparing with every memory of the user. In the space of a trial a memory that has no

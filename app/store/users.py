@@ -43,6 +43,9 @@ WHERE tenant_id = $1::text AND user_id = $2::text
 """
 
 
+_FACETS = "SELECT facets, created_at FROM users WHERE tenant_id = $1::text AND user_id = $2::text"
+
+
 @dataclass(frozen=True)
 class Centroid:
     """The recency-weighted mean of what a user said, its space and weight, when it last moved, and since
@@ -192,6 +195,13 @@ class UserStore:
             return None
         vector = vector_from_bytes(row.vector) if row.vector is not None else None
         return Persona(user_id, facets_of(row.facets), row.version, vector, row.updated_at, row.created_at)
+
+    async def facets(
+        self, statements: Statements, tenant_id: str, user_id: str
+    ) -> tuple[Mapping[str, Facet], datetime | None]:
+        """The user's facets, and since when the user is known; the default ones and None for an unknown user."""
+        rows = await statements.fetch(_FACETS, tenant_id, user_id)
+        return (facets_of(rows[0]["facets"]), rows[0]["created_at"]) if rows else (facets_of({}), None)
 
     async def save_persona(
         self,

@@ -160,7 +160,7 @@ def test_values_that_do_not_fit_together_are_refused(values: dict[str, Any], sai
 @pytest.mark.parametrize("name", ["api", "worker"])
 def test_the_service_takes_the_variables_it_is_given(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     found = container(EVERYTHING, name)
-    given = plain(found) | {"SLM_API_KEY": "key", "HF_TOKEN": "token"}
+    given = plain(found) | {"SLM_API_KEY": "key", "UPSTREAM_API_KEY": "key", "HF_TOKEN": "token"}
     for variable, value in given.items():
         monkeypatch.setenv(variable, value.replace("$(EMBED_PASSWORD)", "secret"))
 

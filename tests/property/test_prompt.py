@@ -91,7 +91,7 @@ def check(request: PromptRequest) -> None:
     assert len({use.memory_id for use in prompt.uses}) == len(prompt.uses)
     for use in prompt.uses:
         item = held[use.memory_id]
-        fenced = fence(item, redact(item.memory.content).text)
+        fenced = fence(item.memory, redact(item.memory.content).text)
         assert fenced in system or any(sentence in system for sentence in sentences(fenced))
 
 

@@ -1,0 +1,144 @@
+"""What memory adds to a chat, and where: what holds for the user before the first thing they say, what this turn calls
+for behind the last.
+
+The first part is the same from turn to turn while nothing about the user changes, and the second comes as late as it
+can, so an upstream's prefix cache finds the beginning of each request again. Both go into messages of the user's own:
+no message is added, so none comes between a tool call and its result, and a model whose template takes one system
+message at the beginning, or none, is served too.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from uuid import UUID
+
+from app.domain.chat import Addition, Chat
+from app.domain.memory import Memory, MemoryType
+from app.domain.prompt import SAFETY, fence, fence_quotations
+from app.domain.ranking import Ranked
+from app.domain.redaction import redact
+from app.domain.wording import normalise
+
+CountTokens = Callable[[str], int]
+
+STANDING = (MemoryType.STYLE, MemoryType.CONSTRAINT)
+"""What holds whatever is asked."""
+
+STANDING_SHARE = 0.5
+"""Most of the budget that it may take."""
+
+RECALLED = 8
+"""Most memories that a turn calls for."""
+
+MIN_SIMILARITY = 0.25
+MIN_SHARE = 0.5
+"""A memory whose similarity to what is asked is below MIN_SIMILARITY, or below this share of the best one's, is left
+out."""
+
+STANDING_TITLE = "## How the user wants it"
+RECALLED_TITLE = "## What the user said before"
+
+
+@dataclass(frozen=True)
+class Known:
+    """What is known when a chat comes: how the user likes to be answered, a sentence each; the memories of the types
+    in STANDING, oldest first; those that what is asked calls for, best first. `meaning` is what the user means, where
+    that is more than they wrote."""
+
+    persona: Sequence[str]
+    standing: Sequence[Memory]
+    recalled: Sequence[Ranked]
+    meaning: str | None = None
+
+
+@dataclass(frozen=True)
+class Context:
+    """The texts to add, how many tokens they have together, and which memories are in them."""
+
+    additions: tuple[Addition, ...]
+    tokens: int
+    memory_ids: tuple[UUID, ...]
+
+
+NOTHING = Context((), 0, ())
+
+
+def make_context(chat: Chat, known: Known, token_budget: int, count: CountTokens) -> Context:
+    """What to add, with at most `token_budget` tokens in all.
+
+    What the conversation says itself is not said again: so what a user has just stated, and is remembered meanwhile,
+    changes nothing in front of it. Lines that do not fit are left out whole.
+    """
+    turn = chat.turn
+    first = next((place for place, each in enumerate(chat.messages) if each.role == "user" and each.content), None)
+    if turn is None or first is None or chat.messages[turn].content is None:
+        return NOTHING
+    said = "\n".join(normalise(message.text) for message in chat.messages)
+    standing = [memory for memory in known.standing if normalise(memory.content) not in said]
+    recalled = [item.memory for item in relevant(known.recalled) if normalise(item.memory.content) not in said]
+    meaning = _meaning(known)
+    budget = token_budget - count(SAFETY) - (count(meaning) + 2 if meaning else 0)
+    lines = [redact(line).text for line in known.persona]
+    held, held_ids = _fitted(STANDING_TITLE, lines, standing, int(budget * STANDING_SHARE), count)
+    left = budget - (count(held) + 2 if held else 0)
+    # Picked by rank, told by age: a score that moves a little moves nothing.
+    picked, picked_ids = _fitted(RECALLED_TITLE, [], recalled, left, count, is_by_age=True)
+    additions: list[Addition] = []
+    if held or picked or "<memory" in meaning:
+        additions.append(Addition(first, f"{SAFETY}\n\n{held}" if held else SAFETY, is_before=True))
+    if picked or meaning:
+        behind = "\n\n".join(text for text in (picked, meaning) if text)
+        additions.append(Addition(turn, behind, is_before=False))
+    tokens = sum(count(each.text) for each in additions)
+    if tokens <= token_budget:
+        return Context(tuple(additions), tokens, (*held_ids, *picked_ids))
+    if not held and not picked:
+        return NOTHING
+    # Pieces put together can have a few tokens more than the pieces.
+    return make_context(chat, known, min(token_budget - 1, 2 * token_budget - tokens), count)
+
+
+def relevant(ranked: Sequence[Ranked]) -> list[Ranked]:
+    """Those that what is asked calls for, best first; what holds in any case is told elsewhere."""
+    best = max((item.similarity for item in ranked), default=0.0)
+    least = max(MIN_SIMILARITY, MIN_SHARE * best)
+    found = [item for item in ranked if item.similarity >= least and item.memory.type not in STANDING]
+    return found[:RECALLED]
+
+
+def _meaning(known: Known) -> str:
+    """What the user means, with what it quotes of memories fenced."""
+    if known.meaning is None:
+        return ""
+    facts = [(item, redact(item.memory.content).text) for item in known.recalled]
+    return f"I mean: {fence_quotations(redact(known.meaning).text, facts)}"
+
+
+def _fitted(
+    title: str,
+    lines: Sequence[str],
+    memories: Sequence[Memory],
+    budget: int,
+    count: CountTokens,
+    *,
+    is_by_age: bool = False,
+) -> tuple[str, list[UUID]]:
+    """A title with the lines and memories that fit, in order, and which memories these are; "" where none does."""
+    left = budget - count(title) - 2
+    taken = list[str]()
+    kept = list[tuple[Memory, str]]()
+    for line in lines:
+        cost = count(line) + 1
+        if cost <= left:
+            taken.append(line)
+            left -= cost
+    for memory in memories:
+        line = fence(memory, redact(memory.content).text)
+        cost = count(line) + 1
+        if cost <= left:
+            kept.append((memory, line))
+            left -= cost
+    if is_by_age:
+        kept.sort(key=lambda pair: (pair[0].valid_from, pair[0].memory_id.int))
+    if not taken and not kept:
+        return "", []
+    return "\n".join((title, *taken, *(line for _, line in kept))), [memory.memory_id for memory, _ in kept]

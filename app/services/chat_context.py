@@ -1,0 +1,77 @@
+"""What is known of a user for one chat."""
+
+from dataclasses import KW_ONLY, dataclass
+from datetime import datetime
+
+from app.domain.chat import Chat
+from app.domain.chat_context import NOTHING, STANDING, Context, Known, make_context
+from app.domain.persona import describe
+from app.domain.ranking import Weights, rank
+from app.ports import Clock, Tokenizer
+from app.services.catalogues import CatalogueService
+from app.services.ranking import RankingService
+from app.services.spaces import Spaces, follows_switch
+from app.store.engine import Database
+from app.store.memories import MemoryStore, SearchFilter
+from app.store.users import UserStore
+
+ARM = 20
+"""Candidates by meaning, and as many by words."""
+
+STANDING_MEMORIES = 40
+"""Most of the memories that hold whatever is asked: the newest."""
+
+MAX_QUERY = 2_000
+"""Characters of a message that memories are searched for; its end counts, where a long text is asked about."""
+
+
+@dataclass(frozen=True)
+class ChatContextService:
+    """Finds what memory adds to a chat: one embedding, one transaction, nothing that a language model is asked for."""
+
+    database: Database
+    ranking: RankingService
+    catalogues: CatalogueService
+    memories: MemoryStore
+    users: UserStore
+    tokenizer: Tokenizer
+    clock: Clock
+    _: KW_ONLY
+    token_budget: int
+
+    @property
+    def spaces(self) -> Spaces:
+        """Where what is asked is embedded."""
+        return self.ranking.spaces
+
+    @follows_switch
+    async def find(
+        self, tenant_id: str, user_id: str, chat: Chat, meaning: str | None = None, *, is_said: bool = False
+    ) -> tuple[Context, datetime | None]:
+        """What to add to a chat, and since when its user is known (None: not yet, or nobody asks anything); `meaning`
+        is what the user means where it is known better than by their words, which need not be told where it `is_said`.
+        Raises StoreUnavailable; without an
+        embedder, words find memories."""
+        turn = chat.turn
+        if turn is None:
+            return NOTHING, None
+        asked = (meaning or chat.messages[turn].text)[-MAX_QUERY:].replace("\0", " ")
+        now = self.clock.now()
+        settings = await self.catalogues.settings(tenant_id)
+        query = await self.ranking.read(tenant_id, user_id, asked or " ")
+        async with self.database.transact(tenant_id) as statements:
+            candidates = await self.ranking.candidates(
+                statements, tenant_id, user_id, query, arm=ARM, where=SearchFilter(now)
+            )
+            types = [kind.value for kind in STANDING]
+            standing = await self.memories.newest(
+                statements, tenant_id, user_id, types=types, at=now, limit=STANDING_MEMORIES
+            )
+            facets, known_since = await self.users.facets(statements, tenant_id, user_id)
+        recalled = rank(candidates.found, settings.weights or Weights(), now, ARM)
+        known = Known(describe(facets), standing[::-1], recalled, None if is_said else meaning)
+        return make_context(chat, known, self.token_budget, self.tokenizer.count), known_since
+
+    def without_memory(self, chat: Chat, meaning: str | None) -> Context:
+        """What to add to a chat whose user's memory is not to be read: what they mean alone."""
+        return make_context(chat, Known((), (), (), meaning), self.token_budget, self.tokenizer.count)

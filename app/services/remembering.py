@@ -1,0 +1,36 @@
+"""What chats leave behind: the one place through which the proxy remembers."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+import structlog
+
+from app.domain.errors import UserErased
+from app.domain.hypotheses import Turn
+from app.domain.remembering import drafts_of
+from app.services.memories import MemoryService
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True)
+class Remembering:
+    """Remembers what users say in chats."""
+
+    memories: MemoryService
+
+    async def remember(
+        self, tenant_id: str, user_id: str, messages: Sequence[Turn], *, known_since: datetime | None = None
+    ) -> None:
+        """Take in what a user said, oldest first. Of a user who was `known_since` a moment and is erased by now nothing
+        is kept. Raises ModelUnavailable, StoreUnavailable: nothing is remembered then."""
+        drafts = drafts_of(messages)
+        if not drafts:
+            return
+        try:
+            added = await self.memories.add(tenant_id, user_id, drafts, known_since=known_since)
+        except UserErased:
+            log.info("learning_dropped", reason="the user was erased meanwhile")
+            return
+        log.info("chat_remembered", memories=len(added.ids), deduplicated=added.deduplicated)
