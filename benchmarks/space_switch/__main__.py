@@ -64,9 +64,10 @@ def main() -> None:
     folder = Path(tempfile.mkdtemp(prefix="embed-bench-")).resolve()
     folder.chmod(0o711)  # a database server that is not root has to reach its files
     configure_logs(folder / "logs", "WARNING", to_stdout=False)
+    figures: list[Figure] = []
     try:
         outcome = _run(folder / "turned", None, pool, plan)
-        figures = _figures("", outcome, plan)
+        figures += _figures("", outcome, plan)
         if given.plot:
             write_plot(given.plot, outcome)
         if given.mpnet:
@@ -77,7 +78,12 @@ def main() -> None:
             figures += _figures("mpnet/", _run(folder / "mpnet", given.mpnet, distinct, small), small)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-    machine["load average at the end"] = f"{os.getloadavg()[0]:.2f}"
+        if figures:  # what was measured is kept, whatever ends the second part
+            machine["load average at the end"] = f"{os.getloadavg()[0]:.2f}"
+            _publish(options, figures, machine)
+
+
+def _publish(options: argparse.Namespace, figures: list[Figure], machine: dict[str, str]) -> None:
     note = (
         f"{'A quick run: nothing to compare. ' if options.quick else ''}"
         "One process fills; the embedding servers, the service, the database and the stream share the machine."

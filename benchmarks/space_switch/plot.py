@@ -33,7 +33,8 @@ def write_plot(path: Path, outcome: Outcome) -> None:
         for phase, when in outcome.marks.items():
             axes.axvline(when - start, color="black", lw=0.8, ls=":")
             if axes is latency:
-                axes.text(when - start, 1.01, f" {phase}", transform=axes.get_xaxis_transform(), fontsize=8)
+                place = axes.get_xaxis_transform()
+                axes.text(when - start, 1.01, phase, transform=place, fontsize=8, rotation=40, ha="left")
         for when, victim in outcome.kills:
             axes.axvline(when - start, color="tab:red" if victim == "database" else "tab:orange", lw=1)
     for victim, colour in (("filler", "tab:orange"), ("database", "tab:red")):
