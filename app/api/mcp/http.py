@@ -5,7 +5,7 @@ Each request is answered by itself, in one JSON document: no session is kept, so
 
 import asyncio
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import orjson
 from fastapi import Request, Response
@@ -81,7 +81,7 @@ def _plain(content: bytes, status: int) -> bytes:
         document: Any = orjson.loads(content) if status >= 400 else {}
     except orjson.JSONDecodeError:
         return content
-    error: Any = document.get("error", {}) if isinstance(document, dict) else {}
+    error: dict[str, Any] = cast(dict[str, Any], document).get("error", {}) if isinstance(document, dict) else {}
     if not str(error.get("message", "")).startswith(("Validation error", "Parse error")):
         return content
     error["message"] = "this is no message of the Model Context Protocol: see its specification"
