@@ -57,6 +57,12 @@ $(VENV)/.chart: requirements/chart.txt $(VENV)/.dev
 	@$(call INSTALL,requirements/chart.txt)
 	@touch $@
 
+.cache/inspector/.installed: tests/e2e/inspector/package-lock.json
+	@echo "installing the MCP inspector into .cache/inspector ..."
+	@mkdir -p .cache/inspector && cp tests/e2e/inspector/package.json tests/e2e/inspector/package-lock.json .cache/inspector/
+	@npm ci --prefix .cache/inspector --ignore-scripts --no-audit --no-fund --silent
+	@touch $@
+
 .PHONY: help install install-builtin install-training install-serving install-ray embed-serve slm-serve run test check demo bench lock format lint types floors test-e2e setup-vllm test-vllm setup-training test-training test-loop train-deps embed-finetune embed-quantize embed-eval test-fine-tuning runtime-serve test-runtime test-ray
 install: $(VENV)/.dev ## .venv with the service and its test tools
 
@@ -88,7 +94,7 @@ demo: $(VENV)/.service ## a whole session in the terminal (FROM=file in LoCoMo's
 test: $(VENV)/.dev ## the quick tests: unit, property, contract, integration, model server
 	$(PY) -m pytest $(PARALLEL) -m "not slow and not fine_tuning" tests/unit tests/property tests/contract tests/integration tests/serving tests/fine_tuning
 
-test-e2e: $(VENV)/.dev $(VENV)/.chart ## the slow ones: a running server, kill -9, API fuzzing, reference vectors, the Helm chart
+test-e2e: $(VENV)/.dev $(VENV)/.chart .cache/inspector/.installed ## the slow ones: a running server, kill -9, API fuzzing, reference vectors, the Helm chart
 	$(PY) -m pytest $(PARALLEL) -m "slow and not vllm" tests/e2e/test_openapi_fuzz.py tests
 
 setup-vllm: ## a vLLM of its own in venv-vllm, for GPU or CPU

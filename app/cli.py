@@ -14,6 +14,7 @@ from app.api.protocol import ProblemProtocol
 from app.commands.completion import NAME, completion
 from app.commands.jobs import jobs
 from app.commands.keys import keys
+from app.commands.mcp import mcp
 from app.commands.memory import memory
 from app.commands.pairs import pairs
 from app.commands.persona import persona
@@ -35,6 +36,7 @@ cli.add_typer(persona, name="persona")
 cli.add_typer(jobs, name="jobs")
 cli.command()(worker)
 cli.command()(completion)
+cli.command()(mcp)
 cli.add_typer(pairs, name="pairs")
 cli.add_typer(shards, name="shards")
 cli.add_typer(space, name="space")

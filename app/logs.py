@@ -58,6 +58,7 @@ def configure_logs(log_dir: Path, level: str = "INFO", *, to_stdout: bool = True
     logging.getLogger("uvicorn.access").disabled = True
     for chatty in ("httpx2", "openai"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
+    logging.getLogger("mcp").setLevel(logging.CRITICAL)  # what it says of failures quotes requests
     structlog.configure(
         processors=[
             structlog.stdlib.filter_by_level,

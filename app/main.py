@@ -22,6 +22,7 @@ from app.api import (
     training,
 )
 from app.api.document import build_document
+from app.api.mcp import http as mcp
 from app.api.middleware import RequestMiddleware
 from app.domain.errors import DomainError
 from app.logs import configure_logs
@@ -83,6 +84,7 @@ def create_app(load: Callable[[], Settings] = load_settings_or_exit) -> FastAPI:
     for room in (hypotheses, memories, persona, chat, consent, embeddings, rerank, training, models, operations):
         app.include_router(room.router)
     app.include_router(operations.probes)
+    app.include_router(mcp.router)
     errors.install(app)
     app.add_middleware(
         RequestMiddleware,

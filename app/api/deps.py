@@ -1,7 +1,7 @@
 """What every route needs: the services, and who is calling."""
 
 import ipaddress
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from inspect import isawaitable
 from typing import Annotated, Any
@@ -98,6 +98,12 @@ async def services_of(request: Request) -> Services:
     return await found if isawaitable(found) else found
 
 
+async def services_of_user(request: Request, tenant_id: str, user_id: str) -> Services:
+    """The services that have a user, where the request itself does not name them."""
+    find: Callable[[str, str], Awaitable[Services]] | None = getattr(request.app.state, "services_of_user", None)
+    return await find(tenant_id, user_id) if find is not None else get_services(request)
+
+
 async def get_caller(
     request: Request, credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(bearer)]
 ) -> Caller:
@@ -179,6 +185,14 @@ def is_local(request: Request) -> bool:
     host = headers.get("host", "")
     origin = headers.get("origin")
     return _is_loopback(peer) and _is_loopback(_hostname(host)) and (origin is None or _is_loopback(_hostname(origin)))
+
+
+def check_origin(request: Request) -> None:
+    """Raise Forbidden where a web page of another site sends a request: its Origin is neither this machine nor the host
+    that was asked. A key cannot be sent by such a page, but one on this machine needs none."""
+    origin, host = request.headers.get("origin"), request.headers.get("host", "")
+    if origin is not None and not _is_loopback(_hostname(origin)) and _hostname(origin) != _hostname(host):
+        raise Forbidden("pages of other sites are not answered here: see the header Origin")
 
 
 def _hostname(address: str) -> str:

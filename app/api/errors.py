@@ -1,7 +1,7 @@
 """Domain errors become RFC 9457 problem answers, in one table."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import structlog
@@ -135,18 +135,23 @@ async def _domain_error(request: Request, error: Exception) -> JSONResponse:
 async def _validation_error(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)
     found = error.errors()
-    items = [{"field": _field(item["loc"]), "message": _message(item)} for item in found[:MAX_ITEMS]]
+    items = faults([item | {"loc": item["loc"][1:]} for item in found[:MAX_ITEMS]])
     detail = f"{len(found)} part{'s' if len(found) > 1 else ''} of the request could not be understood"
     return problem(request_id_of(request), 422, "invalid-input", "Invalid input", detail, errors=items)
 
 
+def faults(found: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
+    """Each part of a request that a validator refused, and why, without what it was."""
+    return [{"field": _field(item["loc"]), "message": _message(item)} for item in found]
+
+
 def _field(location: Sequence[str | int]) -> str:
     """The path to a part of a request. A name that is none stays out of it: it may be anything a user wrote."""
-    parts = [str(part) for part in location[1:] if not str(part).startswith(TAG_MARK)]
+    parts = [str(part) for part in location if not str(part).startswith(TAG_MARK)]
     return ".".join(part if part.isdigit() or _NAME.fullmatch(part) else "?" for part in parts) or WHOLE
 
 
-def _message(item: dict[str, Any]) -> str:
+def _message(item: Mapping[str, Any]) -> str:
     """What is wrong, without what was given."""
     return _MESSAGES.get(item["type"]) or item["msg"].removeprefix("Value error, ")
 

@@ -28,6 +28,7 @@ class Shards:
         at home."""
         if len(self.stacks) > 1:
             app.dependency_overrides[get_services] = self.of_request
+            app.state.services_of_user = self.of_user
 
     async def of_request(self, request: Request) -> Services:
         """The services that have what a request is about. Raises StoreUnavailable."""

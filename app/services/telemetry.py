@@ -21,6 +21,13 @@ LATENCY = Histogram(
     ["method", "route"],
     buckets=(0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0),
 )
+TOOL_CALLS = Counter("embed_service_tool_calls_total", "Calls of tools by assistants.", ["tool", "outcome"])
+TOOL_SECONDS = Histogram(
+    "embed_service_tool_call_seconds",
+    "Seconds that a tool took.",
+    ["tool"],
+    buckets=(0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0),
+)
 IN_FLIGHT = Gauge("embed_service_http_requests_in_flight", "Requests being answered now.")
 
 
