@@ -21,6 +21,13 @@ _ERASE_JOBS = text(
     "DELETE FROM procrastinate_jobs WHERE args ->> 'tenant_id' = :tenant_id AND args ->> 'user_id' = :user_id"
 )
 
+_RETIRE_KEYS = text("""
+UPDATE api_keys SET revoked_at = coalesce(revoked_at, now()), user_id = NULL, name = ''
+WHERE tenant_id = :tenant_id AND user_id = :user_id
+""")
+"""A key that opened this user alone opens nothing more and says nothing of them. It stays as a row: without any key the
+service would be open to its machine."""
+
 _FIRST_SAID = """
 INSERT INTO users (
     tenant_id, user_id, created_at, updated_at, vector, vector_space, vector_weight, vector_at
@@ -272,11 +279,14 @@ class UserStore:
         return (await connection.execute(query.with_for_update())).first() is not None
 
     async def erase(self, connection: AsyncConnection, tenant_id: str, user_id: str) -> dict[str, int]:
-        """Delete every row of a user who is held alone, and the jobs about them; the rows deleted, by table.
+        """Delete every row of a user who is held alone, and the jobs about them, and revoke the keys that are bound to
+        them; the rows deleted, by table.
 
         A job about them that is running finds itself gone, and keeps nothing of what it did.
         """
-        await connection.execute(_ERASE_JOBS, {"tenant_id": tenant_id, "user_id": user_id})
+        whose = {"tenant_id": tenant_id, "user_id": user_id}
+        await connection.execute(_ERASE_JOBS, whose)
+        await connection.execute(_RETIRE_KEYS, whose)
         erased: dict[str, int] = {}
         for table in USER_TABLES:
             query = delete(table).where(table.c.tenant_id == tenant_id, table.c.user_id == user_id)

@@ -79,3 +79,18 @@ async def test_a_key_is_bound_to_no_impossible_user(services: Services, tenant: 
     """InvalidInput, as for a request that names such a user."""
     with pytest.raises(InvalidInput):
         await services.keys.create(tenant, "", ["user"], user_id)
+
+
+async def test_an_erased_user_s_keys_open_nothing_and_name_nobody(services: Services, tenant: str) -> None:
+    """Whoever comes back under the same name is not met by an old key; another's key goes on."""
+    await services.hypotheses.hypothesize(tenant, "ada", "deploy my app")
+    hers = await services.keys.create(tenant, "ada's laptop", ["user"], "ada")
+    other = await services.keys.create(tenant, "bob's laptop", ["user"], "bob")
+    await services.transfer.erase(tenant, "ada")
+    assert await services.keys.authenticate(hers.secret) is None
+    assert await services.keys.authenticate(other.secret) is not None
+    rows = await services.keys.list(tenant)
+    assert [(row.name, row.user_id, row.revoked_at is None) for row in rows] == [
+        ("", None, False),
+        ("bob's laptop", "bob", True),
+    ]
