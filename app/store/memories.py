@@ -9,7 +9,6 @@ from uuid import UUID
 
 import numpy as np
 import orjson
-from numpy.typing import NDArray
 from sqlalchemy import delete, insert, literal, select, text, tuple_, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -17,11 +16,10 @@ from app.domain.embeddings import Vector
 from app.domain.memory import Memory, MemoryType, Neighbour
 from app.domain.places import SESSION_BITS
 from app.domain.ranking import Candidate
-from app.domain.relevance import Field
 from app.domain.spaces import Embedded, Role, StoredSpace
 from app.domain.statements import RELATED_COSINE
 from app.store.engine import Statements
-from app.store.memory_fields import exact_field, graph_field, picked
+from app.store.memory_fields import Looked, exact_field, graph_field, looked, looked_by_graph, picked
 from app.store.memory_search import FIELDS, NEWEST, by_graph, exact, fetch_by_graph, nearest
 from app.store.tables import memories
 from app.store.vectors import vector_from_bytes, vector_literal
@@ -86,20 +84,6 @@ class Asked:
         return values, self.words, self.tenant_id, self.user_id, *_filters(self.where)
 
 
-@dataclass(frozen=True)
-class Looked:
-    """What is known of a user's memories for a query, and their ids (16 bytes each), by position; whether it is about
-    every memory that may be found."""
-
-    field: Field
-    ids: NDArray[np.void]
-    is_whole: bool
-
-    def id_at(self, position: int) -> UUID:
-        """The id of one of them."""
-        return UUID(bytes=self.ids[position].tobytes())
-
-
 def _filters(where: SearchFilter) -> tuple[datetime, list[str] | None, list[str] | None]:
     return where.at, list(where.types) if where.types else None, list(where.tags) if where.tags else None
 
@@ -112,49 +96,6 @@ def _vector_of(row: Any, space: StoredSpace) -> Vector:
 
 def _candidate(row: Any, space: StoredSpace) -> Candidate:
     return Candidate(memory_of(row), row["cosine"], row["lexical"], _vector_of(row, space))
-
-
-def _packed(row: Any, name: str, kind: str) -> NDArray[Any]:
-    """An array that the database packed, big-endian, in this machine's order."""
-    held = np.frombuffer(row[name] or b"", dtype=kind)
-    return held if kind == "V16" else held.astype(held.dtype.newbyteorder("="))
-
-
-def _looked(row: Any) -> Looked:
-    ids = _packed(row, "ids", "V16")
-    holds = np.zeros((row["terms"], len(ids)), bool)
-    holds[_packed(row, "hit_term", ">i2"), _packed(row, "hit_at", ">i4")] = True
-    field = Field(
-        places=_packed(row, "places", ">i8"),
-        words=_packed(row, "words", ">i2").astype(float),
-        holds=holds,
-        cosines=1.0 - _packed(row, "distances", ">f4").astype(float),
-        found=holds.sum(axis=1).astype(float),
-        memories=len(ids),
-    )
-    return Looked(field, ids, is_whole=True)
-
-
-def _looked_by_graph(row: Any) -> Looked:
-    """The nearest and those with words as one: a memory is known by the first eight bytes of its id."""
-    ids = np.concatenate([_packed(row, "ids", "V16"), _packed(row, "hit_ids", "V16")])
-    _, first, at = np.unique(ids.view("i8")[::2], return_index=True, return_inverse=True)
-    near, terms = int(row["near"]), _packed(row, "hit_term", ">i2")
-    holds = np.zeros((row["terms"], len(first)), bool)
-    holds[terms, at[near:]] = True
-    cosines = np.full(len(first), np.nan)
-    cosines[at[:near]] = 1.0 - _packed(row, "distances", ">f4")
-    places = np.concatenate([_packed(row, "places", ">i8"), _packed(row, "hit_places", ">i8")])
-    words = np.concatenate([_packed(row, "words", ">i2"), _packed(row, "hit_words", ">i2")])
-    field = Field(
-        places=places[first],
-        words=words[first].astype(float),
-        holds=holds,
-        cosines=cosines,
-        found=np.bincount(terms, minlength=row["terms"]).astype(float),
-        memories=int(row["memories"]),
-    )
-    return Looked(field, ids[first], is_whole=False)
 
 
 def memory_of(row: Any) -> Memory:
@@ -220,13 +161,13 @@ class MemoryStore:
         if graph:
             rows = await fetch_by_graph(statements, graph_field(space, graph), *asked.arguments, nearest)
             if rows[0]["graph"] == graph and (asked.vector is None or rows[0]["near"] >= nearest):
-                return _looked_by_graph(rows[0])
+                return looked_by_graph(rows[0])
         row = (await statements.fetch(exact_field(space, asked.role), *asked.arguments))[0]
         if asked.role == "trial" and row["lacking"]:
             return None
         if asked.role == "serving":
             self._learn(user, row["graph"])
-        return _looked(row)
+        return looked(row)
 
     async def pick(self, statements: Statements, asked: Asked, ids: Sequence[UUID]) -> list[Candidate]:
         """Those of some memories that may be found, in no order."""

@@ -6,8 +6,15 @@ that hold a word of the query, and whether they may be found is seen when they a
 of `memory_search`: vector, words, tenant, user, moment, types, tags.
 """
 
+from dataclasses import dataclass
 from functools import cache
+from typing import Any
+from uuid import UUID
 
+import numpy as np
+from numpy.typing import NDArray
+
+from app.domain.relevance import Field
 from app.domain.spaces import Role, StoredSpace
 from app.store.memory_search import HOLDS, MEMORY, OF_USER, that_hold
 
@@ -98,3 +105,62 @@ LEFT JOIN LATERAL (
     WHERE v.tenant_id = $3::text AND v.user_id = $4::text AND v.memory_id = wanted.memory_id LIMIT 1
 ) AS v ON true
 """
+
+
+@dataclass(frozen=True)
+class Looked:
+    """What is known of a user's memories for a query, and their ids (16 bytes each), by position; whether it is about
+    every memory that may be found."""
+
+    field: Field
+    ids: NDArray[np.void]
+    is_whole: bool
+
+    def id_at(self, position: int) -> UUID:
+        """The id of one of them."""
+        return UUID(bytes=self.ids[position].tobytes())
+
+
+def _packed(row: Any, name: str, kind: str) -> NDArray[Any]:
+    """An array that the database packed, big-endian, in this machine's order."""
+    held = np.frombuffer(row[name] or b"", dtype=kind)
+    return held if kind == "V16" else held.astype(held.dtype.newbyteorder("="))
+
+
+def looked(row: Any) -> Looked:
+    """The row of `exact_field`."""
+    ids = _packed(row, "ids", "V16")
+    holds = np.zeros((row["terms"], len(ids)), bool)
+    holds[_packed(row, "hit_term", ">i2"), _packed(row, "hit_at", ">i4")] = True
+    field = Field(
+        places=_packed(row, "places", ">i8"),
+        words=_packed(row, "words", ">i2").astype(float),
+        holds=holds,
+        cosines=1.0 - _packed(row, "distances", ">f4").astype(float),
+        found=holds.sum(axis=1).astype(float),
+        memories=len(ids),
+    )
+    return Looked(field, ids, is_whole=True)
+
+
+def looked_by_graph(row: Any) -> Looked:
+    """The row of `graph_field`, the nearest and those with words as one: the first eight bytes of an id tell memories
+    apart."""
+    ids = np.concatenate([_packed(row, "ids", "V16"), _packed(row, "hit_ids", "V16")])
+    _, first, at = np.unique(ids.view("i8")[::2], return_index=True, return_inverse=True)
+    near, terms = int(row["near"]), _packed(row, "hit_term", ">i2")
+    holds = np.zeros((row["terms"], len(first)), bool)
+    holds[terms, at[near:]] = True
+    cosines = np.full(len(first), np.nan)
+    cosines[at[:near]] = 1.0 - _packed(row, "distances", ">f4")
+    places = np.concatenate([_packed(row, "places", ">i8"), _packed(row, "hit_places", ">i8")])
+    words = np.concatenate([_packed(row, "words", ">i2"), _packed(row, "hit_words", ">i2")])
+    field = Field(
+        places=places[first],
+        words=words[first].astype(float),
+        holds=holds,
+        cosines=cosines,
+        found=np.bincount(terms, minlength=row["terms"]).astype(float),
+        memories=int(row["memories"]),
+    )
+    return Looked(field, ids[first], is_whole=False)

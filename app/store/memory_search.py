@@ -61,7 +61,7 @@ HOLDS = """m.valid_from <= $5::timestamptz AND (m.valid_to IS NULL OR m.valid_to
 
 
 NEWEST = f"""
-SELECT {_MEMORY} FROM memories m
+SELECT {MEMORY} FROM memories m
 WHERE m.tenant_id = $1::text AND m.user_id = $2::text AND m.type = ANY($3::text[]) AND m.version_of IS NULL
   AND m.superseded_by IS NULL AND m.valid_from <= $4::timestamptz
   AND (m.valid_to IS NULL OR m.valid_to > $4::timestamptz)
