@@ -165,6 +165,9 @@ def draft_of(item: schemas.MemoryIn) -> Draft:
         item.valid_from,
         item.valid_to,
         item.expires_at,
+        item.session,
+        item.turn,
+        item.speaker,
     )
 
 
@@ -196,6 +199,9 @@ def memory_out(memory: Memory) -> schemas.MemoryOut:
         valid_to=memory.valid_to,
         expires_at=memory.expires_at,
         superseded_by=memory.superseded_by,
+        session=memory.session,
+        turn=memory.turn,
+        speaker=memory.speaker,
     )
 
 

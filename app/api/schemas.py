@@ -59,6 +59,9 @@ InputText = Annotated[
     str, StringConstraints(min_length=1, max_length=MAX_INPUT, pattern=NO_NUL), AfterValidator(_encodable)
 ]
 UserId = Annotated[str, StringConstraints(min_length=1, max_length=256, pattern=NO_CONTROL), AfterValidator(_encodable)]
+SessionName = Annotated[
+    str, StringConstraints(min_length=1, max_length=256, pattern=NO_CONTROL), AfterValidator(_encodable)
+]
 Tag = Annotated[str, StringConstraints(min_length=1, max_length=64, pattern=NO_CONTROL), AfterValidator(_encodable)]
 FacetName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,39}$")]
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z][A-Za-z0-9_-]{0,39}$")]
@@ -328,6 +331,12 @@ class MemoryIn(Request):
     valid_from: Moment | None = None
     valid_to: Moment | None = None
     expires_at: Moment | None = None
+    session: SessionName | None = None
+    """The conversation it is from: what is said in one helps to find what was said beside it."""
+    turn: Annotated[int, Field(ge=0, lt=1_000_000)] | None = None
+    """Which turn of that conversation; left out, the next."""
+    speaker: SessionName | None = None
+    """Who said it."""
 
 
 class OneMemoryIn(MemoryIn):
@@ -378,6 +387,9 @@ class MemoryOut(Response):
     valid_to: datetime | None
     expires_at: datetime | None
     superseded_by: UUID | None
+    session: str | None = None
+    turn: int | None = None
+    speaker: str | None = None
 
 
 class PageOut(Response):

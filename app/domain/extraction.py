@@ -4,6 +4,7 @@ first-person statements and leaves the rest alone."""
 import re
 from collections.abc import Sequence
 
+from app.domain.facts import Fact, fact_in
 from app.domain.memory import Draft, MemoryType
 
 _SENTENCE = re.compile(r"[^.!?\n;]+(?:[.!?](?=\w)[^.!?\n;]*)*")
@@ -26,8 +27,16 @@ _STATEMENTS: Sequence[tuple[MemoryType, re.Pattern[str], float]] = tuple(
     )
 )  # fmt: skip
 
+FACT_CONFIDENCE = 0.85
+
 MIN_WORDS = 3
 MAX_WORDS = 60
+
+
+def facts_in(text: str) -> list[Fact]:
+    """The attributes that the sentences of `text` tell, in order."""
+    sentences = (match.group() + text[match.end() : match.end() + 1] for match in _SENTENCE.finditer(text))
+    return [fact for sentence in sentences if (fact := fact_in(sentence.strip())) is not None]
 
 
 def statements_in(text: str, source: str) -> list[Draft]:
@@ -37,6 +46,9 @@ def statements_in(text: str, source: str) -> list[Draft]:
         sentence = " ".join(match.group().split())
         following = text[match.end() : match.end() + 1]
         if following == "?" or not MIN_WORDS <= len(sentence.split()) <= MAX_WORDS:
+            continue
+        if fact_in(sentence) is not None:
+            drafts.append(Draft(MemoryType.PROFILE, sentence, FACT_CONFIDENCE, source=source))
             continue
         for kind, pattern, confidence in _STATEMENTS:
             if pattern.search(sentence):

@@ -65,6 +65,11 @@ class Memory:
     expires_at: datetime | None = None
     superseded_by: UUID | None = None
     version_of: UUID | None = None
+    session: str | None = None
+    turn: int | None = None
+    speaker: str | None = None
+    place: int | None = None
+    """Where in which conversation it was said (`places.place_of`); None where it stands alone."""
 
     def is_valid_at(self, moment: datetime) -> bool:
         """Whether the fact held, and had not expired, at `moment`."""
@@ -87,6 +92,11 @@ class Draft:
     valid_from: datetime | None = None
     valid_to: datetime | None = None
     expires_at: datetime | None = None
+    session: str | None = None
+    """The conversation it is from, as the tenant names it."""
+    turn: int | None = None
+    """Which turn of it says so; without one the next."""
+    speaker: str | None = None
 
 
 @dataclass(frozen=True)

@@ -1,14 +1,16 @@
 """Ranking: candidates -> score -> rank -> rerank. Pure arithmetic over values the store found."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 
 import numpy as np
 
+from app.domain import wording
 from app.domain.embeddings import Vector
 from app.domain.errors import InvalidInput
+from app.domain.facts import Correction, Fact, correction_in
 from app.domain.memory import HALF_LIFE_DAYS, Memory
 from app.domain.statements import NEAR_DUPLICATE_COSINE, Statement, is_duplicate
 
@@ -17,6 +19,24 @@ RERANK_TOP = 10
 
 RERANK_WEIGHT = 0.5
 """Share of a reranker's relevance in the final order of those."""
+
+OUTDATED_LOST = 8.0
+"""Log-odds that a memory loses where a later one tells the same attribute with another value."""
+
+CORRECTED_WITHIN = timedelta(days=14)
+"""What was told so long before a correction is set right by it."""
+
+SAME_THING_COSINE = 0.2
+ABOUT_COSINE = 0.15
+ABOUT_SHARE = 0.5
+LATER = 1.0
+"""Two memories tell the same kind of thing from this cosine on. Where the later one is about the question too, by its
+cosine and by its share of the earlier one's, it comes before the earlier one by so many log-odds, for a question of how
+things are now: the words of the earlier one, which may be the question's, do not count. What age and doubt take away
+differs by less between any two of default confidence."""
+
+MOST_LOST = 2.0
+"""Log-odds that a memory of no recency and no confidence loses where only these two count."""
 
 LEXICAL_WEIGHT = 0.7
 """How much of the distance to certainty a full lexical match closes; see `fused_similarity`."""
@@ -40,12 +60,14 @@ class Weights:
 
 @dataclass(frozen=True)
 class Candidate:
-    """A memory that may be relevant: `cosine` -1..1 to the query, `lexical` 0..1, its vector."""
+    """A memory that may be relevant: `cosine` -1..1 to the query, `lexical` 0..1, its vector, and where a search found
+    it the log-odds that it is relevant (`app.domain.relevance`)."""
 
     memory: Memory
     cosine: float
     lexical: float
     vector: Vector
+    log_odds: float | None = None
 
 
 @dataclass(frozen=True)
@@ -74,13 +96,81 @@ def fused_similarity(cosine: float, lexical: float) -> float:
     return 1.0 - (1.0 - min(1.0, max(0.0, cosine))) * (1.0 - LEXICAL_WEIGHT * min(1.0, max(0.0, lexical)))
 
 
+def outdated(memories: Sequence[Memory], facts: Callable[[str], Sequence[Fact]]) -> set[int]:
+    """The positions of the memories that tell an attribute with another value than the latest that tells it, by
+    `valid_from` and, of a correction, by `created_at`; one that tells the latest value of any is none of them."""
+    told = [facts(memory.content) for memory in memories]
+    latest: dict[str, tuple[tuple[datetime, datetime], str]] = {}
+    for memory, each in zip(memories, told, strict=True):
+        at = (memory.valid_from, memory.created_at)
+        for fact in each:
+            if fact.attribute not in latest or latest[fact.attribute][0] <= at:
+                latest[fact.attribute] = (at, fact.value)
+    past = {
+        position
+        for position, each in enumerate(told)
+        if each and all(latest[fact.attribute][1] != fact.value for fact in each)
+    }
+    for correcting in memories:
+        correction = correction_in(correcting.content)
+        if correction is not None:
+            past |= {at for at, memory in enumerate(memories) if _is_set_right(memory, correction, correcting)}
+    return past
+
+
+def _is_set_right(memory: Memory, correction: Correction, correcting: Memory) -> bool:
+    """Whether a memory told shortly before a correction names what was wrong, and not what is right."""
+    told = wording.words(memory.content)
+    return (
+        timedelta(0) <= correcting.valid_from - memory.valid_from <= CORRECTED_WITHIN
+        and set(wording.words(correction.old)) <= set(told)
+        and not set(wording.words(correction.new)) <= set(told)
+    )
+
+
+def newer_first(candidates: Sequence[Candidate], log_odds: Sequence[float]) -> list[float]:
+    """The log-odds where of two candidates that tell the same kind of thing the later is more likely than the earlier:
+    for a question of how things are now."""
+    if not candidates:
+        return []
+    matrix = np.asarray([candidate.vector for candidate in candidates])
+    cosines = matrix @ matrix.T
+    raised = list(log_odds)
+    order = sorted(range(len(candidates)), key=lambda at: _told(candidates[at].memory))
+    for place, later in enumerate(order):
+        rivals = (
+            raised[earlier]
+            for earlier in order[:place]
+            if cosines[earlier, later] >= SAME_THING_COSINE
+            and candidates[later].cosine >= max(ABOUT_COSINE, ABOUT_SHARE * candidates[earlier].cosine)
+            and candidates[earlier].memory.valid_from < candidates[later].memory.valid_from
+        )
+        raised[later] = max(raised[later], max(rivals, default=-math.inf) + LATER)
+    return raised
+
+
+def _told(memory: Memory) -> tuple[datetime, datetime, int]:
+    return memory.valid_from, memory.created_at, memory.memory_id.int
+
+
 def score(candidate: Candidate, weights: Weights, now: datetime) -> Ranked:
-    """`weights` (already scaled) applied to similarity, recency and confidence."""
-    similarity = fused_similarity(candidate.cosine, candidate.lexical)
-    fresh = recency(candidate.memory, now)
-    sure = candidate.memory.confidence
-    total = weights.similarity * similarity + weights.recency * fresh + weights.confidence * sure
-    return Ranked(candidate.memory, total, similarity, fresh, sure)
+    """`weights` (already scaled) applied to similarity, recency and confidence.
+
+    A candidate with log-odds gets them with what its age and doubt take away, at most MOST_LOST in all: bounded
+    multipliers of the odds, so that what is fresh never passes what is far more likely. Another one, the weighted sum.
+    """
+    fresh, sure = recency(candidate.memory, now), candidate.memory.confidence
+    if candidate.log_odds is None:
+        similarity = fused_similarity(candidate.cosine, candidate.lexical)
+        total = weights.similarity * similarity + weights.recency * fresh + weights.confidence * sure
+        return Ranked(candidate.memory, total, similarity, fresh, sure)
+    lost = MOST_LOST * (weights.recency * (1.0 - fresh) + weights.confidence * (1.0 - sure))
+    total = _logistic(weights.similarity * candidate.log_odds - lost)
+    return Ranked(candidate.memory, total, _logistic(candidate.log_odds), fresh, sure)
+
+
+def _logistic(log_odds: float) -> float:
+    return 1.0 / (1.0 + math.exp(-max(-35.0, min(35.0, log_odds))))
 
 
 def rank(candidates: Sequence[Candidate], weights: Weights, now: datetime, limit: int) -> list[Ranked]:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from functools import cached_property
 
 from app.domain import wording
+from app.domain.facts import Fact, fact_in
 
 NEAR_DUPLICATE_COSINE = 0.95
 """At or above this, two memories of one user and type say the same, unless a detail differs."""
@@ -12,6 +13,10 @@ NEAR_DUPLICATE_COSINE = 0.95
 CONFLICT_COSINE = 0.35
 """Below this, two memories are about different things and cannot be in conflict. `I live in Paris` and `I moved
 to Berlin` are at 0.45."""
+
+RELATED_COSINE = 0.1
+"""Below this, two memories are not even looked at together: `My new flat is in Oslo` and `I moved to Berlin` tell one
+attribute at little more."""
 
 SAME_KIND_COSINE = 0.7
 """From here on, two values after the same words are of one kind: `I prefer tea` and `I prefer coffee` are at 0.74,
@@ -107,6 +112,11 @@ class Statement:
         return re.search(r",|\band\b|\bor\b|&", self.text) is not None
 
     @cached_property
+    def fact(self) -> Fact | None:
+        """The attribute of a person that it tells, if any."""
+        return fact_in(self.text)
+
+    @cached_property
     def claims(self) -> tuple[frozenset[str], frozenset[str]]:
         """What it affirms and what it denies, as stems of meaningful words; all likings are one."""
         affirmed, denied = wording.affirmed_and_denied(self.text)
@@ -153,11 +163,14 @@ def differing_detail(a: Statement, b: Statement) -> str | None:
 def contradiction(draft: Statement, memory: Statement, cosine: float) -> str | None:
     """Why `draft` and `memory` cannot both hold now, or None.
 
-    Three shapes are recognised: the same claim denied (`negation`), the same statement with another number
+    Two values of one attribute (`app.domain.facts`) cannot, however they are worded. Beside them three shapes are
+    recognised: the same claim denied (`negation`), the same statement with another number
     (`number`), and one value where another stood in a frame that has room for only one (`value`):
     `I live in Paris` / `I moved to Berlin`, `My editor is Vim` / `My editor is Emacs`. Where in doubt, None:
     two memories beside one another cost less than one that is lost.
     """
+    if draft.fact is not None and memory.fact is not None and draft.fact.attribute == memory.fact.attribute:
+        return "value" if draft.fact.value != memory.fact.value and not _ADDITIONS & draft.words else None
     if cosine < CONFLICT_COSINE:
         return None
     if _is_denial(draft, memory):

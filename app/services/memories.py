@@ -16,8 +16,9 @@ from app.domain.embeddings import Vector, Vectors
 from app.domain.errors import InvalidInput, NotFound
 from app.domain.memory import STATES, Draft, Memory, MemoryType, Neighbour, Resolution, merged_confidence
 from app.domain.memory import resolve as resolve_draft
+from app.domain.places import Place, placed, unnumbered
 from app.domain.spaces import Embedded, StoredSpace
-from app.domain.statements import CONFLICT_COSINE, Statement, contradiction
+from app.domain.statements import RELATED_COSINE, Statement, contradiction
 from app.ports import Clock
 from app.services.catalogues import CatalogueService
 from app.services.jobs.graphs import GraphService
@@ -96,7 +97,10 @@ class MemoryService:
                 graph=locked.graph,
             )
             replaced = await self._replaced_near(statements, tenant_id, user_id, drafts, embedded, now)
-            plan, decisions = _plan(user_id, drafts, embedded.vectors, held, replaced, now)
+            numbers = unnumbered(drafts, now)
+            last = await self.memories.last_turns(statements, tenant_id, user_id, list(numbers)) if numbers else {}
+            places = placed(drafts, last, now)
+            plan, decisions = _plan(user_id, drafts, embedded.vectors, held, replaced, places, now)
             new = [(memory, slots[index]) for memory, index in plan.new.values()]
             await self.memories.insert(connection, tenant_id, new)
             for each in (embedded, *also):
@@ -297,6 +301,7 @@ def _plan(
     vectors: Vectors,
     held: Sequence[Sequence[Neighbour]],
     replaced: Mapping[int, Sequence[Neighbour]],
+    places: Sequence[Place | None],
     now: datetime,
 ) -> tuple[_Plan, list[tuple[UUID, Resolution]]]:
     """Decide about each draft in order, each seeing what the ones before it did."""
@@ -317,7 +322,7 @@ def _plan(
             plan.deduplicated += 1
             owners.append(None)
             continue
-        memory = _memory_of(user_id, draft, valid_from, now)
+        memory = _memory_of(user_id, draft, valid_from, places[index], now)
         if resolution.action == "outdated":
             near = _near_in_batch(plan, drafts, owners, within[index], index, lambda memory: not _is_live(memory, now))
             ended = [*_ended(plan, held[index]), *_ended(plan, replaced.get(index, ())), *near]
@@ -375,7 +380,7 @@ def _near_in_batch(
 ) -> list[Neighbour]:
     """Earlier drafts of the batch that became memories of the same type and are near, nearest first."""
     near: list[Neighbour] = []
-    earlier = np.flatnonzero(cosines[:index] >= CONFLICT_COSINE)
+    earlier = np.flatnonzero(cosines[:index] >= RELATED_COSINE)
     for at in earlier[np.argsort(-cosines[earlier], kind="stable")]:
         owner = owners[int(at)]
         if owner is None or drafts[int(at)].type is not drafts[index].type:
@@ -428,7 +433,7 @@ def _earlier(a: datetime | None, b: datetime) -> datetime:
     return b if a is None else min(a, b)
 
 
-def _memory_of(user_id: str, draft: Draft, valid_from: datetime, now: datetime) -> Memory:
+def _memory_of(user_id: str, draft: Draft, valid_from: datetime, place: Place | None, now: datetime) -> Memory:
     return Memory(
         memory_id=uuid4(),
         user_id=user_id,
@@ -442,4 +447,8 @@ def _memory_of(user_id: str, draft: Draft, valid_from: datetime, now: datetime) 
         valid_from=valid_from,
         valid_to=draft.valid_to,
         expires_at=draft.expires_at,
+        session=draft.session,
+        turn=place.turn if place else draft.turn,
+        speaker=draft.speaker,
+        place=place.number if place else None,
     )

@@ -54,15 +54,16 @@ WITH part AS (
     WHERE tenant_id = :tenant_id AND user_id = :user_id AND memory_id > :after
     ORDER BY memory_id LIMIT :count
 ), held AS (
-    SELECT m.memory_id, m.terms FROM memories m JOIN part ON part.memory_id = m.memory_id
+    SELECT m.memory_id, m.terms, m.place FROM memories m JOIN part ON part.memory_id = m.memory_id
     WHERE m.tenant_id = :tenant_id AND m.user_id = :user_id AND cardinality(m.terms) > 0 AND NOT EXISTS (
         SELECT FROM memory_words w
         WHERE w.tenant_id = :tenant_id AND w.user_id = :user_id AND w.term = m.terms[1] AND w.memory_id = m.memory_id
     )
     FOR SHARE OF m SKIP LOCKED
 ), added AS (
-    INSERT INTO memory_words
-    SELECT CAST(:tenant_id AS text), CAST(:user_id AS text), word, held.memory_id
+    INSERT INTO memory_words (tenant_id, user_id, term, memory_id, place, words)
+    SELECT CAST(:tenant_id AS text), CAST(:user_id AS text), word, held.memory_id, held.place,
+           least(cardinality(held.terms), 9999)
     FROM held, unnest(held.terms) AS word
     ON CONFLICT DO NOTHING RETURNING memory_id
 )

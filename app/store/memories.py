@@ -14,10 +14,12 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.domain.embeddings import Vector
 from app.domain.memory import Memory, MemoryType, Neighbour
+from app.domain.places import SESSION_BITS
 from app.domain.ranking import Candidate
-from app.domain.spaces import Embedded, StoredSpace
-from app.domain.statements import CONFLICT_COSINE
+from app.domain.spaces import Embedded, Role, StoredSpace
+from app.domain.statements import RELATED_COSINE
 from app.store.engine import Statements
+from app.store.memory_fields import Looked, exact_field, graph_field, looked, looked_by_graph, picked
 from app.store.memory_search import FIELDS, NEWEST, by_graph, exact, fetch_by_graph, nearest
 from app.store.tables import memories
 from app.store.vectors import vector_from_bytes, vector_literal
@@ -33,14 +35,25 @@ _FIELDS = tuple(memories.c[name] for name in FIELDS)
 _INSERT = text("""
 INSERT INTO memories (
     tenant_id, memory_id, user_id, type, content, confidence, tags, source, slots, created_at, updated_at, valid_from,
-    valid_to, expires_at, superseded_by, version_of
+    valid_to, expires_at, superseded_by, version_of, session, turn, speaker, place
 )
 SELECT :tenant_id, given.* FROM jsonb_to_recordset(CAST(:rows AS jsonb)) AS given(
     memory_id uuid, user_id text, type text, content text, confidence float8, tags text[], source text, slots text[],
     created_at timestamptz, updated_at timestamptz, valid_from timestamptz,
-    valid_to timestamptz, expires_at timestamptz, superseded_by uuid, version_of uuid
+    valid_to timestamptz, expires_at timestamptz, superseded_by uuid, version_of uuid,
+    session text, turn int, speaker text, place bigint
 )
 """)
+
+
+_LAST_TURNS = f"""
+SELECT asked.number, (
+    SELECT max(m.place) FROM memories m
+    WHERE m.tenant_id = $1::text AND m.user_id = $2::text AND m.place IS NOT NULL
+      AND m.place >= asked.number << {SESSION_BITS} AND m.place < (asked.number + 1) << {SESSION_BITS}
+) AS place
+FROM unnest($3::bigint[]) AS asked(number)
+"""
 
 
 @dataclass(frozen=True)
@@ -52,21 +65,43 @@ class SearchFilter:
     tags: Sequence[str] | None = None
 
 
+@dataclass(frozen=True)
+class Asked:
+    """Whose memories are searched for what: by `words`, and by a vector of a space where there is one."""
+
+    tenant_id: str
+    user_id: str
+    words: str
+    vector: Vector | None
+    space: StoredSpace
+    where: SearchFilter
+    role: Role = "serving"
+
+    @property
+    def arguments(self) -> tuple[Any, ...]:
+        """The first seven of the statements of a search."""
+        values = None if self.vector is None else self.vector.tolist()
+        return values, self.words, self.tenant_id, self.user_id, *_filters(self.where)
+
+
 def _filters(where: SearchFilter) -> tuple[datetime, list[str] | None, list[str] | None]:
     return where.at, list(where.types) if where.types else None, list(where.tags) if where.tags else None
 
 
-def _candidate(row: Any, space: StoredSpace) -> Candidate:
+def _vector_of(row: Any, space: StoredSpace) -> Vector:
     """One that has no vector yet is near to nothing."""
     held = row["vector"]
-    vector = np.zeros(space.space.dimension, np.float32) if held is None else vector_from_bytes(held)
-    return Candidate(memory_of(row), row["cosine"], row["lexical"], vector)
+    return np.zeros(space.space.dimension, np.float32) if held is None else vector_from_bytes(held)
+
+
+def _candidate(row: Any, space: StoredSpace) -> Candidate:
+    return Candidate(memory_of(row), row["cosine"], row["lexical"], _vector_of(row, space))
 
 
 def memory_of(row: Any) -> Memory:
     """A row of either kind (SQLAlchemy's, the driver's) that begins with the memory's fields, in order."""
-    memory_id, user_id, kind, content, confidence, tags, source, *moments = row[:14]
-    return Memory(memory_id, user_id, MemoryType(kind), content, confidence, tuple(tags), source, *moments)
+    memory_id, user_id, kind, content, confidence, tags, source, *rest = row[: len(FIELDS)]
+    return Memory(memory_id, user_id, MemoryType(kind), content, confidence, tuple(tags), source, *rest)
 
 
 class MemoryStore:
@@ -114,6 +149,41 @@ class MemoryStore:
             self._graphs.clear()
         self._graphs[user] = graph
 
+    async def look(
+        self, statements: Statements, asked: Asked, *, nearest: int, is_exact: bool = False
+    ) -> Looked | None:
+        """What is known of a user's memories for a query: of every one that may be found, or for one who has a graph
+        of the `nearest` and of those that hold one of its words. None where a memory lacks a vector of a trial's space.
+        Raises StaleSpace where another space serves.
+        """
+        space, user = asked.space, (asked.tenant_id, asked.user_id)
+        graph = self._graphs.get(user, 0) if space.has_graphs and asked.role == "serving" and not is_exact else 0
+        if graph:
+            rows = await fetch_by_graph(statements, graph_field(space, graph), *asked.arguments, nearest)
+            if rows[0]["graph"] == graph and (asked.vector is None or rows[0]["near"] >= nearest):
+                return looked_by_graph(rows[0])
+        row = (await statements.fetch(exact_field(space, asked.role), *asked.arguments))[0]
+        if asked.role == "trial" and row["lacking"]:
+            return None
+        if asked.role == "serving":
+            self._learn(user, row["graph"])
+        return looked(row)
+
+    async def pick(self, statements: Statements, asked: Asked, ids: Sequence[UUID]) -> list[Candidate]:
+        """Those of some memories that may be found, in no order."""
+        if not ids:
+            return []
+        rows = await statements.fetch(picked(asked.space, asked.role), *asked.arguments, list(ids))
+        space = asked.space
+        return [Candidate(memory_of(row), row["cosine"] or 0.0, 0.0, _vector_of(row, space)) for row in rows]
+
+    async def last_turns(
+        self, statements: Statements, tenant_id: str, user_id: str, sessions: Sequence[int]
+    ) -> dict[int, int]:
+        """The last turn of each session that has any, by the session's number in places."""
+        rows = await statements.fetch(_LAST_TURNS, tenant_id, user_id, list(sessions))
+        return {row["number"]: row["place"] & ((1 << SESSION_BITS) - 1) for row in rows if row["place"] is not None}
+
     async def trial_candidates(
         self,
         statements: Statements,
@@ -151,7 +221,7 @@ class MemoryStore:
         query = nearest(embedded.space, is_replaced=is_replaced, graph=graph if is_by_graph else 0)
         literals = [vector_literal(vector) for vector in embedded.vectors]
         fetch = partial(fetch_by_graph, statements) if is_by_graph else statements.fetch
-        rows = await fetch(query, tenant_id, user_id, at, list(types), literals, NEIGHBOURS, CONFLICT_COSINE)
+        rows = await fetch(query, tenant_id, user_id, at, list(types), literals, NEIGHBOURS, RELATED_COSINE)
         found: list[list[Neighbour]] = [[] for _ in types]
         for row in rows:
             found[row["ordinal"] - 1].append(Neighbour(memory_of(row), row["cosine"]))
@@ -294,4 +364,8 @@ def _row(memory: Memory, slots: Sequence[str]) -> dict[str, Any]:
         "expires_at": memory.expires_at,
         "superseded_by": memory.superseded_by,
         "version_of": memory.version_of,
+        "session": memory.session,
+        "turn": memory.turn,
+        "speaker": memory.speaker,
+        "place": memory.place,
     }

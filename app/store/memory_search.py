@@ -45,19 +45,23 @@ FIELDS = (
     "expires_at",
     "superseded_by",
     "version_of",
+    "session",
+    "turn",
+    "speaker",
+    "place",
 )
 """The columns of a memory, in the order in which its value has them."""
 
-_MEMORY = ", ".join(f"m.{name}" for name in FIELDS)
-_OF_USER = "m.tenant_id = $3::text AND m.user_id = $4::text"
-_HOLDS = """m.valid_from <= $5::timestamptz AND (m.valid_to IS NULL OR m.valid_to > $5::timestamptz)
+MEMORY = ", ".join(f"m.{name}" for name in FIELDS)
+OF_USER = "m.tenant_id = $3::text AND m.user_id = $4::text"
+HOLDS = """m.valid_from <= $5::timestamptz AND (m.valid_to IS NULL OR m.valid_to > $5::timestamptz)
       AND (m.expires_at IS NULL OR m.expires_at > $5::timestamptz)
       AND ($6::text[] IS NULL OR m.type = ANY($6::text[]))
       AND ($7::text[] IS NULL OR m.tags @> $7::text[])"""
 
 
 NEWEST = f"""
-SELECT {_MEMORY} FROM memories m
+SELECT {MEMORY} FROM memories m
 WHERE m.tenant_id = $1::text AND m.user_id = $2::text AND m.type = ANY($3::text[]) AND m.version_of IS NULL
   AND m.superseded_by IS NULL AND m.valid_from <= $4::timestamptz
   AND (m.valid_to IS NULL OR m.valid_to > $4::timestamptz)
@@ -85,7 +89,7 @@ def exact(space: StoredSpace, role: Role) -> str:
     FROM query, memories m
     LEFT JOIN {space.memory_table} v
            ON v.tenant_id = m.tenant_id AND v.user_id = m.user_id AND v.memory_id = m.memory_id
-    WHERE {_OF_USER} AND {_HOLDS}
+    WHERE {OF_USER} AND {HOLDS}
 ), hits AS MATERIALIZED (
     SELECT mine.memory_id, term FROM mine, query, unnest(query.terms) AS term
     WHERE mine.terms IS NOT NULL AND term = ANY(mine.terms)
@@ -111,18 +115,18 @@ def by_graph(space: StoredSpace, graph: int) -> str:
     JOIN memory_words w ON w.tenant_id = $3::text AND w.user_id = $4::text AND w.term = asked
 )""",
         memories="(SELECT u.memories FROM users u WHERE u.tenant_id = $3::text AND u.user_id = $4::text)",
-        near=f"""SELECT v.memory_id FROM {space.memory_table} v {_that_hold("v")}
+        near=f"""SELECT v.memory_id FROM {space.memory_table} v {that_hold("v")}
     WHERE v.graph = {graph:d} AND v.tenant_id = $3::text AND v.user_id = $4::text AND $1::float4[] IS NOT NULL
     ORDER BY v.embedding <=> (SELECT vector FROM query) LIMIT $9::int""",
         worded=f"""SELECT ranked.memory_id
     FROM (
         SELECT memory_id, sum(weight) AS weight FROM hits JOIN weights USING (term)
         GROUP BY memory_id ORDER BY weight DESC, memory_id
-    ) AS ranked {_that_hold("ranked")}
+    ) AS ranked {that_hold("ranked")}
     ORDER BY ranked.weight DESC, ranked.memory_id LIMIT $9::int""",
         slotted=f"""SELECT m.memory_id FROM memories m
-    WHERE cardinality($8::text[]) > 0 AND {_OF_USER} AND m.slots <> '{{}}' AND m.slots && $8::text[]
-      AND m.type <> 'HISTORY' AND {_HOLDS}
+    WHERE cardinality($8::text[]) > 0 AND {OF_USER} AND m.slots <> '{{}}' AND m.slots && $8::text[]
+      AND m.type <> 'HISTORY' AND {HOLDS}
     ORDER BY m.valid_from DESC, m.memory_id LIMIT $9::int""",
     )
 
@@ -151,13 +155,13 @@ WITH query AS MATERIALIZED (
 ), picked AS (
     SELECT memory_id FROM near UNION SELECT memory_id FROM worded UNION SELECT memory_id FROM slotted
 )
-SELECT {_MEMORY}, coalesce(1 - (v.embedding <=> query.vector), 0) AS cosine,
+SELECT {MEMORY}, coalesce(1 - (v.embedding <=> query.vector), 0) AS cosine,
        coalesce((SELECT sum(weight) FILTER (WHERE term = ANY(m.terms)) / sum(weight) FROM weights), 0) AS lexical,
        vector_send(v.embedding::vector) AS vector,
        (SELECT greatest(u.graph, 0) FROM users u WHERE u.tenant_id = $3::text AND u.user_id = $4::text) AS graph,
        (SELECT count(*) FROM near) AS near
 FROM query, picked
-CROSS JOIN LATERAL (SELECT * FROM memories m WHERE {_OF_USER} AND m.memory_id = picked.memory_id LIMIT 1) AS m
+CROSS JOIN LATERAL (SELECT * FROM memories m WHERE {OF_USER} AND m.memory_id = picked.memory_id LIMIT 1) AS m
 LEFT JOIN LATERAL (
     SELECT v.embedding FROM {space.memory_table} v
     WHERE v.tenant_id = $3::text AND v.user_id = $4::text AND v.memory_id = picked.memory_id LIMIT 1
@@ -165,10 +169,10 @@ LEFT JOIN LATERAL (
 """
 
 
-def _that_hold(found: str) -> str:
+def that_hold(found: str) -> str:
     """Those of the memories `found` that may be found: looked up one after the other, as long as more are wanted."""
     return f"""CROSS JOIN LATERAL (
-        SELECT FROM memories m WHERE {_OF_USER} AND m.memory_id = {found}.memory_id AND {_HOLDS} LIMIT 1
+        SELECT FROM memories m WHERE {OF_USER} AND m.memory_id = {found}.memory_id AND {HOLDS} LIMIT 1
     ) AS holds"""
 
 
@@ -194,7 +198,7 @@ WITH draft AS MATERIALIZED (
     SELECT type, ordinal, in_space(vector::vector, $1::text, {space.number}, 'serving')::{space.column_type} AS vector
     FROM unnest($4::text[], $5::text[]) WITH ORDINALITY AS draft(type, vector, ordinal)
 )
-SELECT {_MEMORY}, near.cosine, draft.ordinal
+SELECT {MEMORY}, near.cosine, draft.ordinal
 FROM draft
 CROSS JOIN LATERAL (
     SELECT v.memory_id, 1 - (v.embedding <=> draft.vector) AS cosine

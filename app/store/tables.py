@@ -104,6 +104,9 @@ user can find, are kept by triggers. `graph`: the graph that the user is searche
 KEPT_BY_DATABASE = frozenset({"memories", "writes", "graph"})
 """Columns of users that nobody else writes, and that are no part of what is known about them."""
 
+DERIVED = frozenset({"place"})
+"""Columns of memories that are made of the others."""
+
 facet_changes = Table(
     "facet_changes",
     metadata,
@@ -141,11 +144,16 @@ memories = Table(
     Column("expires_at", Moment),
     Column("superseded_by", Uuid),
     Column("version_of", Uuid),
+    Column("session", Text),
+    Column("turn", Integer),
+    Column("speaker", Text),
+    Column("place", BigInteger),
     Column("terms", ARRAY(Text), Computed(TERMS, persisted=True)),
     CheckConstraint("confidence >= 0 AND confidence <= 1", name="confidence"),
     _user_key(),
     Index("ix_memories_id", "tenant_id", "memory_id"),
     Index("ix_memories_user", "tenant_id", "user_id", "type"),
+    Index("ix_memories_place", "tenant_id", "user_id", "place", postgresql_where=text("place IS NOT NULL")),
     Index("ix_memories_version", "tenant_id", "version_of", postgresql_where=text("version_of IS NOT NULL")),
     Index(
         "ix_memories_expiry",
@@ -163,7 +171,8 @@ memories = Table(
     ),
     postgresql_partition_by="HASH (tenant_id, user_id)",
 )
-"""Their vectors are in the tables of each space (`app.store.space_tables`)."""
+"""Their vectors are in the tables of each space (`app.store.space_tables`). `place` says where in which conversation
+a memory was said (`app.domain.places`); NULL where it stands alone."""
 
 memory_words = Table(
     "memory_words",
@@ -172,10 +181,13 @@ memory_words = Table(
     Column("user_id", Text, primary_key=True),
     Column("term", Text, primary_key=True),
     Column("memory_id", Uuid, primary_key=True),
+    Column("place", BigInteger),
+    Column("words", SmallInteger, nullable=False, server_default=text("0")),
     ForeignKeyConstraint(["tenant_id", "user_id"], ["users.tenant_id", "users.user_id"], ondelete="CASCADE"),
     postgresql_partition_by="HASH (tenant_id, user_id)",
 )
-"""The words of the memories of users who have a graph, kept by triggers on `memories`."""
+"""The words of the memories of users who have a graph, kept by triggers on `memories`; with each word the memory's
+place and how many words it has."""
 
 user_graphs = Table(
     "user_graphs",

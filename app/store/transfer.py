@@ -39,9 +39,11 @@ from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.domain.errors import InvalidInput
+from app.domain.memory import MemoryType
+from app.domain.places import conversation_of, place_of
 from app.domain.spaces import StoredSpace
 from app.store.spaces import Kind, SpaceStore
-from app.store.tables import KEPT_BY_DATABASE, USER_TABLES
+from app.store.tables import DERIVED, KEPT_BY_DATABASE, USER_TABLES
 from app.store.vectors import vector_from_bytes
 
 TABLES: Mapping[str, Table] = {table.name: table for table in reversed(USER_TABLES)}
@@ -66,7 +68,7 @@ MAX_DEPTH = 32
 
 def _stored(table: Table) -> list[Column[Any]]:
     """What a table's rows say: without their tenant, and without what the database makes by itself."""
-    left_out = KEPT_BY_DATABASE | {"tenant_id"}
+    left_out = KEPT_BY_DATABASE | DERIVED | {"tenant_id"}
     return [column for column in table.columns if column.name not in left_out and column.computed is None]
 
 
@@ -305,6 +307,8 @@ async def import_rows(
             values = [{"tenant_id": tenant_id, **present} for present, _ in chunk]
             if not values:
                 continue
+            if name == "memories":
+                values = [{**value, "place": _place(value)} for value in values]
             query = upsert(table).values(values).on_conflict_do_nothing().returning(*table.primary_key.columns)
             new = {tuple(row) for row in await connection.execute(query)}
             written[name] += len(new)
@@ -332,6 +336,16 @@ async def _own_memories(connection: AsyncConnection, tenant_id: str, chunk: _Chu
     )
     owners = {row.memory_id: row.user_id for row in await connection.execute(query)}
     return [pair for pair in chunk if owners.setdefault(pair[1]["memory_id"], pair[1]["user_id"]) == pair[1]["user_id"]]
+
+
+def _place(row: Mapping[str, Any]) -> int | None:
+    """Where a memory lies in its conversation, which is not part of an export."""
+    try:
+        kind = MemoryType(row["type"])
+    except ValueError:
+        raise InvalidInput(f"type has to be one of {', '.join(MemoryType)}") from None
+    conversation = conversation_of(kind, row["session"], row["source"], row["valid_from"])
+    return None if conversation is None or row["turn"] is None else place_of(conversation, row["turn"])
 
 
 def _chunks(table: Table, rows: Iterable[dict[str, Any]]) -> Iterator[_Chunk]:

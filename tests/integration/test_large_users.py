@@ -97,7 +97,10 @@ class House:
             f"SELECT count(*) FROM {space.memory_table} v JOIN users u USING (tenant_id, user_id) "
             f"WHERE {own} AND v.graph <> u.graph"
         )
-        terms = "SELECT tenant_id, user_id, unnest(terms) AS term, memory_id FROM memories"
+        terms = (
+            "SELECT tenant_id, user_id, unnest(terms) AS term, memory_id, place, cardinality(terms)::smallint AS words "
+            "FROM memories"
+        )
         for more, less in ((terms, "TABLE memory_words"), ("TABLE memory_words", terms)):
             assert not await self.one(
                 f"SELECT count(*) FROM (SELECT * FROM ({more}) a EXCEPT ALL SELECT * FROM ({less}) b) d WHERE {own}"

@@ -1,5 +1,6 @@
 """Search on the real database and model: what is found, in which order, at what cost, and with a part missing."""
 
+import math
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -11,7 +12,7 @@ from app.api.deps import Services
 from app.clients.embeddings.onnx import OnnxEmbedder
 from app.domain.errors import InvalidInput, ModelUnavailable, NotFound
 from app.domain.memory import Draft, MemoryType
-from app.domain.ranking import Weights
+from app.domain.ranking import MOST_LOST, Weights
 from app.services.ranking import SearchRequest
 from app.settings import Settings
 from app.store.engine import Database
@@ -89,13 +90,15 @@ async def test_types_and_tags_filter(searched: Services) -> None:
 
 
 async def test_weights_of_a_request_and_of_a_tenant(searched: Services) -> None:
-    """The request's weights decide, else the tenant's, else the defaults; the score is their weighted sum."""
+    """The request's weights decide, else the tenant's, else the defaults; the score is what is left of the odds."""
     two = {"types": [MemoryType.HISTORY], "limit": 1}
     assert await search(searched, "bicycle", weights=Weights(0, 1, 0), **two) == ["Bought a bicycle helmet"]
     assert await search(searched, "bicycle", weights=Weights(0, 0, 1), **two) == ["Repaired the bicycle chain"]
     found = await searched.ranking.search(TENANT, USER, SearchRequest("bicycle", weights=Weights(2, 1, 1)))
     for item in found.ranked:
-        assert item.score == pytest.approx(0.5 * item.similarity + 0.25 * item.recency + 0.25 * item.confidence)
+        lost = MOST_LOST * (0.25 * (1 - item.recency) + 0.25 * (1 - item.confidence))
+        log_odds = 0.5 * math.log(item.similarity / (1 - item.similarity)) - lost
+        assert item.score == pytest.approx(1 / (1 + math.exp(-log_odds)))
     with pytest.raises(InvalidInput):
         await search(searched, "bicycle", weights=Weights(0, 0, 0))
 
@@ -168,11 +171,11 @@ async def statements(database: Database) -> AsyncIterator[tuple[Database, list[s
 
 
 @pytest.mark.parametrize("memories", [0, 1, 60])
-async def test_a_search_is_one_round_trip_for_its_candidates(
+async def test_a_search_is_two_statements(
     statements: tuple[Database, list[str]], settings: Settings, embedder: OnnxEmbedder, tenant: str, memories: int
 ) -> None:
-    """Whatever the number of memories, one statement finds the candidates with all that ranking needs;
-    beside it there is only the transaction, and for an empty answer the question whether the user exists."""
+    """Whatever the number of memories, one statement says what is known of them and one reads those that were picked;
+    beside them there is only the transaction, and for an empty answer the question whether the user exists."""
     database, sent = statements
     services = build_services(settings, database, embedder)
     drafts = facts(*(f"Rode tram line {number}" for number in range(memories)), kind=MemoryType.HISTORY)
@@ -182,7 +185,7 @@ async def test_a_search_is_one_round_trip_for_its_candidates(
     found = await services.ranking.search(tenant, "u", SearchRequest("tram line 7", limit=100))
     assert len(found.ranked) == memories
     questions = [one for one in sent if "memories" in one or "users" in one]
-    assert len(questions) == (1 if memories else 2)
+    assert len(questions) == 2
     others = [one for one in sent if one not in questions]
     assert len(others) <= (3 if memories else 5)
     assert all(one.startswith(("BEGIN", "COMMIT", "SELECT set_config")) for one in others)

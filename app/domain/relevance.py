@@ -1,0 +1,194 @@
+"""Relevance: how likely a memory answers a query, out of several arms. Pure arithmetic over arrays.
+
+Two arms see a memory alone, its words (BM25) and its meaning (cosine); the others see where it was said: the words of
+the turns around it, the meaning of its neighbours, the best its session has to offer, who says it, and when. The
+lexical arms are shares of what the query could score at most, so that their say shrinks by itself where few of the
+query's words are found, and the vectors decide. The weights are those of a conditional logit over the memories of a
+user (McFadden), fitted and checked on conversations left out as docs/decisions/0033 tells.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+
+import numpy as np
+from numpy.typing import NDArray
+
+from app.domain import wording
+from app.domain.places import LOOSE, SESSION_BITS
+from app.domain.times import Span, closeness
+
+Floats = NDArray[np.float64]
+
+K1 = 1.2
+B = 0.75
+"""BM25's saturation of repeated words and its share of length normalisation (Robertson and Zaragoza 2009)."""
+
+KERNEL = (0.5, 0.3, 0.15)
+"""What a word counts that is said one, two or three turns away, as a share of a word of the turn itself."""
+
+COSINE_FLOOR = 0.1
+"""A cosine below this says nothing: two unrelated sentences have as much."""
+
+LONGEST = 24
+"""From here on more words make a memory no more informative."""
+
+ALONE_WORDS = 12
+"""A memory that stands alone is as informative as a turn of so many words, however short it is: somebody chose it."""
+
+ALONE_SESSION = 0.5
+"""What its own words count as a session's."""
+
+
+@dataclass(frozen=True)
+class Fusion:
+    """Weights of the arms, in log-odds per unit of each."""
+
+    words: float = 10.0
+    session: float = 6.0
+    cosine: float = 9.0
+    neighbours: float = 6.0
+    length: float = 2.2
+    speaker: float = 1.0
+    question: float = -0.7
+    moment: float = 4.0
+    offset: float = -11.0
+
+
+@dataclass(frozen=True)
+class Field:
+    """What is known of n of a user's memories and of the t words of a query, by position.
+
+    `places` int64 (n,): session and turn, below 0 where a memory stands alone; `words` (n,) how many distinct words
+    each has; `holds` bool (t, n); `cosines` (n,), NaN where unknown; `found` (t,) how many of all the user's `memories`
+    hold each word.
+    """
+
+    places: NDArray[np.int64]
+    words: Floats
+    holds: NDArray[np.bool_]
+    cosines: Floats
+    found: Floats
+    memories: int
+
+    def with_cosines(self, positions: Sequence[int], cosines: Sequence[float]) -> "Field":
+        """The same, with some cosines that were found since."""
+        known = self.cosines.copy()
+        known[list(positions)] = cosines
+        return replace(self, cosines=known)
+
+
+@dataclass(frozen=True)
+class Said:
+    """What a memory's own fields say of it: who said it and when, and whether it asks something."""
+
+    speaker: str | None
+    at: datetime
+    is_question: bool
+
+
+@dataclass(frozen=True)
+class Arms:
+    """What each arm says of n memories, each of shape (n,)."""
+
+    words: Floats
+    session: Floats
+    cosine: Floats
+    neighbours: Floats
+    length: Floats
+
+    def fused(self, weights: Fusion) -> Floats:
+        """Log-odds of each memory by these arms."""
+        return (
+            weights.offset
+            + weights.words * self.words
+            + weights.session * self.session
+            + weights.cosine * self.cosine
+            + weights.neighbours * self.neighbours
+            + weights.length * self.length
+        )
+
+
+def arms(field: Field) -> Arms:
+    """Every arm that needs nothing but the field."""
+    places = _apart(field.places)
+    order = np.argsort(places, kind="stable")
+    back = np.empty_like(order)
+    back[order] = np.arange(len(order))
+    places = places[order]
+    near = [(_at(places, step), share) for each, share in enumerate(KERNEL, 1) for step in (each, -each)]
+    by_words = _by_words(field, order, near)
+    cosines = np.nan_to_num(field.cosines[order], nan=0.0)
+    meant = np.maximum(cosines - COSINE_FLOOR, 0.0)
+    beside = np.maximum(_shifted(meant, near[0][0]), _shifted(meant, near[1][0]))
+    _, session = np.unique(places >> SESSION_BITS, return_inverse=True)
+    best = np.zeros(session.max(initial=-1) + 1)
+    np.maximum.at(best, session, by_words)
+    # Whoever tells a single fact chose it; among the turns of a conversation most say little.
+    is_alone = (field.places < 0) | (field.places & LOOSE != 0)
+    length = np.log1p(np.where(is_alone, ALONE_WORDS, np.minimum(field.words, LONGEST)))
+    of_session = np.where(is_alone, ALONE_SESSION * by_words[back], best[session][back])
+    return Arms(by_words[back], of_session, cosines[back], beside[back], length)
+
+
+def best(log_odds: Floats, count: int) -> list[int]:
+    """The positions of the `count` highest, best first; equal ones in their order."""
+    return np.argsort(-log_odds, kind="stable")[:count].tolist()
+
+
+def said_log_odds(said: Sequence[Said], query: str, spans: Sequence[Span], weights: Fusion) -> Floats:
+    """What the speaker, the moment and the form of each memory add to its log-odds. A speaker counts where the query
+    names some of those who speak, and not all of them."""
+    asked = set(wording.words(query))
+    speakers = {each.speaker for each in said if each.speaker}
+    named = {speaker for speaker in speakers if _names(speaker) & asked}
+    named = named if named != speakers or len(speakers) == 1 else set[str]()
+    speaks = np.array([each.speaker in named for each in said], float)
+    asks = np.array([each.is_question for each in said], float)
+    near = np.array([closeness(each.at, spans) for each in said], float)
+    return weights.speaker * speaks + weights.question * asks + weights.moment * near
+
+
+def _names(speaker: str) -> set[str]:
+    return set(wording.words(speaker))
+
+
+def _by_words(field: Field, order: NDArray[np.intp], near: Sequence[tuple[NDArray[np.intp], float]]) -> Floats:
+    """BM25 of each memory with the words around it, as a share of the most the query can score, in `order`."""
+    if not len(field.found) or not field.memories:
+        return np.zeros(len(order))
+    rarity = np.log1p((field.memories - field.found + 0.5).clip(min=0.5) / (field.found + 0.5))
+    counts = field.holds[:, order].astype(float)
+    lengths = field.words[order].astype(float)
+    own, own_lengths = counts, lengths
+    for at, share in near:
+        counts = counts + share * _shifted(own, at)
+        lengths = lengths + share * _shifted(own_lengths, at)
+    typical = lengths.mean() if len(lengths) else 1.0
+    norm = K1 * (1.0 - B + B * lengths / max(typical, 1e-9))
+    weighed = rarity @ (counts * (K1 + 1.0) / (counts + norm))
+    return weighed / (rarity.sum() * (K1 + 1.0) + 1e-9)
+
+
+def _apart(places: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Places in which each memory that stands alone has a session of its own."""
+    alone = places < 0
+    if not alone.any():
+        return places
+    apart = places.copy()
+    apart[alone] = -((np.arange(alone.sum(), dtype=np.int64) + 1) << SESSION_BITS)
+    return apart
+
+
+def _at(places: NDArray[np.int64], step: int) -> NDArray[np.intp]:
+    """For each of the sorted places the position of the one `step` further in its session, or -1."""
+    wanted = places + step
+    at = np.searchsorted(places, wanted)
+    at[at == len(places)] = 0
+    is_there = (places[at] == wanted) & (wanted >> SESSION_BITS == places >> SESSION_BITS) if len(places) else at > 0
+    return np.where(is_there, at, -1)
+
+
+def _shifted(values: Floats, at: NDArray[np.intp]) -> Floats:
+    """Values (…, n) as they are at other positions, 0 where there is none."""
+    return np.where(at >= 0, values[..., at], 0.0)

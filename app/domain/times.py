@@ -1,0 +1,204 @@
+"""Time expressions in a query: `last spring`, `two weeks ago`, `on 3 May 2023` as spans of time. English."""
+
+import calendar
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+from app.domain import wording
+
+_MONTHS = {name.lower(): number for number, name in enumerate(calendar.month_name) if name}
+_SHORT = {name.lower(): number for number, name in enumerate(calendar.month_abbr) if name}
+_MONTH = "|".join((*_MONTHS, *_SHORT, "sept"))
+_WEEKDAYS = {name.lower(): number for number, name in enumerate(calendar.day_name)}
+_SEASONS = {"winter": 12, "spring": 3, "summer": 6, "autumn": 9, "fall": 9}
+_UNIT_DAYS = {"day": 1, "week": 7, "fortnight": 14, "month": 30.44, "year": 365.25}
+
+_ISO = re.compile(r"\b((?:19|20)\d\d)-(\d\d)(?:-(\d\d))?\b")
+_DAY_FIRST = re.compile(rf"\b(\d{{1,2}})(?:st|nd|rd|th)?(?: of)? ({_MONTH})\b\.?,?(?: ((?:19|20)\d\d))?", re.IGNORECASE)
+_MONTH_FIRST = re.compile(rf"\b({_MONTH})\.? (\d{{1,2}})(?:st|nd|rd|th)?\b(?!\d)(?:,? ((?:19|20)\d\d))?", re.IGNORECASE)
+_IN_MONTH = re.compile(
+    rf"\b(?:(in|last|this|during|since|early|late|mid) )?({_MONTH})\b(?:,? (?:of )?((?:19|20)\d\d))?", re.IGNORECASE
+)
+_YEAR = re.compile(r"\b(?:in|during|of|year|since|summer|winter|spring|autumn|fall) ((?:19|20)\d\d)\b", re.IGNORECASE)
+_AGO = re.compile(
+    r"\b(an?|[a-z]+|\d+)(?: (?:couple|few) of| few)? (day|week|fortnight|month|year)s? ago\b", re.IGNORECASE
+)
+_LAST = re.compile(r"\b(last|past|previous|this) (week|month|year|weekend|night)\b", re.IGNORECASE)
+_WEEKDAY = re.compile(rf"\b(?:last|on|this) ({'|'.join(_WEEKDAYS)})\b", re.IGNORECASE)
+_SEASON = re.compile(
+    rf"\b(?:(last|this|in|during|the) )(?:the )?({'|'.join(_SEASONS)})\b(?:,? (?:of )?((?:19|20)\d\d))?", re.IGNORECASE
+)
+_DAYS = {"today": 0, "yesterday": 1, "tonight": 0, "recently": None}
+
+_NOW_ASKED = re.compile(
+    r"\b(?:do|am|are|is|have|'s|'m|'re)\b[^.?!]*\b(?:i|my|mine|we|our)\b|\b(?:i|my|mine|we|our)\b[^.?!]*\b(?:do|am|are|is|have|'s|'m|'re|live|work|use)\b",
+    re.IGNORECASE,
+)
+_PAST_ASKED = re.compile(
+    r"\b(?:did|was|were|had|used to|before|previous(?:ly)?|former(?:ly)?|first|ever|earlier|once|when|old|ago|last|"
+    r"history)\b",
+    re.IGNORECASE,
+)
+
+AFTER_DAYS = 10.0
+BEFORE_DAYS = 2.0
+"""How fast closeness to a span fades: what happened is told later, seldom before."""
+
+LONG_DAYS = 30.0
+"""A span of this length says half as much as a day."""
+
+
+@dataclass(frozen=True)
+class Span:
+    """From `start` to `end`, both aware."""
+
+    start: datetime
+    end: datetime
+
+    @property
+    def days(self) -> float:
+        """How long it is."""
+        return (self.end - self.start).total_seconds() / 86400.0
+
+
+def spans(text: str, now: datetime) -> list[Span]:
+    """The spans of time that `text` names, seen from `now`; without a year the last such span that began."""
+    found: list[Span] = []
+    rest = text
+    for pattern, read in (
+        (_ISO, _iso),
+        (_DAY_FIRST, _day_first),
+        (_MONTH_FIRST, _month_first),
+        (_SEASON, _season),
+        (_IN_MONTH, _month),
+        (_AGO, _ago),
+        (_LAST, _last),
+        (_WEEKDAY, _weekday),
+        (_YEAR, _year),
+    ):
+        for match in pattern.finditer(rest):
+            span = read(match, now)
+            if span is not None:
+                found.append(span)
+                # What was read is read once.
+                rest = rest[: match.start()] + " " * (match.end() - match.start()) + rest[match.end() :]
+    words = set(wording.words(rest))
+    for word, days in _DAYS.items():
+        if word in words and days is not None:
+            found.append(_day(now - timedelta(days=days)))
+    return found
+
+
+def asks_of_now(text: str) -> bool:
+    """Whether a question asks how things are now for who asks it: in the present, of `I` or `my`, no time named."""
+    return _NOW_ASKED.search(text) is not None and _PAST_ASKED.search(text) is None
+
+
+def closeness(at: datetime, wanted: Sequence[Span]) -> float:
+    """How well a moment fits the best of some spans, 0..1: within it, or told a little later; short spans say more."""
+    return max((_closeness(at, span) for span in wanted), default=0.0)
+
+
+def _closeness(at: datetime, span: Span) -> float:
+    says = 1.0 / (1.0 + max(0.0, span.days - 1.0) / LONG_DAYS)
+    if at < span.start:
+        return says * math.exp((at - span.start).total_seconds() / 86400.0 / BEFORE_DAYS)
+    return says * math.exp(-max(0.0, (at - span.end).total_seconds() / 86400.0) / AFTER_DAYS)
+
+
+def _day(moment: datetime) -> Span:
+    start = moment.replace(hour=0, minute=0, second=0, microsecond=0)
+    return Span(start, start + timedelta(days=1))
+
+
+def _month_number(name: str) -> int:
+    return _MONTHS.get(name.lower()) or _SHORT[name.lower()[:3]]
+
+
+def _of(year: int, month: int, day: int | None = None, months: int = 1) -> Span | None:
+    try:
+        start = datetime(year, month, day or 1, tzinfo=UTC)
+    except ValueError:
+        return None
+    if day is not None:
+        return _day(start)
+    ends = month - 1 + months
+    return Span(start, datetime(year + ends // 12, ends % 12 + 1, 1, tzinfo=UTC))
+
+
+def _latest(year: str | None, now: datetime, month: int, day: int | None = None, months: int = 1) -> Span | None:
+    """The span in the year given, else the last one that began before `now`."""
+    if year:
+        return _of(int(year), month, day, months)
+    this = _of(now.year, month, day, months)
+    return this if this is None or this.start <= now else _of(now.year - 1, month, day, months)
+
+
+def _iso(match: re.Match[str], now: datetime) -> Span | None:
+    return _of(int(match[1]), int(match[2]), int(match[3]) if match[3] else None)
+
+
+def _day_first(match: re.Match[str], now: datetime) -> Span | None:
+    return _latest(match[3], now, _month_number(match[2]), int(match[1]))
+
+
+def _month_first(match: re.Match[str], now: datetime) -> Span | None:
+    return _latest(match[3], now, _month_number(match[1]), int(match[2]))
+
+
+def _month(match: re.Match[str], now: datetime) -> Span | None:
+    """`may` and `march` are verbs too: without a year or a word before them they are no months."""
+    is_plain = not match[1] and not match[3]
+    if is_plain and (match[2].islower() or match[2].lower() in {"may", "march"}):
+        return None
+    return _latest(match[3], now, _month_number(match[2]))
+
+
+def _season(match: re.Match[str], now: datetime) -> Span | None:
+    return _latest(match[3], now, _SEASONS[match[2].lower()], months=3)
+
+
+def _ago(match: re.Match[str], now: datetime) -> Span | None:
+    word = match[1].lower()
+    numbers = wording.numbers(word)
+    count = 1.0 if word in {"a", "an", "one"} else float(min(numbers)) if len(numbers) == 1 else 2.5
+    days = count * _UNIT_DAYS[match[2].lower()]
+    slack = max(0.5, _UNIT_DAYS[match[2].lower()] / 2)
+    try:
+        at = now - timedelta(days=days)
+        return Span(at - timedelta(days=slack), at + timedelta(days=slack))
+    except OverflowError:
+        return None
+
+
+def _last(match: re.Match[str], now: datetime) -> Span | None:
+    is_this, unit = match[1].lower() == "this", match[2].lower()
+    today = _day(now).start
+    if unit == "night":
+        return _day(now - timedelta(days=0 if is_this else 1))
+    if unit == "weekend":
+        saturday = today - timedelta(days=(today.weekday() - 5) % 7)
+        return Span(saturday, saturday + timedelta(days=2))
+    if unit == "week":
+        monday = today - timedelta(days=today.weekday() + (0 if is_this else 7))
+        return Span(monday, monday + timedelta(days=7))
+    if unit == "month":
+        first = today.replace(day=1)
+        return _of(first.year, first.month) if is_this else _of(*_before(first.year, first.month))
+    return _of(now.year - (0 if is_this else 1), 1, months=12)
+
+
+def _before(year: int, month: int) -> tuple[int, int]:
+    return (year, month - 1) if month > 1 else (year - 1, 12)
+
+
+def _weekday(match: re.Match[str], now: datetime) -> Span | None:
+    back = (now.weekday() - _WEEKDAYS[match[1].lower()]) % 7 or 7
+    return _day(now - timedelta(days=back))
+
+
+def _year(match: re.Match[str], now: datetime) -> Span | None:
+    return _of(int(match[1]), 1, months=12)

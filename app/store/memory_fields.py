@@ -1,0 +1,166 @@
+"""The statements of a search: what is known of all of a user's memories for a query, then the memories picked of them.
+
+The first answers with one row of packed arrays, since decoding thousands of rows costs more than finding them. For an
+ordinary user it is about every memory that may be found; for one who has a graph, about the nearest by it and those
+that hold a word of the query, and whether they may be found is seen when they are picked. Arguments $1 to $7 are those
+of `memory_search`: vector, words, tenant, user, moment, types, tags.
+"""
+
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+from uuid import UUID
+
+import numpy as np
+from numpy.typing import NDArray
+
+from app.domain.relevance import Field
+from app.domain.spaces import Role, StoredSpace
+from app.store.memory_search import HOLDS, MEMORY, OF_USER, that_hold
+
+_PACKED = """(SELECT string_agg(uuid_send(memory_id), ''::bytea) FROM mine) AS ids,
+       (SELECT string_agg(int8send(coalesce(place, -1)), ''::bytea) FROM mine) AS places,
+       (SELECT string_agg(int2send(least(words, 9999)::int2), ''::bytea) FROM mine) AS words,
+       (SELECT string_agg(float4send(coalesce(distance, 'NaN')::float4), ''::bytea) FROM mine) AS distances"""
+
+
+def _query(space: StoredSpace, role: Role) -> str:
+    return f"""query AS MATERIALIZED (
+    SELECT in_space($1::float4[]::vector, $3::text, {space.number}, '{role}')::{space.column_type} AS vector,
+           tsvector_to_array(to_tsvector('english'::regconfig, $2::text)) AS terms
+)"""
+
+
+@cache
+def exact_field(space: StoredSpace, role: Role) -> str:
+    """Every memory that may be found: its distance (NaN without a vector), place and number of words; and which of them
+    hold which word of the query, by position. `lacking`: how many have no vector."""
+    return f"""
+WITH {_query(space, role)}, mine AS MATERIALIZED (
+    SELECT m.memory_id, m.place, cardinality(m.terms) AS words, v.embedding <=> query.vector AS distance,
+           CASE WHEN m.terms && query.terms THEN m.terms END AS terms, (row_number() OVER ())::int4 - 1 AS at
+    FROM query, memories m
+    LEFT JOIN {space.memory_table} v
+           ON v.tenant_id = m.tenant_id AND v.user_id = m.user_id AND v.memory_id = m.memory_id
+    WHERE {OF_USER} AND {HOLDS}
+), hits AS MATERIALIZED (
+    SELECT at, (ord - 1)::int2 AS term
+    FROM mine, query, unnest(query.terms) WITH ORDINALITY AS asked(term, ord)
+    WHERE mine.terms IS NOT NULL AND asked.term = ANY(mine.terms)
+)
+SELECT {_PACKED},
+       (SELECT string_agg(int4send(at), ''::bytea) FROM hits) AS hit_at,
+       (SELECT string_agg(int2send(term), ''::bytea) FROM hits) AS hit_term,
+       cardinality(query.terms) AS terms,
+       (SELECT count(*) FROM mine WHERE distance IS NULL) AS lacking,
+       (SELECT greatest(u.graph, 0) FROM users u WHERE u.tenant_id = $3::text AND u.user_id = $4::text) AS graph
+FROM query
+"""
+
+
+@cache
+def graph_field(space: StoredSpace, graph: int) -> str:
+    """The $8 nearest by the user's graph, and for each word of the query all memories that hold it: id, place and
+    number of words of each, the second kind with the word. To be planned and run under GRAPH_SETTINGS."""
+    return f"""
+WITH {_query(space, "serving")}, mine AS MATERIALIZED (
+    SELECT m.memory_id, m.place, cardinality(m.terms) AS words, near.distance
+    FROM (
+        SELECT v.memory_id, v.embedding <=> (SELECT vector FROM query) AS distance
+        FROM {space.memory_table} v {that_hold("v")}
+        WHERE v.graph = {graph:d} AND v.tenant_id = $3::text AND v.user_id = $4::text AND $1::float4[] IS NOT NULL
+        ORDER BY v.embedding <=> (SELECT vector FROM query) LIMIT $8::int
+    ) AS near
+    CROSS JOIN LATERAL (SELECT * FROM memories m WHERE {OF_USER} AND m.memory_id = near.memory_id LIMIT 1) AS m
+), hits AS MATERIALIZED (
+    SELECT w.memory_id, w.place, w.words, (asked.ord - 1)::int2 AS term
+    FROM query, unnest(query.terms) WITH ORDINALITY AS asked(term, ord)
+    JOIN memory_words w ON w.tenant_id = $3::text AND w.user_id = $4::text AND w.term = asked.term
+)
+SELECT {_PACKED},
+       (SELECT string_agg(uuid_send(memory_id), ''::bytea) FROM hits) AS hit_ids,
+       (SELECT string_agg(int8send(coalesce(place, -1)), ''::bytea) FROM hits) AS hit_places,
+       (SELECT string_agg(int2send(words), ''::bytea) FROM hits) AS hit_words,
+       (SELECT string_agg(int2send(term), ''::bytea) FROM hits) AS hit_term,
+       cardinality(query.terms) AS terms,
+       (SELECT count(*) FROM mine) AS near,
+       (SELECT u.memories FROM users u WHERE u.tenant_id = $3::text AND u.user_id = $4::text) AS memories,
+       (SELECT greatest(u.graph, 0) FROM users u WHERE u.tenant_id = $3::text AND u.user_id = $4::text) AS graph
+FROM query
+"""
+
+
+@cache
+def picked(space: StoredSpace, role: Role) -> str:
+    """Those of the memories $8 that may be found, with the cosine and the vector of each that has one."""
+    return f"""
+WITH {_query(space, role)}
+SELECT {MEMORY}, 1 - (v.embedding <=> query.vector) AS cosine, vector_send(v.embedding::vector) AS vector
+FROM query, unnest($8::uuid[]) AS wanted(memory_id)
+CROSS JOIN LATERAL (
+    SELECT * FROM memories m WHERE {OF_USER} AND m.memory_id = wanted.memory_id AND {HOLDS} LIMIT 1
+) AS m
+LEFT JOIN LATERAL (
+    SELECT v.embedding FROM {space.memory_table} v
+    WHERE v.tenant_id = $3::text AND v.user_id = $4::text AND v.memory_id = wanted.memory_id LIMIT 1
+) AS v ON true
+"""
+
+
+@dataclass(frozen=True)
+class Looked:
+    """What is known of a user's memories for a query, and their ids (16 bytes each), by position; whether it is about
+    every memory that may be found."""
+
+    field: Field
+    ids: NDArray[np.void]
+    is_whole: bool
+
+    def id_at(self, position: int) -> UUID:
+        """The id of one of them."""
+        return UUID(bytes=self.ids[position].tobytes())
+
+
+def _packed(row: Any, name: str, kind: str) -> NDArray[Any]:
+    """An array that the database packed, big-endian, in this machine's order."""
+    held = np.frombuffer(row[name] or b"", dtype=kind)
+    return held if kind == "V16" else held.astype(held.dtype.newbyteorder("="))
+
+
+def looked(row: Any) -> Looked:
+    """The row of `exact_field`."""
+    ids = _packed(row, "ids", "V16")
+    holds = np.zeros((row["terms"], len(ids)), bool)
+    holds[_packed(row, "hit_term", ">i2"), _packed(row, "hit_at", ">i4")] = True
+    field = Field(
+        places=_packed(row, "places", ">i8"),
+        words=_packed(row, "words", ">i2").astype(float),
+        holds=holds,
+        cosines=1.0 - _packed(row, "distances", ">f4").astype(float),
+        found=holds.sum(axis=1).astype(float),
+        memories=len(ids),
+    )
+    return Looked(field, ids, is_whole=True)
+
+
+def looked_by_graph(row: Any) -> Looked:
+    """The row of `graph_field`, the nearest and those with words as one: the first eight bytes of an id tell memories
+    apart."""
+    ids = np.concatenate([_packed(row, "ids", "V16"), _packed(row, "hit_ids", "V16")])
+    _, first, at = np.unique(ids.view("i8")[::2], return_index=True, return_inverse=True)
+    near, terms = int(row["near"]), _packed(row, "hit_term", ">i2")
+    holds = np.zeros((row["terms"], len(first)), bool)
+    holds[terms, at[near:]] = True
+    cosines = np.full(len(first), np.nan)
+    cosines[at[:near]] = 1.0 - _packed(row, "distances", ">f4")
+    places = np.concatenate([_packed(row, "places", ">i8"), _packed(row, "hit_places", ">i8")])
+    words = np.concatenate([_packed(row, "words", ">i2"), _packed(row, "hit_words", ">i2")])
+    field = Field(
+        places=places[first],
+        words=words[first].astype(float),
+        holds=holds,
+        cosines=cosines,
+        found=np.bincount(terms, minlength=row["terms"]).astype(float),
+        memories=int(row["memories"]),
+    )
+    return Looked(field, ids[first], is_whole=False)

@@ -1,0 +1,1 @@
+"""Memory that is right, measured on public data and on generated histories."""

@@ -1,0 +1,160 @@
+"""Which attribute of a person a sentence tells, what a correction sets right, and which memory is outdated."""
+
+from datetime import UTC, datetime, timedelta
+from uuid import UUID
+
+import numpy as np
+import pytest
+
+from app.domain.extraction import facts_in, statements_in
+from app.domain.facts import Correction, Fact, correction_in, fact_in
+from app.domain.memory import Draft, Memory, MemoryType, Neighbour, resolve
+from app.domain.ranking import LATER, Candidate, newer_first, outdated
+from app.domain.times import asks_of_now
+from app.domain.turns import Message, corrected, drafts_of
+
+NOW = datetime(2026, 1, 10, tzinfo=UTC)
+DAY = timedelta(days=1)
+
+
+def memory(number: int, content: str, days: float, kind: MemoryType = MemoryType.PROFILE) -> Memory:
+    at = NOW - days * DAY
+    return Memory(UUID(int=number), "u", kind, content, 0.8, (), "api", at, at, valid_from=at)
+
+
+@pytest.mark.parametrize(
+    ("text", "attribute", "value"),
+    [
+        ("I moved to Lyon", "residence", "lyon"),
+        ("We've just relocated to New York for work", "residence", "new york"),
+        ("Just moved to Oslo.", "residence", "oslo"),
+        ("Lyon is home now", "residence", "lyon"),
+        ("After years in Paris, I now call Lyon my home", "residence", "lyon"),
+        ("I work for Acme Corp as an engineer", "employer", "acme corp"),
+        ("I left Initech for Hooli", "employer", "hooli"),
+        ("Hooli hired me", "employer", "hooli"),
+        ("I drive a Tesla now", "car", "tesla"),
+        ("My editor is Vim", "editor", "vim"),
+        ("Call me Ishmael", "name", "ishmael"),
+    ],
+)
+def test_facts_are_read(text: str, attribute: str, value: str) -> None:
+    """One attribute however it is worded."""
+    assert fact_in(text) == Fact(attribute, value)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Do you live in Rome?",
+        "I might move to Rome",
+        "I want to move to Rome",
+        "I don't live in Paris anymore",
+        "I no longer work for Acme",
+        "I used to live in Rome",
+        "The train moved to Lyon",
+        "I like green tea",
+    ],
+)
+def test_what_tells_no_fact(text: str) -> None:
+    """Questions, wishes, denials and other people's doings tell nothing of how things are."""
+    assert fact_in(text) is None
+
+
+def test_each_sentence_tells_its_own() -> None:
+    """A turn of two facts tells two."""
+    assert facts_in("I moved to Lyon. I work for Acme now!") == [Fact("residence", "lyon"), Fact("employer", "acme")]
+    [draft] = statements_in("Boxes everywhere. I moved to Lyon.", "x")
+    assert (draft.type, draft.content) == (MemoryType.PROFILE, "I moved to Lyon")
+
+
+def test_two_values_of_one_attribute_cannot_both_hold() -> None:
+    """Whatever the wording and however far the vectors: the newer supersedes; the same value and an addition do not."""
+    held = [Neighbour(memory(1, "I work for Initech", 90), 0.1)]
+    assert resolve(Draft(MemoryType.PROFILE, "Hooli hired me"), NOW, held).action == "supersede"
+    assert resolve(Draft(MemoryType.PROFILE, "Initech is my employer"), NOW, held).action == "add"
+    assert resolve(Draft(MemoryType.PROFILE, "I also work for Hooli"), NOW, held).action == "add"
+    assert resolve(Draft(MemoryType.PROFILE, "Hooli hired me"), NOW - 100 * DAY, held).action == "outdated"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Sorry, I meant Lyon, not Paris.",
+        "It's actually Lyon, not Paris",
+        "Not Paris, I meant Lyon",
+        "I said Paris but it's Lyon",
+    ],
+)
+def test_a_correction_names_both(text: str) -> None:
+    """What was wrong and what is right, in either order."""
+    assert correction_in(text) == Correction("Paris", "Lyon")
+
+
+def test_a_correction_says_the_fact_anew() -> None:
+    """The corrected fact holds from when the wrong one was taken to; what was said stays as it was said."""
+    known = [memory(1, "I live in Paris", 5, MemoryType.HISTORY), memory(2, "I live in Paris", 5)]
+    draft = corrected(Correction("Paris", "Lyon"), known, "turn")
+    assert draft is not None
+    assert (draft.content, draft.valid_from) == ("I live in Lyon", NOW - 5 * DAY)
+    assert corrected(Correction("Rome", "Lyon"), known, "turn") is None
+
+
+def test_a_turn_is_kept_and_what_it_tells_beside_it() -> None:
+    """The raw message is always there; an assistant's words tell nothing of the user."""
+    said = Message("user", "Long day. I moved to Lyon!", NOW)
+    kept = drafts_of(said, "s", 3)
+    assert [(each.type, each.content) for each in kept] == [
+        (MemoryType.HISTORY, said.content),
+        (MemoryType.PROFILE, "I moved to Lyon"),
+    ]
+    assert (kept[0].session, kept[0].turn, kept[0].speaker) == ("s", 3, "user")
+    assert kept[1].source == "turn:s:3"
+    assert len(drafts_of(Message("assistant", "I moved to Lyon!", NOW), "s", 4)) == 1
+
+
+def test_what_tells_an_earlier_value_is_outdated() -> None:
+    """Per attribute the latest tells what holds; others and memories without one are left alone."""
+    told = [
+        memory(1, "I live in Paris", 90, MemoryType.HISTORY),
+        memory(2, "I moved to Lyon", 10),
+        memory(3, "I work for Acme", 90),
+        memory(4, "Paris was sunny", 1, MemoryType.HISTORY),
+    ]
+    assert outdated(told, facts_in) == {0}
+    corrected_since = [
+        memory(1, "So I got a flat in Paris, nice view", 5, MemoryType.HISTORY),
+        memory(2, "Oops, I meant Lyon, not Paris", 4, MemoryType.HISTORY),
+        memory(3, "Paris was sunny", 60, MemoryType.HISTORY),
+    ]
+    assert outdated(corrected_since, facts_in) == {0}
+
+
+def test_the_later_of_two_that_tell_the_same_comes_first() -> None:
+    """For a question of now; one that is about something else, by itself or beside the question, stays where it is."""
+
+    def candidate(number: int, days: float, axis: int, cosine: float = 0.5) -> Candidate:
+        vector = np.zeros(4, np.float32)
+        vector[axis] = 1.0
+        return Candidate(memory(number, f"m{number}", days), cosine, 0.0, vector)
+
+    found = [candidate(1, 90, 0), candidate(2, 10, 0), candidate(3, 1, 1)]
+    assert newer_first(found, [2.0, 1.0, 1.5]) == [2.0, 2.0 + LATER, 1.5]
+    unrelated = [candidate(1, 90, 0), candidate(2, 10, 0, cosine=0.1)]
+    assert newer_first(unrelated, [2.0, 1.0]) == [2.0, 1.0]
+    assert newer_first([], []) == []
+
+
+@pytest.mark.parametrize("text", ["Where do I live?", "Which company am I working at?", "What's my phone number?"])
+def test_questions_of_now(text: str) -> None:
+    """The present, of oneself."""
+    assert asks_of_now(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["Where did I live in 2020?", "When did I move?", "Where does Ada live?", "What was my first car?", "bicycle"],
+)
+def test_other_questions(text: str) -> None:
+    """The past, other people, and what is no question."""
+    assert not asks_of_now(text)
