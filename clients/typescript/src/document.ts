@@ -2479,7 +2479,7 @@ export interface components {
                 "application/problem+json": components["schemas"]["Problem"];
             };
         };
-        /** @description The key lacks the scope. */
+        /** @description The key lacks the scope, or is bound to another user. */
         403: {
             headers: {
                 "X-Request-ID": components["headers"]["RequestId"];
@@ -2823,9 +2823,9 @@ export interface operations {
             header?: {
                 /** @description Names the user, before the body's `user` does. */
                 "X-User-ID"?: string;
-                /** @description Whether memory is left out, read, or read and written. */
+                /** @description Whether memory is left out, read, or read and written; else CHAT_MEMORY says so. */
                 "X-Memory"?: "off" | "read" | "on";
-                /** @description Whether a vague input may be answered by a question. */
+                /** @description Whether a vague input may be answered by a question; else CHAT_CLARIFY says so. */
                 "X-Clarify"?: "off" | "auto";
             };
             path?: never;
