@@ -63,7 +63,7 @@ $(VENV)/.chart: requirements/chart.txt $(VENV)/.dev
 	@npm ci --prefix .cache/inspector --ignore-scripts --no-audit --no-fund --silent
 	@touch $@
 
-.PHONY: help install install-builtin install-training install-serving install-ray embed-serve slm-serve run test check demo bench lock format lint types floors test-e2e setup-vllm test-vllm setup-training test-training test-loop train-deps embed-finetune embed-quantize embed-eval test-fine-tuning runtime-serve test-runtime test-ray
+.PHONY: help install install-builtin install-training install-serving install-ray embed-serve slm-serve run test check demo bench lock format lint types floors test-e2e setup-vllm test-vllm setup-training test-training test-loop train-deps embed-finetune embed-quantize embed-eval test-fine-tuning runtime-serve test-runtime test-ray clients test-clients
 install: $(VENV)/.dev ## .venv with the service and its test tools
 
 install-builtin: $(VENV)/.builtin ## a small chat model beside the service, for SLM_IMPL=builtin
@@ -141,6 +141,22 @@ test-runtime: $(VENV)/.dev ## one checkpoint for chat and embeddings, for real: 
 test-ray: $(VENV)/.dev $(VENV)/.ray ## model servers and bulk work on a Ray cluster of two nodes: a dead node, a switch (six minutes)
 	$(PY) -m pytest -m "ray" tests/ray
 
+venv-clients/.installed: requirements/clients.txt | $(PY)
+	@$(PY) -m venv --clear venv-clients
+	@venv-clients/bin/python -m pip install -q --disable-pip-version-check --no-deps --require-hashes -r requirements/clients.txt
+	@touch $@
+
+clients/typescript/node_modules/.package-lock.json: clients/typescript/package-lock.json
+	@cd clients/typescript && npm ci --silent
+
+clients: $(VENV)/.dev clients/typescript/node_modules/.package-lock.json ## renew what of the clients is written out of the API
+	$(PY) scripts/write_openapi.py
+	$(PY) scripts/write_python_client.py
+	@cd clients/typescript && npm run --silent generate
+
+test-clients: $(VENV)/.dev venv-clients/.installed clients/typescript/node_modules/.package-lock.json ## the TypeScript client, LangChain's and LlamaIndex's adapters, on a running service
+	$(PY) -m pytest -m "clients" tests/clients
+
 bench: $(VENV)/.dev ## the benchmark tables
 	$(PY) -m benchmarks.core_loop
 
@@ -169,4 +185,5 @@ lock: ## recompute the lock files (needs uv)
 	uv pip compile -q --universal --python-version 3.11 --no-emit-index-url --no-header --generate-hashes --extra ray pyproject.toml -o requirements/ray.txt
 	uv pip compile -q --universal --python-version 3.11 --no-emit-index-url --no-header --generate-hashes --group fine-tuning --no-emit-package torch -o requirements/embedding-training.txt
 	uv pip compile -q --universal --python-version 3.11 --no-emit-index-url --no-header --generate-hashes --group chart -o requirements/chart.txt
+	uv pip compile -q --universal --python-version 3.11 --no-emit-index-url --no-header --generate-hashes --extra langchain --extra llamaindex --group clients/python/pyproject.toml:test clients/python/pyproject.toml -o requirements/clients.txt
 	uv pip compile -q --universal --python-version 3.11 --no-emit-index-url --no-header --generate-hashes --extra dev --extra builtin --extra training pyproject.toml -o requirements/dev.txt

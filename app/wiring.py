@@ -33,6 +33,7 @@ from app.services.consent import ConsentService
 from app.services.context import ContextService
 from app.services.feedback import FeedbackService
 from app.services.hypotheses import HypothesisService
+from app.services.imports import ImportService
 from app.services.jobs.graphs import GraphService
 from app.services.jobs.queue import JobQueue
 from app.services.keys import DEFAULT_TENANT, KeyService
@@ -251,6 +252,13 @@ def build_reads(settings: Settings, database: Database) -> Reads:
     """Where searches read: on the replica too, if there is one."""
     url, pool_size = settings.database_replica_url, settings.database_pool_size
     return Reads(database, Replica(url, database, pool_size=pool_size) if url else None, SystemClock())
+
+
+def build_imports(services: Services) -> ImportService:
+    """The use case about other assistants' exports."""
+    return ImportService(
+        services.database, services.transfer, services.catalogues, services.transfer.users, services.memories.clock
+    )
 
 
 def build_services(

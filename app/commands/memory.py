@@ -1,22 +1,29 @@
 """`embed-service memory`: what is remembered of a user."""
 
+import os
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.progress import DownloadColumn, TimeRemainingColumn
 
 from app.api.memories import added_out, draft_of, memory_out, search_out
 from app.api.schemas import OneMemoryIn, SearchIn
 from app.commands import memory_tables as tables
-from app.commands.terminal import Json, Tenant, on_services, parsed, print_document
+from app.commands.terminal import Json, Tenant, on_services, parsed, print_document, progress_bar
 from app.commands.users import export_user, import_user
+from app.domain.errors import InvalidInput
+from app.domain.imports import Format
 from app.domain.memory import MemoryType
+from app.ports import SystemClock
+from app.services.imports import Report, read_batches
 from app.services.keys import DEFAULT_TENANT
 from app.services.ranking import SearchRequest
+from app.wiring import build_imports
 
 memory = typer.Typer(no_args_is_help=True, help="What is remembered of a user.")
 memory.command("export")(export_user)
-memory.command("import")(import_user)
 
 DATE_FORMATS = ["%Y-%m-%d", "%Y-%m-%dT%H:%M:%S"]
 
@@ -69,6 +76,37 @@ def search(
     request = SearchRequest(query, limit, [kind] if kind else None, asked["tags"], _in_utc(as_of))
     found = on_services(lambda services: services.ranking.search(tenant, user_id, request))
     print_document(search_out(found).model_dump(mode="json"), as_json, lambda: tables.of_found(found))
+
+
+@memory.command("import")
+def import_memories(
+    source: Path,
+    form: Annotated[Format | None, typer.Option("--from", help="Whose file it is; an export of ours without.")] = None,
+    user_id: Annotated[str | None, typer.Option("--user", help="With --from: whose memories these are.")] = None,
+    is_dry: Annotated[bool, typer.Option("--dry-run", help="With --from: only count.")] = False,
+    tenant: Tenant = DEFAULT_TENANT,
+    as_json: Json = False,
+) -> None:
+    """Take in an export, or with --from what mem0, ChatGPT or Claude exported; a second time changes nothing."""
+    if form is None:
+        import_user(source, tenant, as_json)
+        return
+    if user_id is None:
+        raise InvalidInput("say whose memories these are: --user NAME")
+    whose = parsed(OneMemoryIn, {"user_id": user_id, "type": MemoryType.HISTORY, "content": "x"}).user_id
+    with source.open("rb") as file, progress_bar(DownloadColumn(), TimeRemainingColumn()) as bar:
+        task = bar.add_task("importing", total=os.fstat(file.fileno()).st_size)
+
+        def show(_: Report) -> None:
+            bar.update(task, completed=file.tell())
+
+        if is_dry:
+            report = Report()
+            for _ in read_batches(file, form, whose, SystemClock().now(), report):
+                show(report)
+        else:
+            report = on_services(lambda services: build_imports(services).bring(tenant, whose, form, file, show))
+    print_document(report.document(), as_json, lambda: tables.of_import(report, is_dry=is_dry))
 
 
 @memory.command("list")

@@ -8,6 +8,7 @@ from rich.text import Text
 
 from app.commands.terminal import shown
 from app.domain.memory import Memory, MemoryType
+from app.services.imports import Report
 from app.services.memories import Added
 from app.services.ranking import Found
 
@@ -62,6 +63,19 @@ def of_found(found: Found) -> Table:
             *parts,
             _day(item.memory.valid_from),
         )
+    return table
+
+
+def of_import(report: Report, *, is_dry: bool) -> Table:
+    """What a file held, and what became of it."""
+    table = Table(f"{report.items} items", Column("count", justify="right"), "what")
+    for kind, count in sorted(report.by_type.items()):
+        table.add_row(kind, str(count), "memories")
+    for reason, count in sorted(report.left_out.items()):
+        table.add_row("left out", str(count), reason)
+    if report.malformed_items:
+        table.add_row("malformed", str(report.malformed_items), "\n".join(report.malformed))
+    table.add_row("written", "0" if is_dry else str(report.written), "only counted" if is_dry else "new")
     return table
 
 

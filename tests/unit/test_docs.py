@@ -29,6 +29,7 @@ DOCUMENTS = [
     ROOT / "README.md",
     ROOT / "CHANGELOG.md",
     ROOT / "clients/python/README.md",
+    ROOT / "clients/typescript/README.md",
     *sorted(path for path in (ROOT / "docs").rglob("*.md") if "api" not in path.parts),
 ]
 DECISIONS = sorted((ROOT / "docs/decisions").glob("*.md"))
