@@ -89,8 +89,11 @@ class MemoryIn(TypedDict):
     confidence: NotRequired[float]
     content: str
     expires_at: NotRequired[datetime | None]
+    session: NotRequired[str | None]
     source: NotRequired[str]
+    speaker: NotRequired[str | None]
     tags: NotRequired[list[str]]
+    turn: NotRequired[int | None]
     type: MemoryType
     valid_from: NotRequired[datetime | None]
     valid_to: NotRequired[datetime | None]
@@ -109,8 +112,11 @@ class OneMemoryIn(TypedDict):
     confidence: NotRequired[float]
     content: str
     expires_at: NotRequired[datetime | None]
+    session: NotRequired[str | None]
     source: NotRequired[str]
+    speaker: NotRequired[str | None]
     tags: NotRequired[list[str]]
+    turn: NotRequired[int | None]
     type: MemoryType
     user_id: str
     valid_from: NotRequired[datetime | None]
@@ -365,9 +371,12 @@ class MemoryOut:
     created_at: datetime
     expires_at: datetime | None
     id: str
+    session: str | None = None
     source: str
+    speaker: str | None = None
     superseded_by: str | None
     tags: list[str]
+    turn: int | None = None
     type: MemoryType
     updated_at: datetime
     user_id: str

@@ -1534,16 +1534,22 @@ export interface components {
             content: string;
             /** Expires At */
             expires_at?: string | null;
+            /** Session */
+            session?: string | null;
             /**
              * Source
              * @default api
              */
             source?: string;
+            /** Speaker */
+            speaker?: string | null;
             /**
              * Tags
              * @default []
              */
             tags?: string[];
+            /** Turn */
+            turn?: number | null;
             type: components["schemas"]["MemoryType"];
             /** Valid From */
             valid_from?: string | null;
@@ -1571,12 +1577,18 @@ export interface components {
              * Format: uuid
              */
             id: string;
+            /** Session */
+            session?: string | null;
             /** Source */
             source: string;
+            /** Speaker */
+            speaker?: string | null;
             /** Superseded By */
             superseded_by: string | null;
             /** Tags */
             tags: string[];
+            /** Turn */
+            turn?: number | null;
             type: components["schemas"]["MemoryType"];
             /**
              * Updated At
@@ -1656,16 +1668,22 @@ export interface components {
             content: string;
             /** Expires At */
             expires_at?: string | null;
+            /** Session */
+            session?: string | null;
             /**
              * Source
              * @default api
              */
             source?: string;
+            /** Speaker */
+            speaker?: string | null;
             /**
              * Tags
              * @default []
              */
             tags?: string[];
+            /** Turn */
+            turn?: number | null;
             type: components["schemas"]["MemoryType"];
             /** User Id */
             user_id: string;
