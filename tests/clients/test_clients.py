@@ -50,5 +50,5 @@ def test_the_typescript_client_compiles_and_talks_to_the_service(running_service
 def test_the_adapters_work_with_the_real_libraries(running_service: RunningService) -> None:  # noqa: F811
     """In an environment of their own, where the service is not installed."""
     url = {"EMBED_SERVICE_URL": running_service.base_url, "PYTHONPATH": str(PYTHON)}
-    said = run(OWN_PYTHON, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--rootdir", ".", "tests", cwd=PYTHON, **url)
+    said = run(OWN_PYTHON, "-m", "pytest", "-p", "no:cacheprovider", "tests", cwd=PYTHON, **url)
     assert "6 passed" in said
