@@ -63,5 +63,8 @@ async def _answer(opened: asyncio.Future[Services], caller: Caller) -> None:
         return Visit(await asyncio.shield(opened), caller)
 
     server = build_server(find_visit)
-    async with stdio_server() as (read, write):
-        await server.run(read, write, server.create_initialization_options())
+    try:
+        async with stdio_server() as (read, write):
+            await server.run(read, write, server.create_initialization_options())
+    except* BrokenPipeError:
+        pass  # the assistant left without waiting for the last answer
