@@ -320,7 +320,7 @@ async def running_service(
     } | dict(settings or {})
     command = (sys.executable, "-m", "app.cli", "run")
     async with _process(command, folder / "service.log", wanted, folder):
-        await _until_healthy(port, 60, "/readyz")
+        await _until_healthy(port, 300, "/readyz")
         yield f"http://127.0.0.1:{port}"
 
 
