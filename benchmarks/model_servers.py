@@ -301,8 +301,11 @@ async def serving(kind: str, folder: Path) -> AsyncGenerator[ModelServer]:
 
 
 @asynccontextmanager
-async def running_service(folder: Path, base_url: str, server: ModelServer) -> AsyncGenerator[str]:
-    """The service as a process of its own with a database in `folder`; gives its address."""
+async def running_service(
+    folder: Path, base_url: str, server: ModelServer, settings: Mapping[str, str] | None = None
+) -> AsyncGenerator[str]:
+    """The service as a process of its own with a database in `folder`, and `settings` of one's own; gives its
+    address."""
     port = free_port()
     wanted = {
         "DATA_DIR": str(folder / "data"),
@@ -314,10 +317,10 @@ async def running_service(folder: Path, base_url: str, server: ModelServer) -> A
         "VLLM_MODEL_NAME": server.model or "",
         "SLM_API_KEY": server.api_key or "",
         "REQUEST_BUDGET_S": "600",
-    }
+    } | dict(settings or {})
     command = (sys.executable, "-m", "app.cli", "run")
     async with _process(command, folder / "service.log", wanted, folder):
-        await _until_healthy(port, 60, "/readyz")
+        await _until_healthy(port, 300, "/readyz")
         yield f"http://127.0.0.1:{port}"
 
 

@@ -15,7 +15,7 @@ from app.domain.wording import as_request, content_words, normalise, words
 OPENING = "Before I answer: which of these do you mean?"
 CLOSING = "Reply with a number, or say it in your own words."
 
-MAX_WORDS = 10
+MAX_WORDS = 8
 """An input with more content words than this says enough by itself to be answered."""
 
 WORTH_NEED = 0.5
@@ -28,7 +28,7 @@ LEAST_TOKENS = 64
 
 _SMALL_TALK = frozenset(
     """hello hi hey hiya howdy greetings morning afternoon evening night good bye goodbye thanks thank thx cheers ok
-    okay yes yeah yep no nope sure fine great cool nice perfect wow lol sorry welcome test testing ping""".split()
+    okay yes yeah yep no nope sure fine great cool nice perfect wow lol sorry welcome test testing ping lot much""".split()
 )
 _POINTING = frozenset(
     """it its this that these those them they he she him her his one ones again more another also too instead else

@@ -46,7 +46,7 @@ def drafts_of(turns: Sequence[Turn]) -> list[Draft]:
     requests and fragments give none."""
     drafts: list[Draft] = []
     for turn in turns:
-        typed = statements_in(turn.content, SOURCE)
+        typed = [each for each in statements_in(turn.content, SOURCE) if not _is_asking(words(each.content))]
         drafts += typed
         known = {normalise(draft.content) for draft in typed}
         for sentence in sentences(turn.content):

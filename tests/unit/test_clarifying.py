@@ -1,0 +1,139 @@
+"""Clarifying questions in chats: when one may be put, and what the next message makes of it."""
+
+import json
+from typing import Any
+
+import pytest
+
+from app.domain.chat import Chat, read_chat
+from app.domain.clarifying import asked_before, is_same, may_ask, put, read_reply
+
+OPTIONS = ["Build an API in Python using FastAPI?", "Build a REST API?", "Build a small tool?"]
+
+
+def chat(*said: str, **fields: Any) -> Chat:
+    """A conversation in turns, the user's first."""
+    roles = ["user", "assistant"]
+    messages = [{"role": roles[place % 2], "content": text} for place, text in enumerate(said)]
+    read = read_chat(json.dumps({"model": "m", "messages": messages, **fields}).encode())
+    assert read is not None
+    return read
+
+
+@pytest.mark.parametrize(
+    ("said", "option", "words"),
+    [
+        ("2", 1, ""),
+        (" 2. ", 1, ""),
+        ("#3", 2, ""),
+        ("option 2", 1, ""),
+        ("the second", 1, ""),
+        ("The second one, please", 1, ""),
+        ("number two", 1, ""),
+        ("1 please", 0, ""),
+        ("I mean 2", 1, ""),
+        ("last", 2, ""),
+        ("3rd", 2, ""),
+        ("build a rest api", 1, ""),
+        ("2. Build a REST API?", 1, ""),
+        ("2, but in German", 1, "but in German"),
+        ("the first one but with Django", 0, "with Django"),
+        ("none", None, ""),
+        ("None of these.", None, ""),
+        ("neither", None, ""),
+        ("no", None, ""),
+        ("4", None, "4"),
+        ("2 and 3", None, "2 and 3"),
+        ("2 eggs and flour", None, "2 eggs and flour"),
+        ("a small script with 2 files", None, "a small script with 2 files"),
+        ("something else entirely", None, "something else entirely"),
+    ],
+)
+def test_replies(said: str, option: int | None, words: str) -> None:
+    reply = read_reply(said, OPTIONS)
+
+    # What stands between a choice and more words may go with either.
+    assert (reply.option, reply.words.removeprefix("but ")) == (option, words.removeprefix("but "))
+    assert reply.is_rejection == (option is None and not words)
+
+
+def test_a_question_is_known_by_its_letters() -> None:
+    """However a client shows it: other marks, other spacing."""
+    text = put(OPTIONS)
+
+    assert is_same(text.replace("\n", "\r\n").replace("1.", "1)"), OPTIONS)
+    assert not is_same(text, OPTIONS[:2])
+    assert asked_before(chat("build api", text, "2")) == text
+    assert asked_before(chat("build api", "Fine.", "2")) is None
+
+
+@pytest.mark.parametrize(
+    "said",
+    ["build api", "plan a trip", "deploy my app", "what should I cook tonight?", "help me with my code"],
+)
+def test_vague_instructions_may_be_asked_about(said: str) -> None:
+    assert may_ask(chat(said))
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "",
+        "hello",
+        "hi there!",
+        "thanks a lot",
+        "yes please",
+        "What is my name?",
+        "how do I reverse a list in Python?",
+        "My dog is called Biscuit.",
+        "I work as a baker in Oslo",
+        "write a formal letter to my landlord about the broken heating in my kitchen and the mould in the bathroom",
+        "fix this:\nprint(1",
+    ],
+)
+def test_other_messages_are_answered(said: str) -> None:
+    assert not may_ask(chat(said))
+
+
+def test_what_points_at_the_conversation_is_answered() -> None:
+    assert not may_ask(chat("build api", "Fine.", "make it shorter"))
+    assert may_ask(chat("build api", "Fine.", "deploy my app"))
+
+
+def test_nothing_is_asked_twice_in_a_row() -> None:
+    assert not may_ask(chat("build api", put(OPTIONS), "deploy my app"))
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"tools": [{"type": "function"}]},
+        {"functions": [{"name": "f"}]},
+        {"response_format": {"type": "json_object"}},
+        {"n": 2},
+        {"logprobs": True},
+        {"max_tokens": 10},
+        {"max_completion_tokens": 10},
+        {"structured_outputs": {"choice": ["a"]}},
+    ],
+)
+def test_who_wants_more_than_text_is_not_asked(fields: dict[str, Any]) -> None:
+    assert not may_ask(chat("build api", **fields))
+
+
+@pytest.mark.parametrize(
+    "fields", [{"tools": []}, {"n": 1}, {"response_format": {"type": "text"}}, {"max_tokens": 500}]
+)
+def test_who_wants_plain_text_may_be_asked(fields: dict[str, Any]) -> None:
+    assert may_ask(chat("build api", **fields))
+
+
+def test_images_and_prefills_are_answered() -> None:
+    parts = [{"type": "text", "text": "build api"}, {"type": "image_url", "image_url": {"url": "data:,"}}]
+    for messages in (
+        [{"role": "user", "content": parts}],
+        [{"role": "user", "content": "build api"}, {"role": "assistant", "content": "Sure"}],
+    ):
+        read = read_chat(json.dumps({"messages": messages}).encode())
+        assert read is not None
+        assert not may_ask(read)
