@@ -14,7 +14,7 @@ from app.cli import cli, main
 from app.commands.completion import Shell, places, script
 from app.commands.terminal import shown
 
-WITHOUT_JSON = {"run", "worker", "demo", "completion"}
+WITHOUT_JSON = {"run", "mcp", "worker", "demo", "completion"}
 """Servers, a play for people, and a script for a shell."""
 
 COMPLETE = """
