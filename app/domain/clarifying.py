@@ -28,7 +28,8 @@ LEAST_TOKENS = 64
 
 _SMALL_TALK = frozenset(
     """hello hi hey hiya howdy greetings morning afternoon evening night good bye goodbye thanks thank thx cheers ok
-    okay yes yeah yep no nope sure fine great cool nice perfect wow lol sorry welcome test testing ping lot much""".split()
+    okay yes yeah yep no nope sure fine great cool nice perfect wow lol sorry welcome test testing ping lot
+    much""".split()
 )
 _POINTING = frozenset(
     """it its this that these those them they he she him her his one ones again more another also too instead else
