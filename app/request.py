@@ -1,12 +1,18 @@
 """The request being served, for those who call out on its behalf: how long they may take, and for which tenant."""
 
+import asyncio
 import time
-from collections.abc import Generator
+from collections.abc import Coroutine, Generator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from typing import Any, TypeVar
 
 RESERVE_S = 0.05
 """Kept back from a call's time, for the answer that is given without it."""
+
+T = TypeVar("T")
+
+_given_up: set[asyncio.Task[Any]] = set()
 
 _ends_at: ContextVar[float | None] = ContextVar("ends_at", default=None)
 _tenant: ContextVar[str | None] = ContextVar("tenant", default=None)
@@ -29,6 +35,28 @@ def remaining_s(otherwise: float) -> float:
     `otherwise` where no budget was set."""
     ends_at = _ends_at.get()
     return otherwise if ends_at is None else max(0.0, ends_at - time.monotonic() - RESERVE_S)
+
+
+async def at_most(seconds: float, work: Coroutine[Any, Any, T]) -> T:
+    """What `work` gives. Raises TimeoutError after so many seconds, and then does not wait for its end as
+    `asyncio.timeout` would: a connection to a server that hangs cannot be closed at once."""
+    task = asyncio.create_task(work)
+    try:
+        await asyncio.wait({task}, timeout=seconds)
+        if task.done():
+            return task.result()
+        raise TimeoutError(f"no end within {seconds:g} s")
+    finally:
+        if not task.done():
+            _given_up.add(task)
+            task.add_done_callback(_forget)
+            task.cancel()
+
+
+def _forget(task: asyncio.Task[Any]) -> None:
+    _given_up.discard(task)
+    if not task.cancelled():
+        task.exception()  # nobody waits for it any more
 
 
 def lift_deadline() -> None:

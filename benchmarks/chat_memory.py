@@ -143,7 +143,7 @@ async def remembered(wire: Wire, case: Case) -> bool:
     deadline = time.monotonic() + REMEMBERED_S
     while time.monotonic() < deadline:
         reply = await wire.post("/v1/memories/search", {"user_id": case.user_id, "query": case.asked, "limit": 3})
-        if reply.status == 200:
+        if reply.status == 200 and json.loads(reply.body)["results"]:
             return case.expected in reply.body.decode()
         await asyncio.sleep(0.1)
     return False

@@ -8,9 +8,9 @@ packaged model, on the processor that the service uses too) or the address of a 
 The service is the real one, `embed-service run` with that server as its upstream, a process of its own with its
 embedded database and 16 users with 30 memories each. Every request is a conversation of a system message and a
 question that is no reason to ask back; it goes through the proxy with memory on, and straight to the server, in
-turns, in alternating
-order: one at a time, then from 16 clients at once. What is added is the difference of the percentiles of the seconds
-from a request's first byte to its answer's first event; the pace is that of the events after the first. Beside that,
+turns, in alternating order: one at a time, then from 16 clients that each begin at a moment of their own within a
+second. What is added is the difference of the percentiles of the seconds from a request's first byte to its answer's
+first event; the pace is that of the events after the first. Beside that,
 one embedding of a question over HTTP (`POST /v1/embeddings`) is timed in the same turns: memory costs at least one.
 """
 
@@ -44,6 +44,9 @@ ALLOWED_MS = 15.0
 LEAST_PACE = 0.98
 SYSTEM = "You are a helpful assistant. Answer in a few sentences."
 MAX_TOKENS = 48
+
+SPREAD_S = 1.0
+"""Clients come when they come: 16 requests in the same millisecond would measure a queue."""
 
 
 @dataclass(frozen=True)
@@ -144,8 +147,9 @@ class ChatWire:
         self._headers = f"authorization: Bearer {key}\r\n" if key else ""
         self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
 
-    async def ask(self, case: Case, model: str) -> Stream:
-        """One streamed answer."""
+    async def ask(self, case: Case, model: str, delay_s: float = 0.0) -> Stream:
+        """One streamed answer, asked for after a while."""
+        await asyncio.sleep(delay_s)
         messages = [{"role": "system", "content": SYSTEM}, {"role": "user", "content": case.question}]
         fields = {"model": model, "messages": messages, "stream": True, "temperature": 0, "max_tokens": MAX_TOKENS}
         body = json.dumps({**fields, "user": case.user_id}).encode()
@@ -210,16 +214,21 @@ async def one_at_a_time(
 async def all_at_once(
     plan: Plan, cases: Sequence[Case], address: str, server: ModelServer, progress: Progress
 ) -> Measured:
-    """Passes of all clients at once, each with a connection of its own."""
+    """Passes of all clients, each with a connection of its own and beginning when it likes."""
     measured: Measured = {"proxy": [], "direct": []}
     wires = {
         "proxy": [ChatWire(f"{address}/v1") for _ in cases],
         "direct": [ChatWire(server.base_url, server.api_key) for _ in cases],
     }
+    random = Random(3)
     bar = progress.add_task(f"{CLIENTS} clients at once", total=plan.warm_up + plan.passes)
     for number in range(plan.warm_up + plan.passes):
         for way in ("proxy", "direct") if number % 2 else ("direct", "proxy"):
-            asked = (wire.ask(case, server.model or "") for wire, case in zip(wires[way], cases, strict=True))
+            delays = [random.uniform(0, SPREAD_S) for _ in cases]
+            asked = (
+                wire.ask(case, server.model or "", delay)
+                for wire, case, delay in zip(wires[way], cases, delays, strict=True)
+            )
             took = await asyncio.gather(*asked)
             if number >= plan.warm_up:
                 measured[way] += took

@@ -1,6 +1,5 @@
 """Who is calling, while the database that knows the keys does not answer: whoever was known a moment ago."""
 
-import asyncio
 import hashlib
 import time
 from dataclasses import dataclass, field
@@ -10,6 +9,7 @@ from fastapi import Request
 
 from app.api.deps import Caller, authenticate, is_local
 from app.domain.errors import StoreUnavailable
+from app.request import at_most
 
 log = structlog.get_logger(__name__)
 
@@ -36,8 +36,7 @@ class KnownCallers:
         mark = hashlib.sha256(shown.encode("utf-8", "surrogatepass")).digest()
         known = self._known(mark)
         try:
-            async with asyncio.timeout(PATIENCE_S if known is not None else None):
-                caller = await authenticate(request)
+            caller = await (authenticate(request) if known is None else at_most(PATIENCE_S, authenticate(request)))
         except (StoreUnavailable, TimeoutError):
             if known is None:
                 raise

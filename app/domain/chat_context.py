@@ -1,8 +1,9 @@
 """What memory adds to a chat, and where: what holds for the user before the first thing they say, what this turn calls
-for behind the last.
+for before the last, what they mean behind it.
 
-The first part is the same from turn to turn while nothing about the user changes, and the second comes as late as it
-can, so an upstream's prefix cache finds the beginning of each request again. Both go into messages of the user's own:
+The first part is the same from turn to turn while nothing about the user changes, and the second is in the last
+message, so an upstream's prefix cache finds all that is before that again. In front of the question and not behind it,
+because small models answer better so. All goes into messages of the user's own:
 no message is added, so none comes between a tool call and its result, and a model whose template takes one system
 message at the beginning, or none, is served too.
 """
@@ -85,9 +86,10 @@ def make_context(chat: Chat, known: Known, token_budget: int, count: CountTokens
     additions: list[Addition] = []
     if held or picked or "<memory" in meaning:
         additions.append(Addition(first, f"{SAFETY}\n\n{held}" if held else SAFETY, is_before=True))
-    if picked or meaning:
-        behind = "\n\n".join(text for text in (picked, meaning) if text)
-        additions.append(Addition(turn, behind, is_before=False))
+    if picked:
+        additions.append(Addition(turn, picked, is_before=True))
+    if meaning:
+        additions.append(Addition(turn, meaning, is_before=False))
     tokens = sum(count(each.text) for each in additions)
     if tokens <= token_budget:
         return Context(tuple(additions), tokens, (*held_ids, *picked_ids))

@@ -19,7 +19,7 @@ from app.domain.errors import NotReady, StoreUnavailable, UpstreamUnavailable
 from app.domain.hypotheses import Turn
 from app.domain.remembering import new_turns
 from app.ports import Clock, Headers, Upstream, UpstreamAnswer
-from app.request import budget
+from app.request import at_most, budget
 from app.services.afterwards import Afterwards
 from app.services.chat_context import ChatContextService
 from app.services.clarifying import ClarifyingService, Settled, assumed, is_worth_asking
@@ -226,8 +226,7 @@ class ChatService:
         started = time.perf_counter()
         try:
             with budget(PREPARE_S):
-                async with asyncio.timeout(PREPARE_S):
-                    return await self._prepared(asked, asked.chat, asked.user_id)
+                return await at_most(PREPARE_S, self._prepared(asked, asked.chat, asked.user_id))
         except Exception as error:  # noqa: BLE001 - whatever it is, it is ours, and no reason to break a chat
             if isinstance(error, StoreUnavailable | TimeoutError):
                 self._rests_until = time.monotonic() + REST_S

@@ -80,7 +80,7 @@ def remember(client: httpx.Client, user: str, *facts: tuple[str, str]) -> None:
 
 
 def test_a_fact_of_one_conversation_is_in_another(client: httpx.Client, upstream: UpstreamServer) -> None:
-    """Told in one, it is remembered after the answer, and comes behind what is asked in the next; the caller's own
+    """Told in one, it is remembered after the answer, and comes before what is asked in the next; the caller's own
     words are untouched, and the answer is the upstream's to the byte."""
     first = say(client, "kim", "My dog is called Biscuit. Can you suggest a toy?")
     assert first.content == SAID
@@ -90,14 +90,14 @@ def test_a_fact_of_one_conversation_is_in_another(client: httpx.Client, upstream
     second = say(client, "kim", "What is the name of my dog?")
 
     (message,) = got(upstream)
-    assert message["content"].startswith(SAFETY + "\n\nWhat is the name of my dog?\n\n## What the user said before\n")
-    assert "My dog is called Biscuit." in message["content"]
+    assert message["content"].startswith(f"{SAFETY}\n\n## What the user said before\n<memory ")
+    assert message["content"].endswith("My dog is called Biscuit.</memory>\n\nWhat is the name of my dog?")
     assert (second.content, second.headers["x-memories-used"]) == (SAID, "1")
 
 
 def test_what_stands_comes_first_and_stays(client: httpx.Client, upstream: UpstreamServer) -> None:
     """Constraints, style and persona stand before the first message, the same from turn to turn, and what a turn calls
-    for behind the last: each request begins as the one before it but for that."""
+    for before the last: each request begins as the one before it but for that."""
     remember(
         client,
         "lea",
@@ -116,7 +116,9 @@ def test_what_stands_comes_first_and_stays(client: httpx.Client, upstream: Upstr
 
     one, two, three = (json.loads(each.body)["messages"] for each in upstream.received)
     assert one[0] == two[0] == three[0] == system
-    before = one[1]["content"].partition("Where do I live")[0]
+    before = two[1]["content"].partition("Where do I live")[0]
+    assert one[1]["content"].startswith(before)
+    assert "I live in Porto" in one[1]["content"].removeprefix(before)
     assert "Use a formal tone." in before
     assert "Keep answers short" in before
     assert "I never eat fish" in before

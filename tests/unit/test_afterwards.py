@@ -143,3 +143,27 @@ async def test_closing_waits_only_so_long(monkeypatch: pytest.MonkeyPatch) -> No
 
     assert time.monotonic() - started < 2.0
     assert not job.is_done
+
+
+async def test_work_that_cannot_be_ended_at_once_is_given_up() -> None:
+    """The time is kept though its own end takes long; and an end in time gives its result or its error."""
+    is_ended = asyncio.Event()
+
+    async def stubborn() -> None:
+        try:
+            await asyncio.sleep(30)
+        finally:
+            await asyncio.shield(asyncio.sleep(0.3))
+            is_ended.set()
+
+    async def quick() -> int:
+        return 7
+
+    started = time.monotonic()
+    with pytest.raises(TimeoutError):
+        await request.at_most(0.05, stubborn())
+    assert time.monotonic() - started < 0.25
+    await asyncio.wait_for(is_ended.wait(), 5)
+    assert await request.at_most(1.0, quick()) == 7
+    with pytest.raises(StoreUnavailable):
+        await request.at_most(1.0, Job(error=StoreUnavailable("gone")).run())
