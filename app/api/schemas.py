@@ -333,7 +333,7 @@ class MemoryIn(Request):
     expires_at: Moment | None = None
     session: SessionName | None = None
     """The conversation it is from: what is said in one helps to find what was said beside it."""
-    turn: Annotated[int, Field(ge=0, lt=1_000_000)] | None = None
+    turn: Annotated[int, Field(ge=0, lt=1_000_000), WHOLE] | None = None
     """Which turn of that conversation; left out, the next."""
     speaker: SessionName | None = None
     """Who said it."""

@@ -1,5 +1,6 @@
 """Looking at a new embedding space before it serves: is it whole, does search find what it should, has it drifted."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +14,9 @@ from app.store.space_fills import FillStore
 from app.store.spaces import SpaceStore
 
 TEN = 10
+
+ROUNDED = 1e-4
+"""By how much half precision may move a cosine."""
 
 SAME_COSINE = 0.999
 """A text that is embedded again has its vector within this, whatever is rounded on the way. Below it the model behind
@@ -96,7 +100,7 @@ class SpaceCheck:
                 items, vectors = await self._store.vectors_of(connection, tenant_id, space, user_id)
             ten = _cosines(vectors, vector)
             nearest = np.argsort(-ten, kind="stable")[:TEN]
-            recalls.append(_share(searched, [items[place] for place in nearest]))
+            recalls.append(_recall(searched, dict(zip(items, ten.tolist(), strict=True)), ten[nearest].tolist()))
             cosines += ten[nearest].tolist()
             found.append(searched)
         return Found(_mean(recalls), _mean(cosines)), found
@@ -118,6 +122,14 @@ def _cosines(vectors: Vectors, vector: Vector) -> Vector:
 
 def _share(found: list[Any], wanted: list[Any]) -> float:
     return len(set(found) & set(wanted)) / len(wanted) if wanted else 1.0
+
+
+def _recall(found: list[Any], cosines: Mapping[Any, float], nearest: list[float]) -> float:
+    """The share of the nearest that were found; one as near as the last of them, but for what storage rounds away,
+    stands for it."""
+    if not nearest:
+        return 1.0
+    return min(1.0, sum(cosines[item] >= nearest[-1] - ROUNDED for item in found if item in cosines) / len(nearest))
 
 
 def _mean(values: list[float]) -> float | None:

@@ -153,7 +153,7 @@ def test_killed_three_times_amid_a_thousand_writes() -> None:
         client = Client(service)
         try:
             for number in range(1, KILLS + 1):
-                after = int(WRITES * (number - dice.random()) / (KILLS + 1))
+                after = max(1, int(WRITES * (number - dice.random()) / (KILLS + 1)))
                 client.start()
                 while len(client.memories) < after:
                     time.sleep(0.001)
