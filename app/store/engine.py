@@ -327,7 +327,7 @@ class Database:
             await asyncio.shield(connection.invalidate())
             raise
         finally:
-            await asyncio.shield(connection.close())
+            await _give_back(connection)
 
     async def _open_statements(self, opening: str) -> tuple[AsyncConnection, Statements]:
         """A connection on which `opening` was run; a second one where the first turns out to be dead."""
@@ -387,7 +387,7 @@ class Database:
                 raise StoreUnavailable(f"the database was lost in a transaction: {error.orig}") from error
             raise
         finally:
-            await asyncio.shield(connection.close())
+            await _give_back(connection)
 
     async def _checkout(self, setting: str, value: str) -> AsyncConnection:
         """A connection whose transaction has begun with the setting.
@@ -410,7 +410,7 @@ class Database:
         try:
             await connection.exec_driver_sql("SELECT set_config($1, $2, true)", (setting, value))
         except BaseException:
-            await asyncio.shield(connection.close())
+            await _give_back(connection)
             raise
         return connection
 
@@ -450,6 +450,13 @@ async def _take_lock(connection: AsyncConnection) -> bool:
     is_taken = bool(result.scalar_one())
     await connection.commit()
     return is_taken
+
+
+async def _give_back(connection: AsyncConnection) -> None:
+    """Back to the pool, which drops a connection that is lost. That it cannot undo anything any more is no news: what
+    went wrong before is what the caller has to know."""
+    with suppress(DBAPIError):
+        await asyncio.shield(connection.close())
 
 
 def _is_lost(error: DBAPIError) -> bool:
