@@ -30,6 +30,9 @@ KERNEL = (0.5, 0.3, 0.15)
 COSINE_FLOOR = 0.1
 """A cosine below this says nothing: two unrelated sentences have as much."""
 
+VERBATIM_COSINE = 0.999
+"""From here on a memory is the query word for word: half precision moves a cosine by less than 0.0001."""
+
 LONGEST = 24
 """From here on more words make a memory no more informative."""
 
@@ -42,7 +45,8 @@ ALONE_SESSION = 0.5
 
 @dataclass(frozen=True)
 class Fusion:
-    """Weights of the arms, in log-odds per unit of each."""
+    """Weights of the arms, in log-odds per unit of each. `verbatim` is not fitted: whoever says a memory word for word
+    wants that one, whatever was said around the others."""
 
     words: float = 10.0
     session: float = 6.0
@@ -52,6 +56,7 @@ class Fusion:
     speaker: float = 1.0
     question: float = -0.7
     moment: float = 4.0
+    verbatim: float = 8.0
     offset: float = -11.0
 
 
@@ -106,6 +111,7 @@ class Arms:
             + weights.cosine * self.cosine
             + weights.neighbours * self.neighbours
             + weights.length * self.length
+            + weights.verbatim * (self.cosine >= VERBATIM_COSINE)
         )
 
 

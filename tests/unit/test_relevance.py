@@ -158,3 +158,11 @@ def test_what_is_told_soon_after_is_close() -> None:
     assert 1.0 > closeness(at + 5 * day, wanted) > closeness(at - 5 * day, wanted) > 0
     assert closeness(at, []) == 0.0
     assert closeness(at, spans("in 2023", NOW)) < 0.2
+
+
+def test_what_is_said_word_for_word_comes_first() -> None:
+    """Whatever is said around the others: the second has every word, its neighbours' among them."""
+    log_odds = arms(field([[1, 1, 1], [0, 1, 0]], cosines=[1.0, 0.97, 0.9])).fused(Fusion())
+    assert best(log_odds, 3)[0] == 0
+    without = arms(field([[1, 1, 1], [0, 1, 0]], cosines=[1.0, 0.97, 0.9])).fused(Fusion(verbatim=0.0))
+    assert best(without, 3)[0] == 1
