@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
@@ -22,6 +23,13 @@ pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text("utf8")
 OPERATIONS = (ROOT / "docs/operations.md").read_text("utf8")
+
+
+@pytest.fixture(scope="module")
+def running_service() -> Iterator[RunningService]:
+    """A new one, as a newcomer has it: what others of a tenant chose changes what is asked first."""
+    with open_service() as service:
+        yield service
 
 
 def blocks(text: str, language: str) -> list[str]:
