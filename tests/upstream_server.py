@@ -83,6 +83,11 @@ class UpstreamServer:
         """Where it answers, as OpenAI's clients want it."""
         return f"http://127.0.0.1:{self.port}/v1"
 
+    def forget(self) -> None:
+        """Nothing was received, and nobody hung up."""
+        self.received.clear()
+        self.gone_at.clear()
+
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(OSError):
             async for request in _requests(reader):

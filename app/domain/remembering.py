@@ -31,7 +31,7 @@ def new_turns(chat: Chat) -> list[Turn]:
             if message.role in {"assistant", "tool", "function"}:
                 break
             continue
-        if message.text and len(message.text) <= MAX_SAID and not _NOT_SAID.search(message.text):
+        if message.text and len(message.text) <= MAX_SAID and not is_made(message.text):
             turns.append(Turn("user", message.text.replace("\0", " ")))
     return turns[::-1]
 

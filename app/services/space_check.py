@@ -98,10 +98,10 @@ class SpaceCheck:
             async with self._database.begin(tenant_id) as connection:
                 searched = await self._store.nearest(connection, tenant_id, space, user_id, vector, TEN)
                 items, vectors = await self._store.vectors_of(connection, tenant_id, space, user_id)
-            ten = _cosines(vectors, vector)
-            nearest = np.argsort(-ten, kind="stable")[:TEN]
-            recalls.append(_recall(searched, dict(zip(items, ten.tolist(), strict=True)), ten[nearest].tolist()))
-            cosines += ten[nearest].tolist()
+            of_all = _cosines(vectors, vector).tolist()
+            nearest = sorted(of_all, reverse=True)[:TEN]
+            recalls.append(_recall(searched, dict(zip(items, of_all, strict=True)), nearest))
+            cosines += nearest
             found.append(searched)
         return Found(_mean(recalls), _mean(cosines)), found
 

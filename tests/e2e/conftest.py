@@ -6,6 +6,7 @@ import httpx
 import pytest
 
 from tests.e2e.running import RunningService, open_service
+from tests.upstream_server import UpstreamServer, upstream_server
 
 
 @pytest.fixture(scope="session")
@@ -13,6 +14,13 @@ def running_service() -> Iterator[RunningService]:
     """The session's service: an embedded database, no keys. Tests keep apart by using users of their own."""
     with open_service() as service:
         yield service
+
+
+@pytest.fixture(scope="module")
+def upstream() -> Iterator[UpstreamServer]:
+    """A chat model's server that records what it is asked, and answers as a test says."""
+    with upstream_server() as server:
+        yield server
 
 
 @pytest.fixture

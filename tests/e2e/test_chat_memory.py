@@ -13,18 +13,11 @@ import pytest
 from app.domain.clarifying import CLOSING, OPENING
 from app.domain.prompt import SAFETY
 from tests.e2e.running import RunningService, open_service
-from tests.upstream_server import HANG, STREAM_HEAD, Step, UpstreamServer, answer, chunk, stream, upstream_server
+from tests.upstream_server import HANG, STREAM_HEAD, Step, UpstreamServer, answer, chunk, stream
 
 pytestmark = pytest.mark.slow
 
 SAID = b'{"id":"c","object":"chat.completion","choices":[{"index":0,"message":{"role":"assistant","content":"Fine."}}]}'
-
-
-@pytest.fixture(scope="module")
-def upstream() -> Iterator[UpstreamServer]:
-    """The chat model's server: it records, and says that all is fine."""
-    with upstream_server() as server:
-        yield server
 
 
 @pytest.fixture(scope="module")
@@ -37,8 +30,7 @@ def service(upstream: UpstreamServer) -> Iterator[RunningService]:
 @pytest.fixture
 def client(service: RunningService, upstream: UpstreamServer) -> Iterator[httpx.Client]:
     """A client of the service; nothing of an earlier test is left at the upstream."""
-    upstream.received.clear()
-    upstream.gone_at.clear()
+    upstream.forget()
     upstream.script = lambda _: answer(SAID)
     with service.client() as opened:
         yield opened

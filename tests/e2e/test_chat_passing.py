@@ -24,7 +24,6 @@ from tests.upstream_server import (
     answer,
     chunk,
     stream,
-    upstream_server,
 )
 
 pytestmark = pytest.mark.slow
@@ -33,13 +32,6 @@ PASSED = (
     b"user-agent: a client\r\nopenai-organization: o-1\r\nx-stainless-lang: python\r\naccept: text/event-stream\r\n"
 )
 KEPT = b"cookie: a=b\r\nx-forwarded-host: h\r\nx-user-id: ada\r\nx-memory: off\r\nx-clarify: off\r\n"
-
-
-@pytest.fixture(scope="module")
-def upstream() -> Iterator[UpstreamServer]:
-    """The upstream that the service passes on to."""
-    with upstream_server() as server:
-        yield server
 
 
 @pytest.fixture(scope="module")
@@ -52,8 +44,7 @@ def service(upstream: UpstreamServer) -> Iterator[RunningService]:
 @pytest.fixture(autouse=True)
 def clean(upstream: UpstreamServer) -> None:
     """Nothing of an earlier test is left."""
-    upstream.received.clear()
-    upstream.gone_at.clear()
+    upstream.forget()
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ class FillPayload(JobPayload):
     slowdown: float | None = None
     """As `space fill` has it; None: no search is looked at."""
     usual_s: float = 0.0
-    """The 95th percentile of a search before it began."""
+    """What a search took before it began, by the upper quartile (`Throttle`)."""
     is_noted: bool = False
     """Whether an earlier slice has noted what there is."""
 
