@@ -198,17 +198,17 @@ class Engine:
                 call.is_abandoned = True
                 call.done(ModelUnavailable("the model failed on these texts"))
             return
+        took_s = max(time.monotonic() - started, 1e-6)
+        tokens = sum(len(seat.ids) for seat in seats)
+        self._tokens_per_s += _SMOOTHING * (tokens / took_s - self._tokens_per_s)
+        if self._on_run:  # before who waits is told: whoever asks afterwards sees it counted
+            self._on_run(len(seats), tokens, took_s)
         for seat, row in zip(seats, rows, strict=True):
             call = seat.call
             call.vectors[seat.position] = row
             call.unfinished -= 1
             if not call.unfinished:
                 call.done(None)
-        took_s = max(time.monotonic() - started, 1e-6)
-        tokens = sum(len(seat.ids) for seat in seats)
-        self._tokens_per_s += _SMOOTHING * (tokens / took_s - self._tokens_per_s)
-        if self._on_run:
-            self._on_run(len(seats), tokens, took_s)
 
 
 def _characters(text: Text) -> int:

@@ -5,10 +5,11 @@ import json
 import socket
 import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import Any
 
 from tests.fakes import FakeEmbedder
+from tests.http_server import QuietServer
 
 MODEL = "tiny-model"
 
@@ -49,11 +50,8 @@ class _Requests(BaseHTTPRequestHandler):
         self.wfile.write(content)
 
 
-class _Server(ThreadingHTTPServer):
+class _Server(QuietServer):
     """Closed, it answers nobody: connections that clients keep alive end too."""
-
-    request_queue_size = 128
-    daemon_threads = True
 
     def __init__(self) -> None:
         self._open: set[socket.socket] = set()

@@ -11,9 +11,11 @@ import re
 import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import Any
 from urllib.parse import unquote, urlsplit
+
+from tests.http_server import QuietServer
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 LARGE = (".safetensors", ".bin", ".gguf")
@@ -196,8 +198,7 @@ def hub_server(repositories: Mapping[str, Mapping[str, bytes]]) -> Iterator[Hub]
     hub = Hub({name: dict(files) for name, files in repositories.items()})
     with contextlib.ExitStack() as stack:
         for is_storage in (False, True):
-            server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(hub, is_storage))
-            server.daemon_threads = True
+            server = QuietServer(("127.0.0.1", 0), _handler(hub, is_storage))
             thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
             thread.start()
             stack.callback(thread.join, 10)

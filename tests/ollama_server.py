@@ -10,8 +10,10 @@ import json
 import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import Any
+
+from tests.http_server import QuietServer
 
 STEP = 1000
 """Bytes of a layer between two lines of progress."""
@@ -162,8 +164,7 @@ def whole(name: str) -> str:
 def ollama_server(library: Mapping[str, list[int]]) -> Iterator[Ollama]:
     """A running one."""
     ollama = Ollama({whole(name): sizes for name, sizes in library.items()})
-    server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(ollama))
-    server.daemon_threads = True
+    server = QuietServer(("127.0.0.1", 0), _handler(ollama))
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
     thread.start()
     ollama.url = f"http://127.0.0.1:{server.server_address[1]}"

@@ -7,8 +7,10 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import Any
+
+from tests.http_server import QuietServer
 
 MODEL = "tiny-reranker"
 
@@ -106,9 +108,7 @@ class _Requests(BaseHTTPRequestHandler):
                 self.server.behaviour.bytes_sent += self.wfile.write(b" " * 65536)
 
 
-class _Server(ThreadingHTTPServer):
-    request_queue_size = 128
-    daemon_threads = True
+class _Server(QuietServer):
     behaviour: Behaviour
 
 

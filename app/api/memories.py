@@ -207,6 +207,10 @@ def memory_out(memory: Memory) -> schemas.MemoryOut:
 
 def _result(item: Ranked) -> schemas.SearchResult:
     parts = schemas.ScoreParts(
-        similarity=item.similarity, recency=item.recency, confidence=item.confidence, rerank=item.rerank
+        similarity=item.similarity,
+        recency=item.recency,
+        confidence=item.confidence,
+        rerank=item.rerank,
+        cosine=item.cosine,
     )
     return schemas.SearchResult(memory=memory_out(item.memory), score=item.score, parts=parts)

@@ -5,7 +5,7 @@ between two turns but the hypothesis set in the database.
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -142,13 +142,21 @@ def read_reply(text: str, options: Sequence[str]) -> Reply:
 
 
 def _picked(text: str, options: Sequence[str]) -> int | None:
-    """The option that the whole of a message stands for."""
-    said = normalise(text)
-    bare = re.sub(r"^\d{1,2}\s*[.):]\s*", "", said).rstrip("?")
-    for place, option in enumerate(options):
-        if bare == normalise(option).rstrip("?"):
-            return place
-    return _numbered(text, len(options))
+    """The option that the whole of a message stands for: its very words, else its number, else words like its own."""
+    picked = _worded(text, options, _spaced)
+    if picked is None:
+        picked = _numbered(text, len(options))
+    return _worded(text, options, normalise) if picked is None else picked
+
+
+def _worded(text: str, options: Sequence[str], alike: Callable[[str], str]) -> int | None:
+    """The option that a message repeats, with or without its number."""
+    bare = re.sub(r"^\d{1,2}\s*[.):]\s*", "", alike(text)).rstrip("?")
+    return next((place for place, option in enumerate(options) if alike(option).rstrip("?") == bare), None)
+
+
+def _spaced(text: str) -> str:
+    return " ".join(text.casefold().split())
 
 
 def _numbered(text: str, count: int) -> int | None:

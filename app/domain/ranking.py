@@ -72,7 +72,8 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Ranked:
-    """A memory with its score and the parts it is made of, each 0..1."""
+    """A memory with its score and the parts it is made of, each 0..1; and its `cosine` to the query, -1..1, 0 where
+    one of them has no vector."""
 
     memory: Memory
     score: float
@@ -80,6 +81,7 @@ class Ranked:
     recency: float
     confidence: float
     rerank: float | None = None
+    cosine: float = 0.0
 
 
 def recency(memory: Memory, now: datetime) -> float:
@@ -163,10 +165,10 @@ def score(candidate: Candidate, weights: Weights, now: datetime) -> Ranked:
     if candidate.log_odds is None:
         similarity = fused_similarity(candidate.cosine, candidate.lexical)
         total = weights.similarity * similarity + weights.recency * fresh + weights.confidence * sure
-        return Ranked(candidate.memory, total, similarity, fresh, sure)
+        return Ranked(candidate.memory, total, similarity, fresh, sure, cosine=candidate.cosine)
     lost = MOST_LOST * (weights.recency * (1.0 - fresh) + weights.confidence * (1.0 - sure))
     total = _logistic(weights.similarity * candidate.log_odds - lost)
-    return Ranked(candidate.memory, total, _logistic(candidate.log_odds), fresh, sure)
+    return Ranked(candidate.memory, total, _logistic(candidate.log_odds), fresh, sure, cosine=candidate.cosine)
 
 
 def _logistic(log_odds: float) -> float:

@@ -19,7 +19,7 @@ TEN = 10
 TIE = 1e-4
 """A memory whose cosine is this near to the tenth's counts as one of the ten."""
 SAME = 2e-3
-"""How near a stated similarity has to be to the cosine in the space that answered, which may keep 16 bits."""
+"""How near a stated cosine has to be to the one in the space that answered, which may keep 16 bits."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Brute:
         answer = request.answer
         ids, vectors = self.items[answer["space"], request.user_id]
         cosines = dict(zip(ids, vectors @ self.questions[answer["space"], request.said], strict=True))
-        found = {each["memory"]["id"]: each["parts"]["similarity"] for each in answer["results"]}
+        found = {each["memory"]["id"]: each["parts"]["cosine"] for each in answer["results"]}
         there = [
             cosine
             for item, cosine in cosines.items()
@@ -57,7 +57,7 @@ class Brute:
         ]
         tenth = sorted(there, reverse=True)[:TEN][-1]
         hits = sum(cosines.get(item, -1) >= tenth - TIE for item in found)
-        is_mixed = any(abs(max(0.0, cosines.get(item, -1)) - stated) > SAME for item, stated in found.items())
+        is_mixed = any(abs(cosines.get(item, -1) - stated) > SAME for item, stated in found.items())
         return Searched(request.due_at, hits / min(TEN, len(there)), is_mixed, answer["degraded"])
 
 

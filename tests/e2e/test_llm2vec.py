@@ -112,7 +112,7 @@ def test_memories_are_added_and_searched_by_the_checkpoint_s_vectors(server: Run
     vectors = np.array(httpx.post(f"{server.base_url}/embed", json=body, timeout=60).json()["embeddings"])
     cosines = dict(zip(MEMORIES, vectors @ vectors[1], strict=True))
     for each in found["results"]:
-        assert each["parts"]["similarity"] == pytest.approx(cosines[each["memory"]["content"]], abs=5e-3)
+        assert each["parts"]["cosine"] == pytest.approx(cosines[each["memory"]["content"]], abs=5e-3)
 
 
 async def test_the_service_s_client_has_its_judgements_from_it(server: RunningLlm2vec) -> None:

@@ -85,7 +85,7 @@ class People:
         self.spaces.append(found["space"])
         best = found["results"][0]
         # The same words in one and the same space are one and the same vector.
-        if found["degraded"] or best["memory"]["content"] != said or best["parts"]["similarity"] < 0.999:
+        if found["degraded"] or best["memory"]["content"] != said or best["parts"]["cosine"] < 0.999:
             self.failed.append(f"{said!r} found {best}, degraded: {found['degraded']}")
 
     def _ask(self, http: httpx.Client, method: str, path: str, body: dict[str, Any]) -> Any:
@@ -156,7 +156,7 @@ def found_again(service: RunningService, people: People) -> None:
             answer = http.post("/v1/memories/search", json={"user_id": user, "query": said, "limit": 3}).json()
             best = {each["memory"]["id"]: each for each in answer["results"]}
             assert memory_id in best, f"{said!r} is lost"
-            assert best[memory_id]["parts"]["similarity"] > 0.999
+            assert best[memory_id]["parts"]["cosine"] > 0.999
 
 
 def test_there_and_back_with_everything_killed_on_the_way(embedded: list[int]) -> None:

@@ -57,6 +57,12 @@ def test_replies(said: str, option: int | None, words: str) -> None:
     assert reply.is_rejection == (option is None and not words)
 
 
+def test_a_number_means_a_place_and_not_an_option_that_only_looks_like_it() -> None:
+    assert read_reply("1", ["zero", "¹"]).option == 0
+    assert read_reply("¹", ["zero", "¹"]).option == 1
+    assert read_reply("2", ["2", "1"]).option == 0
+
+
 def test_a_question_is_known_by_its_letters() -> None:
     """However a client shows it: other marks, other spacing."""
     text = put(OPTIONS)

@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import replace
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +44,7 @@ from app.doctor.slm import Answers, check_builtin, find_models, judge_answers, j
 from app.domain.embeddings import EmbeddingSpace
 from app.services.training import TrainingDataCollector
 from app.settings import Settings
+from tests.http_server import QuietServer
 
 MODEL = "tiny"
 Reply = tuple[int, Any]
@@ -104,8 +105,7 @@ def served(get: Callable[[str, str | None], Reply], post: Callable[[str, str | N
                 self.end_headers()
                 self.wfile.write(content)
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Requests)
-    server.daemon_threads = True
+    server = QuietServer(("127.0.0.1", 0), Requests)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
     thread.start()
     try:

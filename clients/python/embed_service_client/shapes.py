@@ -403,9 +403,11 @@ class AddedOut:
 
 @dataclass(frozen=True, kw_only=True)
 class ScoreParts:
-    """What a score is made of, each 0..1."""
+    """What a score is made of, each 0..1: `similarity` is how likely the memory answers the query by its words, its
+    meaning and its place in the conversation. And `cosine`, -1..1, of the two vectors: 0 where one is lacking."""
 
     confidence: float
+    cosine: float
     recency: float
     rerank: float | None = None
     similarity: float

@@ -2208,11 +2208,14 @@ export interface components {
         };
         /**
          * ScoreParts
-         * @description What a score is made of, each 0..1.
+         * @description What a score is made of, each 0..1: `similarity` is how likely the memory answers the query by its words, its
+         *     meaning and its place in the conversation. And `cosine`, -1..1, of the two vectors: 0 where one is lacking.
          */
         ScoreParts: {
             /** Confidence */
             confidence: number;
+            /** Cosine */
+            cosine: number;
             /** Recency */
             recency: number;
             /** Rerank */

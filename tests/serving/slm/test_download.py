@@ -8,13 +8,14 @@ import sys
 import threading
 from collections.abc import Iterator
 from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from http.server import SimpleHTTPRequestHandler
 from pathlib import Path
 
 import pytest
 
 from serving.backends import open_backend
 from serving.settings import ServeSettings
+from tests.http_server import QuietServer
 from tests.serving.folders import write_minilm
 from tests.serving.slm.conftest import GGUF
 from tests.serving.slm.running import DOWNLOAD, download
@@ -34,7 +35,7 @@ def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
     chat.parent.mkdir(parents=True)
     chat.write_bytes(b"GGUF" + os.urandom(3_000_000))
     write_minilm(root / "someone/mini/resolve" / REVISION)
-    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(QuietFiles, directory=str(root)))
+    server = QuietServer(("127.0.0.1", 0), partial(QuietFiles, directory=str(root)))
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield f"http://127.0.0.1:{server.server_port}", root
     server.shutdown()
