@@ -76,13 +76,15 @@ class SpaceFiller:
         self._store = store
         self._fills = fills
 
-    async def note(self, tenant_id: str, space: StoredSpace) -> int:
+    async def note(self, tenant_id: str, space: StoredSpace, pause: Pause | None = None) -> int:
         """Note everything that has no vector in the space, part by part; how much was new. Writers wait for none of
-        it. What is written since the space was created is noted by the database itself."""
+        it. What is written since the space was created is noted by the database itself. Where somebody is not to be
+        slowed down (`pause`), it rests between two parts at least as long as one took."""
         noted = 0
         for kind in ("input", "memory"):
             after = FIRST
             while after is not None:
+                began = time.monotonic()
                 try:
                     async with self._database.begin(tenant_id) as connection:
                         part = await self._fills.note(connection, tenant_id, space, kind, after)
@@ -90,6 +92,9 @@ class SpaceFiller:
                     await asyncio.sleep(OTHERS_S)
                     continue
                 noted, after = noted + part.items, part.after
+                if pause is not None:
+                    await asyncio.sleep(time.monotonic() - began)
+                    await pause()
         return noted
 
     async def fill(

@@ -165,10 +165,10 @@ class SpaceSwitch:
         """Embed what the tenant's new space lacks, until nothing does; any number of processes may do so at once, and
         each may end at any moment. Raises NotFound where there is none, ModelUnavailable."""
         space = await self.to_fill(tenant_id)
-        await self._filler.note(tenant_id, space)
+        await self._filler.note(tenant_id, space, pause)
         while True:
             await self._filler.fill(tenant_id, space, on_filled, pause, enough=BATCH)
-            if not await self._filler.note(tenant_id, space):
+            if not await self._filler.note(tenant_id, space, pause):
                 break
         await self._call_filled(tenant_id, space)
         await self._filler.fill(tenant_id, space, on_filled, pause, seconds=SETTLE_S)
@@ -209,10 +209,10 @@ class SpaceSwitch:
         is_new = spaces.role_of(space) == "filling"
         try:
             if is_new and not is_noted:
-                await self._filler.note(tenant_id, space)
+                await self._filler.note(tenant_id, space, pause)
             if is_new:
                 is_near = await self._filler.fill(tenant_id, space, pause=pause, seconds=seconds, enough=BATCH)
-                if not is_near or await self._filler.note(tenant_id, space):
+                if not is_near or await self._filler.note(tenant_id, space, pause):
                     return False
                 await self._call_filled(tenant_id, space)
             return await self._filler.fill(tenant_id, space, pause=pause, seconds=seconds)

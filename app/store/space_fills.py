@@ -1,7 +1,9 @@
 """Queries of whoever fills an embedding space: what it lacks, claimed by one at a time, and whether it is whole.
 
 `space_backlog` says what a space lacks. A claim is a row lock: it ends with its transaction, so a process that dies
-gives back what it had, and nobody else works on it meanwhile.
+gives back what it had, and nobody else works on it meanwhile. Items are looked up one by one (subqueries that yield one
+row): these tables grow from nothing within minutes, and a plan by the statistics of an empty table compares every item
+with every other.
 """
 
 from collections.abc import Sequence
@@ -19,7 +21,7 @@ from app.domain.spaces import StoredSpace
 from app.store.spaces import Kind
 from app.store.vectors import vector_from_bytes, vector_literal
 
-NOTED = 5000
+NOTED = 1000
 """Items that are looked at in one transaction while it is noted what a space lacks."""
 
 FIRST = ("", UUID(int=0))
@@ -48,10 +50,10 @@ def _note(space: StoredSpace, kind: Kind) -> str:
     ), noted AS (
         INSERT INTO space_backlog (tenant_id, number, kind, user_id, item_id)
         SELECT :tenant_id, {space.number}, '{kind}', user_id, item_id FROM part
-        WHERE NOT EXISTS (
-            SELECT FROM {table} v
-            WHERE v.tenant_id = :tenant_id AND v.user_id = part.user_id AND v.{item} = part.item_id
-        )
+        WHERE (
+            SELECT v.{item} FROM {table} v
+            WHERE v.tenant_id = :tenant_id AND v.user_id = part.user_id AND v.{item} = part.item_id LIMIT 1
+        ) IS NULL
         ON CONFLICT DO NOTHING
         RETURNING item_id
     )
@@ -72,9 +74,12 @@ FOR UPDATE SKIP LOCKED
 
 _CONTENTS = {
     "memory": text("""
-        SELECT memory_id, content FROM memories
-        WHERE tenant_id = :tenant_id AND user_id = ANY(CAST(:users AS text[]))
-          AND memory_id = ANY(CAST(:items AS uuid[]))
+        SELECT s.memory_id, s.content
+        FROM unnest(CAST(:users AS text[]), CAST(:items AS uuid[])) AS wanted(user_id, item_id)
+        CROSS JOIN LATERAL (
+            SELECT memory_id, content FROM memories
+            WHERE tenant_id = :tenant_id AND user_id = wanted.user_id AND memory_id = wanted.item_id LIMIT 1
+        ) AS s
     """),
     "input": text("""
         SELECT set_id, input_text FROM hypothesis_sets
@@ -167,9 +172,10 @@ class FillStore:
             if own:
                 arguments = {
                     "tenant_id": tenant_id,
-                    "users": sorted({each.user_id for each in own}),
                     "items": [each.item_id for each in own],
                 }
+                if kind == "memory":
+                    arguments["users"] = [each.user_id for each in own]
                 found |= {row[0]: row[1] for row in await connection.execute(query, arguments)}
         return found
 
@@ -205,10 +211,13 @@ class FillStore:
                     CAST(:users AS text[]), CAST(:items AS uuid[]), CAST(:contents AS text[]), CAST(:vectors AS text[])
                 ) AS given(user_id, item_id, content, vector)
             ), held AS (
-                SELECT s.user_id, s.{item} AS item_id, given.vector FROM {source} s
-                JOIN given ON given.user_id = s.user_id AND given.item_id = s.{item} AND given.content = s.{content}
-                WHERE s.tenant_id = :tenant_id
-                FOR SHARE OF s SKIP LOCKED
+                SELECT s.user_id, s.item_id, given.vector FROM given
+                CROSS JOIN LATERAL (
+                    SELECT user_id, {item} AS item_id FROM {source}
+                    WHERE tenant_id = :tenant_id AND user_id = given.user_id AND {item} = given.item_id
+                      AND {content} = given.content
+                    LIMIT 1 FOR SHARE SKIP LOCKED
+                ) AS s
             ), written AS (
                 INSERT INTO {table} (tenant_id, user_id, {item}, embedding)
                 SELECT :tenant_id, user_id, item_id,
@@ -217,9 +226,14 @@ class FillStore:
                 ON CONFLICT (tenant_id, user_id, {item}) DO UPDATE SET embedding = EXCLUDED.embedding
                 RETURNING user_id, {item} AS item_id
             )
-            DELETE FROM space_backlog b USING written
-            WHERE b.tenant_id = :tenant_id AND b.number = {space.number} AND b.kind = '{kind}'
-              AND b.user_id = written.user_id AND b.item_id = written.item_id
+            DELETE FROM space_backlog USING written
+            CROSS JOIN LATERAL (
+                SELECT b.ctid AS place FROM space_backlog b
+                WHERE b.tenant_id = :tenant_id AND b.number = {space.number} AND b.kind = '{kind}'
+                  AND b.user_id = written.user_id AND b.item_id = written.item_id
+                LIMIT 1
+            ) AS done
+            WHERE space_backlog.ctid = done.place AND space_backlog.tenant_id = :tenant_id
             """)
             written += (await connection.execute(query, arguments)).rowcount
         return written
