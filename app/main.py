@@ -64,7 +64,7 @@ def create_app(load: Callable[[], Settings] = load_settings_or_exit) -> FastAPI:
                     space=services.embedder.space.id,
                     serves="this machine only, until a key is made" if is_open else "callers with a key",
                 )
-                async with running_worker(settings, services.database, services.spaces):
+                async with running_worker(settings, services):
                     yield
                 log.info("service_stopped")
         except DomainError as error:

@@ -34,6 +34,7 @@ from app.services.context import ContextService
 from app.services.feedback import FeedbackService
 from app.services.hypotheses import HypothesisService
 from app.services.imports import ImportService
+from app.services.ingest import IngestService
 from app.services.jobs.graphs import GraphService
 from app.services.jobs.queue import JobQueue
 from app.services.keys import DEFAULT_TENANT, KeyService
@@ -51,10 +52,12 @@ from app.services.training.policy import load_policy
 from app.services.transfer import TransferService
 from app.services.trial_spaces import TrialSpaces
 from app.services.trials import TrialService
+from app.services.turns import TurnService
 from app.settings import Settings
 from app.store.engine import Database, open_database
 from app.store.graphs import GraphStore
 from app.store.hypotheses import HypothesisStore
+from app.store.ingests import IngestStore
 from app.store.jobs import JobStore
 from app.store.memories import MemoryStore
 from app.store.replica import Replica
@@ -172,6 +175,30 @@ def build_switch(database: Database, spaces: Spaces) -> SpaceSwitch:
     return SpaceSwitch(database, spaces, SpaceStore(), FillStore())
 
 
+@asynccontextmanager
+async def open_turns(settings: Settings, database: Database, spaces: Spaces) -> AsyncGenerator[TurnService]:
+    """What conversations become, on the database and the spaces alone."""
+    afterwards, clock = Afterwards(), SystemClock()
+    try:
+        catalogues = CatalogueService(database, TenantStore(), spaces, clock, settings.intents_file)
+        trials = TrialSpaces(database, TrialStore(), spaces, clock, afterwards)
+        yield TurnService(
+            MemoryService(
+                database,
+                spaces,
+                catalogues,
+                clock,
+                MemoryStore(),
+                SpaceStore(),
+                UserStore(),
+                trials,
+                build_graphs(database),
+            )
+        )
+    finally:
+        await afterwards.aclose()
+
+
 def build_trials(database: Database, spaces: Spaces, afterwards: Afterwards) -> TrialService:
     """The use cases about trials."""
     store, clock = TrialStore(), SystemClock()
@@ -246,6 +273,11 @@ async def open_reranker(settings: Settings, embedder: Embedder, slm: SLM) -> Rer
 def build_graphs(database: Database) -> GraphService:
     """The graphs of large users."""
     return GraphService(database, GraphStore(), SpaceStore(), JobQueue(database, JobStore()))
+
+
+def build_ingest(database: Database) -> IngestService:
+    """Conversations that are handed in."""
+    return IngestService(database, JobQueue(database, JobStore()), IngestStore(), UserStore(), SystemClock())
 
 
 def build_reads(settings: Settings, database: Database) -> Reads:
@@ -341,6 +373,7 @@ def build_services(
     feedback = FeedbackService(
         database, personas, memories, hypotheses, collector, clock, user_store, hypothesis_store, deployments
     )
+    ingest = build_ingest(database)
     return Services(
         settings=settings,
         database=database,
@@ -348,6 +381,8 @@ def build_services(
         keys=build_keys(database),
         catalogues=catalogues,
         memories=memories,
+        ingest=ingest,
+        turns=TurnService(memories),
         spaces=spaces,
         trials=trials,
         ranking=ranking,
@@ -373,7 +408,7 @@ def build_services(
         ),
         feedback=feedback,
         personas=personas,
-        transfer=TransferService(database, spaces, erasure, user_store, graphs),
+        transfer=TransferService(database, spaces, erasure, user_store, graphs, ingest),
         consent=ConsentService(database, user_store, erasure, clock),
         telemetry=TelemetryReports(database, hypothesis_store, slm.name),
         collector=collector,

@@ -8,24 +8,29 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
+from app.api.deps import Services
 from app.domain.spaces import StoredSpace
 from app.ports import SystemClock
+from app.services.ingest import INGEST
 from app.services.jobs import graphs
 from app.services.jobs.expiry import EVERY_HOUR, EXPIRY, ExpiryService
 from app.services.jobs.graphs import GRAPH, GraphService
+from app.services.jobs.ingest import IngestJobs
 from app.services.jobs.queue import JobQueue
 from app.services.jobs.run import JobHandler
 from app.services.jobs.spaces import EVERY_FIVE_MINUTES, SPACE_BACKLOG, SPACE_FILL, SpaceJobs
 from app.services.space_filler import IN_FLIGHT
 from app.services.space_switch import SpaceSwitch
 from app.services.spaces import Spaces
+from app.services.turns import TurnService
 from app.settings import Settings
 from app.store.engine import Database, open_database
 from app.store.expiry import ExpiryStore
 from app.store.graphs import GraphStore
+from app.store.ingests import IngestStore
 from app.store.jobs import JobStore
 from app.store.spaces import SpaceStore
-from app.wiring import build_switch, late_spaces
+from app.wiring import build_switch, late_spaces, open_turns
 
 if TYPE_CHECKING:
     from app.services.jobs.worker import Worker
@@ -33,14 +38,17 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 
 
-def job_handlers(settings: Settings, database: Database, spaces: Spaces) -> list[JobHandler[Any]]:
+def job_handlers(settings: Settings, database: Database, spaces: Spaces, turns: TurnService) -> list[JobHandler[Any]]:
     """What a worker does, kind by kind."""
     filling = build_space_jobs(database, spaces)
+    ingesting = IngestJobs(database, turns, IngestStore())
     large = GraphService(database, GraphStore(), SpaceStore(), JobQueue(database, JobStore()))
-    expiry = ExpiryService(database, ExpiryStore(), SystemClock(), timedelta(days=settings.expired_kept_days))
+    kept = timedelta(days=settings.expired_kept_days)
+    expiry = ExpiryService(database, ExpiryStore(), IngestStore(), SystemClock(), kept)
     return [
         JobHandler(EXPIRY, expiry.handle, cron=EVERY_HOUR),
         JobHandler(GRAPH, large.handle, cron=graphs.EVERY_HOUR),
+        JobHandler(INGEST, ingesting.handle),
         JobHandler(SPACE_BACKLOG, filling.look, cron=EVERY_FIVE_MINUTES),
         JobHandler(SPACE_FILL, filling.fill),
     ]
@@ -51,20 +59,23 @@ def build_space_jobs(database: Database, spaces: Spaces) -> SpaceJobs:
     return SpaceJobs(database, JobQueue(database, JobStore()), build_switch(database, spaces))
 
 
-def build_worker(settings: Settings, database: Database, spaces: Spaces, *, concurrency: int = 1) -> "Worker":
+def build_worker(
+    settings: Settings, database: Database, spaces: Spaces, turns: TurnService, *, concurrency: int = 1
+) -> "Worker":
     """A worker for every kind of job; it takes none before it is run."""
     from app.services.jobs.worker import Worker  # noqa: PLC0415 - the library and its driver, for workers only
 
-    return Worker(database, JobStore(), job_handlers(settings, database, spaces), concurrency=concurrency)
+    return Worker(database, JobStore(), job_handlers(settings, database, spaces, turns), concurrency=concurrency)
 
 
 @asynccontextmanager
-async def running_worker(settings: Settings, database: Database, spaces: Spaces) -> AsyncGenerator[None]:
-    """A worker inside this process, where the settings want one; on leaving it finishes its jobs or gives them back."""
+async def running_worker(settings: Settings, services: Services) -> AsyncGenerator[None]:
+    """A worker inside the service's process, where the settings want one; on leaving it finishes its jobs or gives them
+    back."""
     if not settings.worker_inside:
         yield
         return
-    worker = build_worker(settings, database, spaces)
+    worker = build_worker(settings, services.database, services.spaces, services.turns)
     task = asyncio.create_task(worker.run())
     task.add_done_callback(_note_failure)
     try:
@@ -86,8 +97,11 @@ async def open_worker(settings: Settings, concurrency: int) -> AsyncGenerator["W
     pool_size = max(settings.database_pool_size, concurrency * IN_FLIGHT + 4)
     database = await open_database(settings.model_copy(update={"database_pool_size": pool_size}))
     try:
-        async with late_spaces(settings, database) as spaces:
-            yield build_worker(settings, database, spaces, concurrency=concurrency)
+        async with (
+            late_spaces(settings, database) as spaces,
+            open_turns(settings, database, spaces) as turns,
+        ):
+            yield build_worker(settings, database, spaces, turns, concurrency=concurrency)
     finally:
         await database.aclose()
 

@@ -72,7 +72,7 @@ async def _open_services(stack: AsyncExitStack, settings: Settings, home: Servic
     for part in (services.spaces, services.ranking.reads, services.afterwards, services.preparations):
         stack.push_async_callback(part.aclose)
     await services.catalogues.warm()
-    await stack.enter_async_context(running_worker(own, database, services.spaces))
+    await stack.enter_async_context(running_worker(own, services))
     training = HomeErasure(**_parts(home.transfer.training), home=home.database)
     return replace(
         services,

@@ -21,6 +21,7 @@ from app.services.context import ContextService
 from app.services.deployments import DeploymentService
 from app.services.feedback import FeedbackService
 from app.services.hypotheses import HypothesisService
+from app.services.ingest import IngestService
 from app.services.keys import DEFAULT_TENANT, SCOPES, KeyService
 from app.services.memories import MemoryService
 from app.services.models import LLMModelManager
@@ -34,6 +35,7 @@ from app.services.training.preparations import DatasetPreparations
 from app.services.training.runs import RunService
 from app.services.transfer import TransferService
 from app.services.trial_spaces import TrialSpaces
+from app.services.turns import TurnService
 from app.settings import Settings
 from app.store.engine import Database
 
@@ -50,6 +52,8 @@ class Services:
     keys: KeyService
     catalogues: CatalogueService
     memories: MemoryService
+    ingest: IngestService
+    turns: TurnService
     spaces: Spaces
     trials: TrialSpaces
     ranking: RankingService

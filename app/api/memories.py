@@ -4,18 +4,19 @@ import tempfile
 from collections.abc import Iterator
 from typing import Annotated, Any
 
-from fastapi import Query, Request
+from fastapi import Header, Query, Request
 from fastapi.responses import StreamingResponse
 
 from app.api import schemas
 from app.api.bounds import open_to_bound_keys
 from app.api.deps import ServicesDep, UserCaller
 from app.api.errors import responses
-from app.api.params import MemoryId, PathUserId, QueryCursor, QueryUserId, cursor_of, place_of
+from app.api.params import JobId, MemoryId, PathUserId, QueryCursor, QueryUserId, cursor_of, place_of
 from app.api.routing import NDJSON, cancellable, make_router
-from app.domain.errors import InvalidInput
+from app.domain.errors import InvalidInput, NotFound
 from app.domain.memory import Draft, Memory, MemoryType
 from app.domain.ranking import Ranked, Weights
+from app.domain.turns import Utterance
 from app.services.memories import Added
 from app.services.ranking import Found, SearchRequest
 
@@ -58,6 +59,47 @@ async def search_memories(body: schemas.SearchIn, services: ServicesDep, caller:
     request = SearchRequest(body.query, body.limit, body.types, body.tags, body.as_of, weights, is_reranked=body.rerank)
     found = await services.ranking.search(caller.tenant_id, body.user_id, request)
     return search_out(found)
+
+
+@router.post("/memories/ingest", status_code=202, responses=responses())
+async def ingest_conversation(
+    body: schemas.IngestIn,
+    services: ServicesDep,
+    caller: UserCaller,
+    idempotency_key: Annotated[
+        str | None, Header(max_length=256, description="What was handed in under it once is not taken again.")
+    ] = None,
+) -> schemas.IngestedOut:
+    """Hand in turns of a conversation: they are remembered in the background, in order, each once."""
+    now = services.ingest.clock.now()
+    said = [Utterance(each.role, each.content, each.created_at or now, each.name) for each in body.messages]
+    return schemas.IngestedOut(
+        job_id=await services.ingest.begin(caller.tenant_id, body.user_id, said, body.session, idempotency_key)
+    )
+
+
+@router.get("/jobs/{job_id:uuid}", responses=responses(404))
+@open_to_bound_keys
+async def get_job(job_id: JobId, services: ServicesDep, caller: UserCaller) -> schemas.JobOut:
+    """How a job stands."""
+    ingest, state = await services.ingest.status(caller.tenant_id, job_id)
+    if caller.user_id not in {None, ingest.user_id}:
+        raise NotFound("no such job")
+    return schemas.JobOut(
+        job_id=ingest.ingest_id,
+        kind="ingest",
+        state=state,
+        user_id=ingest.user_id,
+        session=ingest.session,
+        created_at=ingest.created_at,
+        finished_at=ingest.finished_at,
+        turns=ingest.turns,
+        taken=ingest.taken,
+        passed_over=ingest.passed_over,
+        memories=ingest.memories,
+        deduplicated=ingest.deduplicated,
+        superseded=ingest.superseded,
+    )
 
 
 @router.get("/memories/{memory_id:uuid}", responses=responses(404))

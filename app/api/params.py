@@ -53,3 +53,6 @@ def place_of(cursor: str | None) -> tuple[datetime, UUID] | None:
 
 MemoryId = Annotated[UUID, Path(description="A memory's id.")]
 """In a path as `{memory_id:uuid}`: what is no id is no path either."""
+
+JobId = Annotated[UUID, Path(description="A job's id.")]
+"""In a path as `{job_id:uuid}`."""

@@ -352,6 +352,53 @@ class ManyMemoriesIn(Request):
     memories: Annotated[list[MemoryIn], Field(min_length=1, max_length=MAX_BATCH)]
 
 
+class MessageIn(Request):
+    """A turn of a conversation."""
+
+    role: Literal["system", "user", "assistant", "tool"]
+    content: Text
+    created_at: Moment | None = None
+    """When it was said; left out, now."""
+    name: SessionName | None = None
+    """Who said it, where the role does not tell."""
+
+
+class IngestIn(Request):
+    """Turns of a conversation, oldest first."""
+
+    user_id: UserId
+    messages: Annotated[list[MessageIn], Field(min_length=1, max_length=MAX_BATCH)]
+    session: SessionName | None = None
+    """The conversation they belong to; left out, one of their own. What is handed in later under the same name comes
+    after it."""
+
+
+class IngestedOut(Response):
+    """The job that remembers what was handed in."""
+
+    job_id: UUID
+
+
+class JobOut(Response):
+    """How a job stands, and what became of its turns so far."""
+
+    job_id: UUID
+    kind: Literal["ingest"]
+    state: Literal["waiting", "running", "done", "dead"] = Field(
+        description="`dead`: given up after many tries; its operator may have it tried again."
+    )
+    user_id: str
+    session: str
+    created_at: datetime
+    finished_at: datetime | None
+    turns: int
+    taken: int = Field(description="How many of the turns were dealt with.")
+    passed_over: int = Field(description="Turns that nobody said: instructions, results of tools, recalled memories.")
+    memories: int = Field(description="Memories that are new.")
+    deduplicated: int = Field(description="What was known already.")
+    superseded: int = Field(description="Memories that what was said made untrue.")
+
+
 def _one_or_many(body: Any) -> str:
     return _MANY if isinstance(body, Mapping) and "memories" in body else _ONE
 

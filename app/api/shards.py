@@ -1,7 +1,7 @@
 """Which shard answers a request: the one that has its user, and no other."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 from uuid import UUID
@@ -35,11 +35,16 @@ class Shards:
         caller: Caller | None = getattr(request.state, "caller", None)
         if caller is None:
             return self.stacks[0]
-        if caller.user_id is not None and "memory_id" in request.path_params:
+        if caller.user_id is not None and {"memory_id", "job_id"} & set(request.path_params):
             return await self.of_user(caller.tenant_id, caller.user_id)
         memory_id = request.path_params.get("memory_id")
         if isinstance(memory_id, UUID):
-            return await self.of_memory(caller.tenant_id, memory_id)
+            return await self._having(
+                caller.tenant_id, lambda each: _owner_of_memory(each, caller.tenant_id, memory_id)
+            )
+        job_id = request.path_params.get("job_id")
+        if isinstance(job_id, UUID):
+            return await self._having(caller.tenant_id, lambda each: _owner_of_job(each, caller.tenant_id, job_id))
         user_id = await _user_of(request, caller)
         return self.stacks[0] if user_id is None else await self.of_user(caller.tenant_id, user_id)
 
@@ -49,19 +54,26 @@ class Shards:
         await self.tenants.bring(tenant_id, index)
         return self.stacks[index]
 
-    async def of_memory(self, tenant_id: str, memory_id: UUID) -> Services:
-        """The services that have a memory: nothing in a memory's id says whose it is, so all are asked; the first one
+    async def _having(self, tenant_id: str, find_owner: Callable[[Services], Awaitable[str]]) -> Services:
+        """The services that have something by its id: nothing in it says whose it is, so all are asked; the first one
         where nobody has it. Raises what a shard that did not answer raised."""
-        asked = (each.memories.get(tenant_id, memory_id) for each in self.stacks)
-        answers = await asyncio.gather(*asked, return_exceptions=True)
+        answers = await asyncio.gather(*(find_owner(each) for each in self.stacks), return_exceptions=True)
         for index, answer in enumerate(answers):
             # Until a split shard is tidied, its old half has copies.
-            if not isinstance(answer, BaseException) and index == shard_of(tenant_id, answer.user_id, len(self.stacks)):
+            if not isinstance(answer, BaseException) and index == shard_of(tenant_id, answer, len(self.stacks)):
                 return self.stacks[index]
         for answer in answers:
             if isinstance(answer, BaseException) and not isinstance(answer, NotFound):
                 raise answer
         return self.stacks[0]
+
+
+async def _owner_of_memory(services: Services, tenant_id: str, memory_id: UUID) -> str:
+    return (await services.memories.get(tenant_id, memory_id)).user_id
+
+
+async def _owner_of_job(services: Services, tenant_id: str, job_id: UUID) -> str:
+    return (await services.ingest.status(tenant_id, job_id))[0].user_id
 
 
 async def _user_of(request: Request, caller: Caller) -> str | None:

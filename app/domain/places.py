@@ -30,8 +30,13 @@ def conversation_of(kind: MemoryType, session: str | None, source: str, valid_fr
     """The number of what a memory is a part of: its session; without one, what was said or happened on one day, from
     one source, lies together loosely. None where it stands alone."""
     if session is not None:
-        return _hash(session)
+        return number_of(session)
     return _hash(f"{source}\n{valid_from.date()}") | _LOOSE_SESSION if kind is MemoryType.HISTORY else None
+
+
+def number_of(session: str) -> int:
+    """The number of a conversation that was named."""
+    return _hash(session)
 
 
 def place_of(conversation: int, turn: int) -> int:

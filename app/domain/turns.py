@@ -6,41 +6,80 @@ The turn itself is always kept, as HISTORY; what is derived from it is beside it
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
+from itertools import pairwise
+from uuid import UUID
 
 from app.domain.extraction import statements_in
-from app.domain.facts import Correction
+from app.domain.facts import Correction, correction_in
 from app.domain.memory import Draft, Memory, MemoryType
+from app.domain.remembering import is_made
 
 TURN_CONFIDENCE = 0.9
+SPEAKING = frozenset({"user", "assistant"})
+"""Roles of those who say something."""
+
+MAX_SOURCE = 128
+"""Characters of a memory's source."""
+
 CORRECTED_CONFIDENCE = 0.95
 """A correction by the user is surer than what was inferred."""
 
 
 @dataclass(frozen=True)
-class Message:
-    """A turn: who said it (`user`, `assistant`), what, and when."""
+class Utterance:
+    """One turn of a conversation: who said it (`user`, `assistant`, …), what, and when."""
 
     role: str
     content: str
     said_at: datetime
+    speaker: str | None = None
+    """Their name, where it is known."""
 
 
-def drafts_of(message: Message, session: str, turn: int) -> list[Draft]:
+def drafts_of(said: Utterance, session: str, turn: int) -> list[Draft]:
     """What one turn leaves: itself, then what a user's sentences state, true from when it was said."""
     own = Draft(
         MemoryType.HISTORY,
-        message.content,
+        said.content,
         TURN_CONFIDENCE,
-        source=f"conversation:{message.role}",
-        valid_from=message.said_at,
+        source=f"conversation:{said.role}",
+        valid_from=said.said_at,
         session=session,
         turn=turn,
-        speaker=message.role,
+        speaker=said.speaker or said.role,
     )
-    if message.role != "user":
+    if said.role != "user":
         return [own]
-    stated = statements_in(message.content, f"turn:{session}:{turn}"[:128])
-    return [own, *(replace(each, valid_from=message.said_at) for each in stated)]
+    stated = statements_in(said.content, source_of(session, turn))
+    return [own, *(replace(each, valid_from=said.said_at) for each in stated)]
+
+
+def is_worth_taking(said: Utterance) -> bool:
+    """Whether somebody said it: instructions and results of tools are not, nor is what holds recalled memories, which
+    would be learned once more from itself."""
+    return said.role in SPEAKING and not is_made(said.content)
+
+
+def session_of(ingest_id: UUID) -> str:
+    """The conversation of turns whose conversation nobody named."""
+    return f"ingest:{ingest_id}"
+
+
+def source_of(session: str, turn: int) -> str:
+    """The source of what a turn tells: it names the turn."""
+    return f"turn:{session}:{turn}"[:MAX_SOURCE]
+
+
+def batches(said: Sequence[Utterance]) -> list[Sequence[Utterance]]:
+    """Consecutive turns that can be remembered together. One that sets something right comes after what was said
+    before it is remembered, and so begins a batch."""
+    starts = [0, *(at for at, each in enumerate(said) if at and is_correcting(each)), len(said)]
+    return [said[start:end] for start, end in pairwise(starts) if start < end]
+
+
+def is_correcting(said: Utterance) -> bool:
+    """Whether a user sets right what they or somebody said."""
+    return said.role == "user" and correction_in(said.content) is not None
 
 
 def corrected(correction: Correction, known: Sequence[Memory], source: str) -> Draft | None:

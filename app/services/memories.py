@@ -1,7 +1,7 @@
 """Memories: add, get, update, delete; one decision per draft about what it does to what is known."""
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from functools import cache
@@ -41,6 +41,10 @@ class Added:
     superseded: tuple[UUID, ...]
 
 
+Within = Callable[[AsyncConnection, Added], Awaitable[None]]
+"""What else is written in the transaction that remembers something."""
+
+
 @dataclass
 class _Plan:
     """What a batch will write: new memories by id, and held ones as they are after a merge or a replacement."""
@@ -69,9 +73,16 @@ class MemoryService:
 
     @follows_switch
     async def add(
-        self, tenant_id: str, user_id: str, drafts: Sequence[Draft], *, known_since: datetime | None = None
+        self,
+        tenant_id: str,
+        user_id: str,
+        drafts: Sequence[Draft],
+        *,
+        known_since: datetime | None = None,
+        within: Within | None = None,
     ) -> Added:
-        """Remember `drafts` in one transaction: duplicates merge, contradictions supersede.
+        """Remember `drafts` in one transaction, and do what else belongs in it: duplicates merge, contradictions
+        supersede.
 
         Creates the user at first contact; what is learned about a user `known_since` a moment is not kept for
         another of the same id (UserErased). Raises ModelUnavailable when no vector can be had: nothing is
@@ -115,6 +126,9 @@ class MemoryService:
             for memory in plan.replaced.values():
                 if memory.memory_id not in plan.new:
                     await self.memories.update(connection, tenant_id, memory.memory_id, _end_values(memory, now))
+            added = Added(tuple(plan.ids), plan.deduplicated, tuple(plan.replaced))
+            if within is not None:
+                await within(connection, added)
         for memory_id, resolution in decisions:
             if resolution.action in {"supersede", "outdated"}:
                 log.info(
@@ -126,7 +140,7 @@ class MemoryService:
                 )
         log.info("memories_added", added=len(plan.new), deduplicated=plan.deduplicated)
         await self.trials.keep_up(tenant_id, user_id)
-        return Added(tuple(plan.ids), plan.deduplicated, tuple(plan.replaced))
+        return added
 
     async def _embedded(self, tenant_id: str, contents: Sequence[str]) -> tuple[Embedded, ...]:
         """Vectors in the serving space, then in the others that are to have what is written, as far as they can be

@@ -2,44 +2,28 @@
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import KW_ONLY, dataclass, replace
+from dataclasses import KW_ONLY, dataclass
 from datetime import datetime
 
-import numpy as np
 import structlog
 
 from app.domain.embeddings import Vector
 from app.domain.errors import ModelUnavailable, NotFound
-from app.domain.extraction import facts_in
-from app.domain.memory import Memory, MemoryType
-from app.domain.ranking import (
-    OUTDATED_LOST,
-    RERANK_TOP,
-    Candidate,
-    Ranked,
-    Weights,
-    apply_rerank,
-    newer_first,
-    outdated,
-    rank,
-)
-from app.domain.relevance import Fusion, Said, arms, best, said_log_odds
+from app.domain.memory import MemoryType
+from app.domain.ranking import RERANK_TOP, Candidate, Ranked, Weights, apply_rerank, rank
 from app.domain.spaces import Embedded, StoredSpace
-from app.domain.times import asks_of_now, spans
 from app.domain.trials import Trial
 from app.ports import Clock, Reranker
 from app.services.catalogues import CatalogueService
 from app.services.replicas import Reads
+from app.services.retrieval import Retrieval
 from app.services.spaces import Spaces, follows_switch
 from app.services.trial_spaces import TrialSpaces
 from app.store.engine import Database, Statements
-from app.store.memories import Asked, Looked, MemoryStore, SearchFilter
+from app.store.memories import Asked, MemoryStore, SearchFilter
 from app.store.users import UserStore
 
 log = structlog.get_logger(__name__)
-
-POOL = 60
-"""Memories that are read of those a search has looked at; never fewer than three times the limit."""
 
 
 @dataclass(frozen=True)
@@ -152,49 +136,18 @@ class RankingService:
     ) -> Candidates:
         """The memories most likely to answer a query, by all arms (`app.domain.relevance`), in one space: as
         `candidates`."""
+        retrieval = Retrieval(self.memories)
         if query.trial is not None and query.trial_vector is not None:
             embedded = query.trial_vector
             asked = Asked(tenant_id, user_id, query.text, embedded.vectors[0], embedded.space, where, "trial")
-            found = await self._relevant(statements, asked, limit)
+            found = await retrieval.relevant(statements, asked, limit)
             if found is not None:
                 return Candidates(found, query.trial.space, has_vector=True)
             log.info("trial_space_incomplete", trial=query.trial.trial_id)
             await self.trials.give(query.trial, tenant_id, user_id)
         asked = Asked(tenant_id, user_id, query.text, query.vector, query.space, where)
-        found = await self._relevant(statements, asked, limit)
+        found = await retrieval.relevant(statements, asked, limit)
         return Candidates(found or [], query.space.id, query.vector is not None)
-
-    async def _relevant(self, statements: Statements, asked: Asked, limit: int) -> list[Candidate] | None:
-        """None where a memory lacks a vector of a trial's space."""
-        count = max(POOL, 3 * limit)
-        looked = await self.memories.look(statements, asked, nearest=count)
-        if looked is None:
-            return None
-        found = await self._picked(statements, asked, looked, count)
-        if len(found) < limit and not looked.is_whole:  # few pass the filters
-            looked = await self.memories.look(statements, asked, nearest=count, is_exact=True)
-            return None if looked is None else await self._picked(statements, asked, looked, count)
-        return found
-
-    async def _picked(self, statements: Statements, asked: Asked, looked: Looked, count: int) -> list[Candidate]:
-        weights = Fusion()
-        by_arms = arms(looked.field)
-        log_odds = by_arms.fused(weights)
-        if asked.vector is None:  # nothing but words finds anything
-            log_odds = np.where(by_arms.words > 0, log_odds, -np.inf)
-        picked = [position for position in best(log_odds, count) if np.isfinite(log_odds[position])]
-        places = {looked.id_at(position): position for position in picked}
-        found = await self.memories.pick(statements, asked, list(places))
-        positions = [places[each.memory.memory_id] for each in found]
-        if not looked.is_whole:
-            field = looked.field.with_cosines(positions, [each.cosine for each in found])
-            log_odds = arms(field).fused(weights)
-        said = [Said(each.memory.speaker, each.memory.valid_from, _asks(each.memory)) for each in found]
-        past = outdated([each.memory for each in found], facts_in)
-        total = log_odds[positions] - OUTDATED_LOST * np.isin(np.arange(len(found)), list(past))
-        total += said_log_odds(said, asked.words, spans(asked.words, asked.where.at), weights)
-        odds = newer_first(found, total.tolist()) if asks_of_now(asked.words) else total.tolist()
-        return [replace(each, log_odds=each_odds) for each, each_odds in zip(found, odds, strict=True)]
 
     async def candidates(
         self,
@@ -277,7 +230,3 @@ class RankingService:
                 raise
             log.warning("reranking_degraded", cause=error.cause, reason=str(error))
         return await self.fallback.rerank(query, documents), self.fallback.model, True
-
-
-def _asks(memory: Memory) -> bool:
-    return memory.content.rstrip().endswith("?")

@@ -16,7 +16,7 @@ from pathlib import Path
 import structlog
 
 from app.domain.embeddings import EmbeddingSpace
-from app.domain.errors import InvalidInput, NotFound, NotReady, StaleSpace
+from app.domain.errors import InvalidInput, ModelUnavailable, NotFound, NotReady, Overloaded, StaleSpace
 from app.domain.spaces import WRITTEN, Role, StoredSpace, TenantSpaces, storage_of
 from app.services.space_check import SpaceCheck, Verified
 from app.services.space_filler import BATCH, OnFilled, Pause, SpaceFiller
@@ -180,18 +180,24 @@ class SpaceSwitch:
         return await self.fill(tenant_id, on_filled, await self.throttle(tenant_id, slowdown))
 
     async def throttle(self, tenant_id: str, slowdown: float, usual_s: float = 0.0) -> Throttle | None:
-        """What holds a filling back, by searches for a user who said something lately; None where nobody did."""
+        """What holds a filling back, by searches for something that a user said lately: embedded in the space that
+        serves, as a user's is, and looked for; None where nobody said anything."""
         serving = (await self._spaces.of(tenant_id)).serving
         async with self.database.begin(tenant_id) as connection:
             sample = await self._fills.sample(connection, tenant_id, 1)
-            user_id = sample[0][0] if sample else ""
-            _, vectors = await self._store.vectors_of(connection, tenant_id, serving, user_id, count=1)
+        if not sample:
+            return None
+        user_id, said = sample[0]
 
         async def search() -> None:
+            try:
+                vectors = (await self._spaces.embed_in(serving, [said])).vectors
+            except (ModelUnavailable, Overloaded):  # what it took until then tells enough
+                return
             async with self.database.begin(tenant_id) as connection:
                 await self._store.nearest(connection, tenant_id, serving, user_id, vectors[0], 10)
 
-        return Throttle(search, slowdown, usual_s) if len(vectors) else None
+        return Throttle(search, slowdown, usual_s)
 
     async def fill_slice(
         self, tenant_id: str, number: int, seconds: float, pause: Pause | None, *, is_noted: bool

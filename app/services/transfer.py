@@ -13,6 +13,7 @@ from app.domain.errors import Forbidden, InvalidInput, NotFound
 from app.domain.memory import MemoryType
 from app.domain.spaces import StoredSpace
 from app.domain.users import check_user_id
+from app.services.ingest import IngestService
 from app.services.jobs.graphs import GraphService
 from app.services.spaces import Spaces
 from app.services.training.erasure import Erasure, TrainingErasure
@@ -35,6 +36,7 @@ class TransferService:
     training: TrainingErasure
     users: UserStore
     graphs: GraphService
+    ingest: IngestService
 
     async def check_user(self, tenant_id: str, user_id: str) -> None:
         """Raise NotFound unless the tenant knows this user."""
@@ -68,6 +70,7 @@ class TransferService:
                 await self.spaces.hold(connection, tenant_id, space)
                 written = await import_rows(connection, tenant_id, rows, space)
                 await self.graphs.want(connection, tenant_id, *{row["user_id"] for row in rows["memories"]})
+                await self.ingest.resume(connection, tenant_id, sorted({row["user_id"] for row in rows["ingests"]}))
         except DBAPIError as error:
             state = getattr(error.orig, "sqlstate", "")
             if state == _NO_SUCH_USER:

@@ -102,6 +102,7 @@ _PUT_BACK = f"""
 UPDATE procrastinate_jobs SET status = 'todo', attempts = 0, scheduled_at = NULL WHERE id = $1
 RETURNING id, {_WAKE.format(queue="queue_name")}
 """
+_STATE = "SELECT status::text AS status FROM procrastinate_jobs WHERE id = $1"
 _COUNTS = """
 SELECT task_name, status::text AS status, count(*)::int AS jobs FROM procrastinate_jobs
 WHERE status IN ('todo', 'doing', 'failed') GROUP BY task_name, status
@@ -210,6 +211,11 @@ class JobStore:
         found = [row["id"] for row in await statements.fetch(_DEAD, _ids(job_ids))]
         await statements.fetch("DELETE FROM procrastinate_jobs WHERE id = ANY($1::bigint[])", found)
         return found
+
+    async def state(self, statements: Statements, job_id: int) -> JobState | None:
+        """How a job stands; None where there is none of that number."""
+        rows = await statements.fetch(_STATE, job_id)
+        return _NAMES[rows[0]["status"]] if rows else None
 
     async def counts(self, statements: Statements) -> dict[tuple[str, JobState], int]:
         """Jobs by kind and state."""

@@ -14,7 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.domain.embeddings import Vector
 from app.domain.memory import Memory, MemoryType, Neighbour
-from app.domain.places import SESSION_BITS
+from app.domain.places import SESSION_BITS, number_of
 from app.domain.ranking import Candidate
 from app.domain.spaces import Embedded, Role, StoredSpace
 from app.domain.statements import RELATED_COSINE
@@ -169,13 +169,28 @@ class MemoryStore:
             self._learn(user, row["graph"])
         return looked(row)
 
-    async def pick(self, statements: Statements, asked: Asked, ids: Sequence[UUID]) -> list[Candidate]:
-        """Those of some memories that may be found, in no order."""
+    async def pick(self, statements: Statements, asked: Asked, looked: Looked, ids: Sequence[UUID]) -> list[Candidate]:
+        """Those of some of the memories that were looked at that may be found, in no order; asked for only where they
+        did not come along."""
         if not ids:
             return []
-        rows = await statements.fetch(picked(asked.space, asked.role), *asked.arguments, list(ids))
-        space = asked.space
-        return [Candidate(memory_of(row), row["cosine"] or 0.0, 0.0, _vector_of(row, space)) for row in rows]
+        if looked.rows is None:
+            rows = await statements.fetch(picked(asked.space, asked.role), *asked.arguments, list(ids))
+        else:
+            wanted = set(ids)
+            rows = [row for row in looked.rows if row[0] in wanted]
+        dimension = asked.space.space.dimension
+        found: list[Candidate] = []
+        for row in rows:
+            cosine, vector = row[len(FIELDS) :]
+            held = np.zeros(dimension, np.float32) if vector is None else vector_from_bytes(vector)
+            found.append(Candidate(memory_of(row), cosine or 0.0, 0.0, held))
+        return found
+
+    async def last_turn(self, statements: Statements, tenant_id: str, user_id: str, session: str) -> int:
+        """The number of the last turn of a conversation that was named; 0 where nothing of it is known."""
+        number = number_of(session)
+        return (await self.last_turns(statements, tenant_id, user_id, [number])).get(number, 0)
 
     async def last_turns(
         self, statements: Statements, tenant_id: str, user_id: str, sessions: Sequence[int]

@@ -1,11 +1,13 @@
 """The statements of a search: what is known of all of a user's memories for a query, then the memories picked of them.
 
 The first answers with one row of packed arrays, since decoding thousands of rows costs more than finding them. For an
-ordinary user it is about every memory that may be found; for one who has a graph, about the nearest by it and those
-that hold a word of the query, and whether they may be found is seen when they are picked. Arguments $1 to $7 are those
+ordinary user it is about every memory that may be found, and where these are few it brings them along, so that nothing
+is left to ask; for one who has a graph, about the nearest by it and those that hold a word of the query, and whether
+they may be found is seen when they are picked. Arguments $1 to $7 are those
 of `memory_search`: vector, words, tenant, user, moment, types, tags.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -17,6 +19,9 @@ from numpy.typing import NDArray
 from app.domain.relevance import Field
 from app.domain.spaces import Role, StoredSpace
 from app.store.memory_search import HOLDS, MEMORY, OF_USER, that_hold
+
+AT_ONCE = 60
+"""Up to so many memories come with the first statement."""
 
 _PACKED = """(SELECT string_agg(uuid_send(memory_id), ''::bytea) FROM mine) AS ids,
        (SELECT string_agg(int8send(coalesce(place, -1)), ''::bytea) FROM mine) AS places,
@@ -31,10 +36,28 @@ def _query(space: StoredSpace, role: Role) -> str:
 )"""
 
 
+def _read(space: StoredSpace, wanted: str) -> str:
+    """Where the memories whose ids are wanted are read that may be found, each with its vector if it has one."""
+    return f"""query, {wanted} AS wanted(memory_id)
+CROSS JOIN LATERAL (
+    SELECT * FROM memories m WHERE {OF_USER} AND m.memory_id = wanted.memory_id AND {HOLDS} LIMIT 1
+) AS m
+LEFT JOIN LATERAL (
+    SELECT v.embedding FROM {space.memory_table} v
+    WHERE v.tenant_id = $3::text AND v.user_id = $4::text AND v.memory_id = wanted.memory_id LIMIT 1
+) AS v ON true"""
+
+
+_ROW = f"{MEMORY}, 1 - (v.embedding <=> query.vector), vector_send(v.embedding::vector)"
+"""A memory, its cosine and its vector."""
+
+
 @cache
 def exact_field(space: StoredSpace, role: Role) -> str:
     """Every memory that may be found: its distance (NaN without a vector), place and number of words; and which of them
-    hold which word of the query, by position. `lacking`: how many have no vector."""
+    hold which word of the query, by position. `lacking`: how many have no vector. `rows`: what `picked` gives of all of
+    them, where they are at most AT_ONCE."""
+    few = f"(SELECT memory_id FROM mine WHERE (SELECT count(*) FROM mine) <= {AT_ONCE})"
     return f"""
 WITH {_query(space, role)}, mine AS MATERIALIZED (
     SELECT m.memory_id, m.place, cardinality(m.terms) AS words, v.embedding <=> query.vector AS distance,
@@ -53,6 +76,7 @@ SELECT {_PACKED},
        (SELECT string_agg(int2send(term), ''::bytea) FROM hits) AS hit_term,
        cardinality(query.terms) AS terms,
        (SELECT count(*) FROM mine WHERE distance IS NULL) AS lacking,
+       (SELECT array_agg(ROW({_ROW})) FROM {_read(space, few)}) AS rows,
        (SELECT greatest(u.graph, 0) FROM users u WHERE u.tenant_id = $3::text AND u.user_id = $4::text) AS graph
 FROM query
 """
@@ -95,26 +119,20 @@ def picked(space: StoredSpace, role: Role) -> str:
     """Those of the memories $8 that may be found, with the cosine and the vector of each that has one."""
     return f"""
 WITH {_query(space, role)}
-SELECT {MEMORY}, 1 - (v.embedding <=> query.vector) AS cosine, vector_send(v.embedding::vector) AS vector
-FROM query, unnest($8::uuid[]) AS wanted(memory_id)
-CROSS JOIN LATERAL (
-    SELECT * FROM memories m WHERE {OF_USER} AND m.memory_id = wanted.memory_id AND {HOLDS} LIMIT 1
-) AS m
-LEFT JOIN LATERAL (
-    SELECT v.embedding FROM {space.memory_table} v
-    WHERE v.tenant_id = $3::text AND v.user_id = $4::text AND v.memory_id = wanted.memory_id LIMIT 1
-) AS v ON true
+SELECT {_ROW}
+FROM {_read(space, "unnest($8::uuid[])")}
 """
 
 
 @dataclass(frozen=True)
 class Looked:
     """What is known of a user's memories for a query, and their ids (16 bytes each), by position; whether it is about
-    every memory that may be found."""
+    every memory that may be found; and where these are few, the rows that `picked` would give of them, in no order."""
 
     field: Field
     ids: NDArray[np.void]
     is_whole: bool
+    rows: Sequence[Sequence[Any]] | None = None
 
     def id_at(self, position: int) -> UUID:
         """The id of one of them."""
@@ -140,7 +158,7 @@ def looked(row: Any) -> Looked:
         found=holds.sum(axis=1).astype(float),
         memories=len(ids),
     )
-    return Looked(field, ids, is_whole=True)
+    return Looked(field, ids, is_whole=True, rows=row["rows"])
 
 
 def looked_by_graph(row: Any) -> Looked:

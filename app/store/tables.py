@@ -104,8 +104,8 @@ user can find, are kept by triggers. `graph`: the graph that the user is searche
 KEPT_BY_DATABASE = frozenset({"memories", "writes", "graph"})
 """Columns of users that nobody else writes, and that are no part of what is known about them."""
 
-DERIVED = frozenset({"place"})
-"""Columns of memories that are made of the others."""
+DERIVED = frozenset({"place", "job"})
+"""Columns that are made of the others, or mean something in this database alone."""
 
 facet_changes = Table(
     "facet_changes",
@@ -200,6 +200,46 @@ user_graphs = Table(
     UniqueConstraint("part", "number"),
 )
 """Who has which graph of a partition: nobody else gets it until they are erased."""
+
+ingests = Table(
+    "ingests",
+    metadata,
+    Column("tenant_id", Text, primary_key=True),
+    Column("ingest_id", Uuid, primary_key=True),
+    Column("user_id", Text, nullable=False),
+    Column("session", Text, nullable=False),
+    Column("created_at", Moment, nullable=False),
+    Column("finished_at", Moment),
+    Column("turns", Integer, nullable=False),
+    Column("taken", Integer, nullable=False, server_default=text("0")),
+    Column("passed_over", Integer, nullable=False, server_default=text("0")),
+    Column("memories", Integer, nullable=False, server_default=text("0")),
+    Column("deduplicated", Integer, nullable=False, server_default=text("0")),
+    Column("superseded", Integer, nullable=False, server_default=text("0")),
+    Column("job", BigInteger),
+    _user_key(),
+    Index("ix_ingests_user", "tenant_id", "user_id", "created_at"),
+    Index("ix_ingests_finished", "tenant_id", "finished_at", postgresql_where=text("finished_at IS NOT NULL")),
+)
+"""Conversations that were handed in. `turns`: how many; `taken`: how many of them were dealt with so far; the other
+counts tell what became of those. `job`: its number in the queue of this database."""
+
+utterances = Table(
+    "utterances",
+    metadata,
+    Column("tenant_id", Text, primary_key=True),
+    Column("ingest_id", Uuid, primary_key=True),
+    Column("number", Integer, primary_key=True),
+    Column("user_id", Text, nullable=False),
+    Column("role", Text, nullable=False),
+    Column("speaker", Text),
+    Column("content", Text, nullable=False),
+    Column("said_at", Moment, nullable=False),
+    ForeignKeyConstraint(["tenant_id", "ingest_id"], ["ingests.tenant_id", "ingests.ingest_id"]),
+    _user_key(),
+    Index("ix_utterances_user", "tenant_id", "user_id"),
+)
+"""Turns of ingests that are still to be remembered; each goes with the transaction that remembers it."""
 
 hypothesis_sets = Table(
     "hypothesis_sets",
@@ -388,6 +428,6 @@ space_backlog = Table(
 
 declare_job_tables(metadata)
 
-USER_TABLES = (facet_changes, signals, executions, hypothesis_sets, memories, users)
+USER_TABLES = (facet_changes, signals, executions, hypothesis_sets, utterances, ingests, memories, users)
 """Every table that holds rows of a user, in an order in which they can be deleted; vectors go with
 them."""

@@ -6,10 +6,10 @@ from datetime import datetime
 
 from rich.progress import Progress
 
-from app.domain.turns import Message
-from app.services.ingest import IngestService
+from app.domain.turns import Utterance
 from app.services.keys import DEFAULT_TENANT
 from app.services.ranking import SearchRequest
+from app.services.turns import TurnService
 from benchmarks.memory_quality.histories import History, Wording, generate
 from benchmarks.memory_quality.ours import House
 from benchmarks.report import Figure, Target
@@ -54,15 +54,15 @@ async def freshness_figures(house: House, progress: Progress, count: int = COUNT
 
 
 async def _outcomes(house: House, histories: Sequence[History], progress: Progress) -> list[Outcome]:
-    ingest = IngestService(house.services.memories, house.services.ranking)
+    turns = TurnService(house.services.memories)
     texts = {message.text for history in histories for message in history.messages}
     await house.embedder.embed(sorted(texts | {history.question for history in histories}))
     bar = progress.add_task("histories", total=len(histories))
     outcomes: list[Outcome] = []
     for history in histories:
         for day, each in enumerate(history.messages):
-            message = Message("user", each.text, each.at)
-            await ingest.take(DEFAULT_TENANT, history.user, [message], f"day-{day}")
+            message = Utterance("user", each.text, each.at)
+            await turns.take(DEFAULT_TENANT, history.user, [message], f"day-{day}")
         outcomes.append(await _outcome(house, history))
         progress.advance(bar)
     return outcomes

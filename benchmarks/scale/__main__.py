@@ -8,12 +8,13 @@ with words, names and numbers changed; its vector is the sentence's, turned by a
 changes turn real vectors (`data.py`: both are fitted to 1,000 changed sentences that are really embedded). Memories
 are written in mixed order, as users of one service write them. One in twenty no longer holds.
 
-Measured is the database part of a search: opening a transaction, one statement, closing it, on one connection. The
-same users with the same memories are searched with the same questions in two databases of one server, of which one
-holds those users alone (10,000 memories) and one holds everybody, in the same rounds and in random order. Recall is to
-brute force over float32. Tables, statements and the job that makes the graphs are the service's own. Beside it, a table
-as others have it: one HNSW index over all users' vectors with pgvector's defaults, and a filter on the user; and the
-same with its iterative scan. Because that index takes so long to build, it holds one user in five.
+Measured is the database part of a search: opening a transaction, two statements and what is computed between them,
+closing it, on one connection. The same users with the same memories are searched with the same questions in two
+databases of one server, of which one holds those users alone (10,000 memories) and one holds everybody, in the same
+rounds and in random order. Recall is to brute force over float32, of what a search takes for the nearest by vector.
+Tables, statements and the job that makes the graphs are the service's own. Beside it, a table as others have it: one
+HNSW index over all users' vectors with pgvector's defaults, and a filter on the user; and the same with its iterative
+scan. Because that index takes so long to build, it holds one user in five.
 """
 
 import argparse
@@ -64,7 +65,16 @@ from benchmarks.scale.load import (
     make_pool,
     read_vectors,
 )
-from benchmarks.scale.measure import ITERATIVE, Queries, Searcher, mean_recall, time_globally, time_searches
+from benchmarks.scale.measure import (
+    ITERATIVE,
+    Find,
+    Globally,
+    Queries,
+    Searcher,
+    mean_recall,
+    time_globally,
+    time_searches,
+)
 from benchmarks.scale.tables import DIMENSION
 
 SMALL = 10_000
@@ -203,10 +213,10 @@ async def run(
             await others.execute("CHECKPOINT")
             figures = await disk_figures(admin["large"], space.memory_table, others, plan.memories, plan.limit, built)
             searchers = {
-                name: Searcher(await service_connection(database, stack), queries, graphs, space)
+                name: Searcher(await service_connection(database, stack), queries, space)
                 for name, database in databases.items()
             }
-            globally = Searcher(others, queries, {})
+            globally = Globally(others, queries)
             figures = [
                 *await search_figures(searchers, users, plan, random, progress),
                 *await recall_figures(searchers["large"], globally, held, exact, users, plan, dice),
@@ -325,7 +335,7 @@ async def search_figures(
 
 async def recall_figures(
     ours: Searcher,
-    others: Searcher,
+    others: Globally,
     held: dict[int, Held],
     exact: Sequence[int],
     users: Users,
@@ -337,14 +347,11 @@ async def recall_figures(
     cases = [(rank, int(dice.integers(count))) for rank in exact if rank in held]
     heavy = [(HEAVY, int(query)) for query in dice.integers(0, count, plan.heavy_queries)]
 
-    def by_us(rank: int, query: int) -> Any:
-        return ours.search(rank, query)
+    def globally(settings: str) -> Find:
+        return lambda rank, query: others.nearest(rank, query, settings)
 
-    def globally(settings: str) -> Callable[[int, int], Any]:
-        return lambda rank, query: others.search_globally(rank, query, settings)
-
-    same, as_near = await mean_recall(by_us, held, cases, ours.queries)
-    in_graph, _ = await mean_recall(by_us, held, heavy, ours.queries)
+    same, as_near = await mean_recall(ours.nearest, held, cases, ours.queries)
+    in_graph, _ = await mean_recall(ours.nearest, held, heavy, ours.queries)
     note = f"{len(cases)} users of at most {users.limit:,}"
     figures = [
         Figure("recall@10/exact", as_near, target=Target("≥", 1.0), note=f"{note}; ties at 1e-4 count"),
@@ -361,7 +368,7 @@ async def recall_figures(
 
 
 async def global_figures(
-    ours: Searcher, others: Searcher, users: Users, plan: Plan, random: Random, progress: Progress
+    ours: Searcher, others: Globally, users: Users, plan: Plan, random: Random, progress: Progress
 ) -> list[Figure]:
     """Times beside an index over all users."""
     took = await time_globally(

@@ -1,7 +1,8 @@
 """How long searches take and what they find."""
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
 from random import Random
 from typing import Any
 from uuid import UUID
@@ -11,15 +12,16 @@ from numpy.typing import NDArray
 from rich.progress import Progress
 
 from app.domain.embeddings import Vectors
+from app.domain.ranking import Candidate
 from app.domain.spaces import StoredSpace
-from app.store.memory_search import GRAPH_SETTINGS, GRAPH_SETTINGS_END, by_graph, exact
+from app.services.retrieval import POOL, Retrieval
+from app.store.engine import Statements
+from app.store.memories import Asked, MemoryStore, SearchFilter
 from benchmarks.report import Operation, Seconds, interleaved
 from benchmarks.scale.data import NOW
 from benchmarks.scale.load import TENANT, Held, user_id
 from benchmarks.scale.tables import GLOBAL
 
-ARM = 20
-"""Candidates of each arm, as the service asks for them when ten memories are wanted."""
 WANTED = 10
 TIE = 1e-4
 """Cosines closer than this are the same: it is what half precision keeps of them."""
@@ -36,32 +38,51 @@ class Queries:
 
 @dataclass(frozen=True)
 class Searcher:
-    """The database part of a search on one connection, as the service has it: open a transaction, ask, close it."""
+    """The database part of a search on one connection, as the service has it: open a transaction, ask what is known of
+    the memories, pick some, close it. What the service computes between the two statements is in it."""
 
     connection: Any
     queries: Queries
-    graphs: Mapping[int, int]
-    """By rank of the users that have one."""
-    space: StoredSpace | None = None
-    """None: the others' table."""
+    space: StoredSpace
+    memories: MemoryStore = field(default_factory=MemoryStore)
 
-    async def search(self, rank: int, query: int) -> Sequence[Any]:
+    async def search(self, rank: int, query: int) -> Sequence[Candidate]:
         """The candidates of a user for a query."""
-        assert self.space is not None
-        vector, text = self.queries.vectors[query], self.queries.texts[query]
-        arguments: tuple[Any, ...] = (vector.tolist(), text, TENANT, user_id(rank), NOW, None, None, [], ARM)
-        await self.connection.execute(f"BEGIN; SET LOCAL app.tenant_id = '{TENANT}'")
-        graph = self.graphs.get(rank)
-        if graph:
-            await self.connection.execute(GRAPH_SETTINGS)
-            rows = await self.connection.fetch(by_graph(self.space, graph), *arguments)
-            await self.connection.execute(GRAPH_SETTINGS_END)
-        else:
-            rows = await self.connection.fetch(exact(self.space, "serving"), *arguments)
-        await self.connection.execute("COMMIT")
-        return rows
+        async with self._transaction() as statements:
+            found = await Retrieval(self.memories).relevant(statements, self._asked(rank, query), WANTED)
+        return found or []
 
-    async def search_globally(self, rank: int, query: int, settings: str) -> Sequence[Any]:
+    async def nearest(self, rank: int, query: int) -> list[UUID]:
+        """The ids of the memories that the search takes for the nearest by their vectors, nearest first."""
+        asked = self._asked(rank, query)
+        async with self._transaction() as statements:
+            looked = await self.memories.look(statements, asked, nearest=POOL)
+            assert looked is not None
+            places = np.argsort(-np.nan_to_num(looked.field.cosines, nan=-1.0), kind="stable")[:POOL].tolist()
+            found = await self.memories.pick(statements, asked, looked, [looked.id_at(place) for place in places])
+        found.sort(key=lambda each: -each.cosine)
+        return [each.memory.memory_id for each in found[:WANTED]]
+
+    @asynccontextmanager
+    async def _transaction(self) -> AsyncGenerator[Statements]:
+        statements = Statements(self.connection)
+        await statements.execute(f"BEGIN; SET LOCAL app.tenant_id = '{TENANT}'")
+        yield statements
+        await statements.execute("COMMIT")
+
+    def _asked(self, rank: int, query: int) -> Asked:
+        vector, text = self.queries.vectors[query], self.queries.texts[query]
+        return Asked(TENANT, user_id(rank), text, vector, self.space, SearchFilter(NOW))
+
+
+@dataclass(frozen=True)
+class Globally:
+    """The same in a table as others have it."""
+
+    connection: Any
+    queries: Queries
+
+    async def search(self, rank: int, query: int, settings: str) -> Sequence[Any]:
         """The nearest by one index over all users and a filter."""
         arguments = (self.queries.vectors[query].tolist(), user_id(rank))
         await self.connection.execute(f"BEGIN; SET LOCAL enable_seqscan = off; {settings}")
@@ -69,10 +90,14 @@ class Searcher:
         await self.connection.execute("COMMIT")
         return rows
 
+    async def nearest(self, rank: int, query: int, settings: str) -> list[UUID]:
+        """The ids of what it finds, nearest first."""
+        rows = await self.search(rank, query, settings)
+        return [row["memory_id"] for row in sorted(rows, key=lambda row: -row["cosine"])[:WANTED]]
 
-def nearest_of(rows: Sequence[Any]) -> list[UUID]:
-    """The ids of the nearest memories among candidates, nearest first."""
-    return [row["memory_id"] for row in sorted(rows, key=lambda row: -row["cosine"])[:WANTED]]
+
+Find = Callable[[int, int], Awaitable[list[UUID]]]
+"""(user, query) to the ids of the nearest."""
 
 
 def recall(held: Held, vector: NDArray[np.float32], found: Sequence[UUID]) -> tuple[float, float]:
@@ -85,10 +110,10 @@ def recall(held: Held, vector: NDArray[np.float32], found: Sequence[UUID]) -> tu
 
 
 async def mean_recall(
-    find: Callable[[int, int], Any], held: Mapping[int, Held], cases: Sequence[tuple[int, int]], queries: Queries
+    find: Find, held: Mapping[int, Held], cases: Sequence[tuple[int, int]], queries: Queries
 ) -> tuple[float, float]:
-    """Mean `recall` over cases (user, query); `find` gives the candidates."""
-    each = [recall(held[rank], queries.vectors[query], nearest_of(await find(rank, query))) for rank, query in cases]
+    """Mean `recall` over cases (user, query)."""
+    each = [recall(held[rank], queries.vectors[query], await find(rank, query)) for rank, query in cases]
     same, as_near = np.array(each).mean(axis=0)
     return float(same), float(as_near)
 
@@ -119,7 +144,7 @@ async def time_searches(
 
 async def time_globally(
     ours: Searcher,
-    others: Searcher,
+    others: Globally,
     draw: Callable[[], int],
     *,
     rounds: int,
@@ -132,8 +157,8 @@ async def time_globally(
         query, rank = random.randrange(len(ours.queries.texts)), draw()
         return {
             "ours": lambda: ours.search(rank, query),
-            "global": lambda: others.search_globally(rank, query, ""),
-            "iterative": lambda: others.search_globally(rank, query, ITERATIVE),
+            "global": lambda: others.search(rank, query, ""),
+            "iterative": lambda: others.search(rank, query, ITERATIVE),
         }
 
     return await interleaved(make, rounds=rounds, warm_up=max(5, rounds // 10), random=random, progress=progress)

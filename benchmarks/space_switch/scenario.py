@@ -159,9 +159,11 @@ async def _rates(
     try:
         while not (first := await _vectors(database)):  # noqa: ASYNC110 - another process does it
             await asyncio.sleep(0.2)
-        began = time.time()
-        await asyncio.sleep(plan.fill_s)
-        outcome.fill_rate = (await _vectors(database) - first) / (time.time() - began)
+        began, held, items = time.time(), first, await _items(database)
+        while held < items and time.time() < began + plan.fill_s:
+            await asyncio.sleep(0.2)
+            held = await _vectors(database)
+        outcome.fill_rate = (held - first) / (time.time() - began)
     finally:
         _end(filler)
     outcome.own_rates.append(await own_rate(endpoint, texts, plan.own_s))

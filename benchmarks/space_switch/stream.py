@@ -122,7 +122,7 @@ class Stream:
                 asked = {"user_id": request.user_id, "query": request.said, "limit": 10, "weights": ONLY_SIMILARITY}
                 return "POST", "/v1/memories/search", asked
             case "add":
-                return "POST", "/v1/memories", {"user_id": request.user_id, "type": "HISTORY", "content": request.said}
+                return "POST", "/v1/memories", {"user_id": request.user_id, "type": "ARTIFACT", "content": request.said}
             case "hypothesize":
                 return "POST", "/v1/hypothesize", {"user_id": request.user_id, "input_text": request.said}
             case "change":

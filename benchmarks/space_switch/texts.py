@@ -2,7 +2,8 @@
 
 Questions are German and memories English, so that no word of a question is found in a memory: what a search returns
 is then decided by the vectors alone, and can be compared with brute force over them. For the same reason no memory
-asks something, or tells a fact that another might set right.
+asks something, or tells a fact that another might set right; and none is of a conversation, where the ones beside it
+would count.
 """
 
 from itertools import islice, product

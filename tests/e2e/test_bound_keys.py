@@ -81,7 +81,7 @@ def theirs_in(held: Held) -> dict[str, Any]:
     """A user's ids under every name that a request has for one of that kind."""
     memory = {"memory_id": held.memory_id, "memory_ids": [held.memory_id], "id": held.memory_id}
     asked = {"hypothesis_set_id": held.set_id, "set_id": held.set_id, "hypothesis_id": "h1", "rejected_ids": ["h1"]}
-    return memory | asked | {"execution_id": held.execution_id}
+    return memory | asked | {"execution_id": held.execution_id, "job_id": held.job_id}
 
 
 def check_is_a_refusal(response: httpx.Response, operation: Operation) -> None:
@@ -131,7 +131,7 @@ def test_another_user_s_ids_lead_nowhere(
         for named in ({"user_id": OWN}, {"user_id": OWN if "{user_id}" in operation.path else None}):
             response = send(bound, operation, theirs_in(other) | named)
             check_nothing_leaked(response, other, operation)
-            if "{memory_id}" in operation.path:
+            if "{memory_id}" in operation.path or "{job_id}" in operation.path:
                 assert response.status_code == 404, operation.name
     assert export_of(house, other.user_id) == before
 

@@ -66,11 +66,12 @@ class Held:
     memory_id: str
     set_id: str
     execution_id: str
+    job_id: str
 
     @property
     def ids(self) -> tuple[str, ...]:
         """The ids that belong to the tenant alone."""
-        return (self.memory_id, self.set_id, self.execution_id)
+        return (self.memory_id, self.set_id, self.execution_id, self.job_id)
 
 
 @pytest.fixture(scope="module")
@@ -124,7 +125,10 @@ def fill(client: httpx.Client, user_id: str, word: str) -> Held:
     ok(client.post("/v1/preferences", json={"user_id": user_id, **preference}))
     ok(client.patch(f"/v1/persona/{user_id}", json={"facets": {word: 0.9}}))
     ok(client.put("/v1/settings", json={"token_budget": 3000, "intents": {"vocabulary": {"object": [word]}}}))
-    return Held(user_id, added["ids"][0], shown["hypothesis_set_id"], done["execution_id"])
+    turns = [{"role": "user", "content": f"We saw a {word} yesterday."}]
+    begun = client.post("/v1/memories/ingest", json={"user_id": user_id, "messages": turns})
+    assert begun.status_code == 202, begun.text[:500]
+    return Held(user_id, added["ids"][0], shown["hypothesis_set_id"], done["execution_id"], begun.json()["job_id"])
 
 
 def ok(response: httpx.Response) -> Any:
@@ -229,6 +233,11 @@ def attempts(them: Held, me: Held | None) -> dict[tuple[str, str], list[tuple[in
             (200, "", user | {"query": "what do I like?", "limit": 100, "rerank": True}),
             (200, "", user | {"query": "what do I like?", "as_of": "2300-01-01T00:00:00Z"}),
         ],
+        ("POST", "/v1/memories/ingest"): [
+            (202, "", user | {"messages": [{"role": "user", "content": "What do I like?"}]}),
+            (422, "", user | {"messages": [{"role": "user", "content": "hello"}], "job_id": them.job_id}),
+        ],
+        ("GET", "/v1/jobs/{job_id}"): [(404, f"/v1/jobs/{them.job_id}", None)],
         ("GET", "/v1/memories/{memory_id}"): [(404, memory, None)],
         ("GET", "/v1/memories/{memory_id}/history"): [(404, f"{memory}/history", None)],
         ("PATCH", "/v1/memories/{memory_id}"): [(404, memory, {"content": "mine now"}), (404, memory, {})],
@@ -295,6 +304,7 @@ FIRST_CONTACT = {
     ("POST", "/v1/followups"),
     ("POST", "/v1/enrich"),
     ("POST", "/v1/memories"),
+    ("POST", "/v1/memories/ingest"),
     ("POST", "/v1/memory/import"),
     ("PUT", "/v1/users/{user_id}/consent"),
 }
@@ -458,7 +468,7 @@ def test_a_revoked_key_is_useless_at_once(service: RunningService) -> None:
 
 def test_scopes_open_what_they_name(service: RunningService, a: httpx.Client) -> None:
     """A user's key is a 403 at exactly the admin's operations, an admin's key at exactly the others."""
-    nobody = Held("nobody", str(uuid.uuid4()), str(uuid.uuid4()), str(uuid.uuid4()))
+    nobody = Held("nobody", *(str(uuid.uuid4()) for _ in range(4)))
     for scope, forbidden in (("user", ADMIN), ("admin", set(operations_of(service)) - ADMIN)):
         with service.client(service.create_key(f"tenant-{scope}", (scope,))) as client:
             for (method, template), requests in attempts(nobody, None).items():
@@ -494,7 +504,7 @@ def test_scopes_open_what_they_name(service: RunningService, a: httpx.Client) ->
 )
 def test_only_this_machine_is_served_without_keys(running_service: RunningService, headers: dict[str, str]) -> None:
     """While no key exists, a request that was forwarded, or that another site's page makes, is a 401 everywhere."""
-    nobody = Held("nobody", str(uuid.uuid4()), str(uuid.uuid4()), str(uuid.uuid4()))
+    nobody = Held("nobody", *(str(uuid.uuid4()) for _ in range(4)))
     with running_service.client() as client:
         for (method, template), requests in attempts(nobody, None).items():
             _, path, body = requests[0]

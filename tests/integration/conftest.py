@@ -1,6 +1,7 @@
 """The use cases on real parts: the session's embedded PostgreSQL and the built-in model, loaded once."""
 
 from collections.abc import AsyncIterator, Sequence
+from datetime import UTC, datetime
 
 import pytest
 
@@ -9,6 +10,7 @@ from app.clients.embeddings.onnx import OnnxEmbedder
 from app.domain.embeddings import EmbeddingSpace, Vectors
 from app.domain.errors import ModelUnavailable
 from app.domain.memory import Draft, MemoryType
+from app.domain.turns import Utterance
 from app.services.choices import ExecuteRequest
 from app.services.context import Execution
 from app.services.feedback import Feedback
@@ -111,6 +113,8 @@ async def live_a_little(services: Services, tenant: str, user: str, word: str) -
     added = await memories.add(tenant, user, [*drafts, Draft(MemoryType.HISTORY, f"{word} went by", tags=(word,))])
     await memories.add(tenant, user, facts("My editor is Emacs"))
     await memories.update(tenant, added.ids[2], {"content": f"{word} came back"})
+    said = Utterance("user", f"I heard of {word} today.", datetime(2026, 3, 1, tzinfo=UTC))
+    await services.ingest.begin(tenant, user, [said], f"about {word}")
     _, executed = await choose(services, tenant, user, f"deploy my app {word}")
     comment = f"too long, I prefer {word}"
     await services.feedback.give(

@@ -19,6 +19,7 @@ from app.services.jobs.run import JobHandler, JobRun
 from app.settings import Settings
 from app.store.engine import MIGRATIONS, Database
 from app.store.expiry import ExpiryStore
+from app.store.ingests import IngestStore
 from app.wiring_jobs import job_handlers
 from tests.jobs import (
     PATIENCE_S,
@@ -284,7 +285,7 @@ async def test_what_expired_long_ago_is_removed_with_its_versions(
         await services.memories.update(name, added.ids[0], {"expires_at": None})
         gone = await services.memories.add(name, USER, [Draft(MemoryType.HISTORY, "The bell rang", expires_at=None)])
         await services.memories.update(name, gone.ids[0], {"expires_at": moments["long ago"]})
-    expiry = ExpiryService(database, ExpiryStore(), SystemClock(), timedelta(days=7))
+    expiry = ExpiryService(database, ExpiryStore(), IngestStore(), SystemClock(), timedelta(days=7))
     kind = kind_of_its_own(JobPayload)
     async with database.begin(tenant) as connection:
         await queue.add(connection, new_job(kind, JobPayload(tenant_id=tenant)))
@@ -307,7 +308,7 @@ async def contents(database: Database, tenant: str) -> list[str]:
 
 def test_expiry_and_graphs_recur() -> None:
     """What the service's own worker does: of every tenant, every hour."""
-    built = job_handlers(Settings(_env_file=None), None, None)  # pyright: ignore[reportArgumentType]
+    built = job_handlers(Settings(_env_file=None), None, None, None)  # pyright: ignore[reportArgumentType]
     handlers = {handler.kind: handler.cron for handler in built}
     assert handlers[EXPIRY]
     assert handlers[GRAPH]

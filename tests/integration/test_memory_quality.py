@@ -7,9 +7,9 @@ import numpy as np
 from app.api.deps import Services
 from app.clients.embeddings.onnx import OnnxEmbedder
 from app.domain.memory import Draft, MemoryType
-from app.domain.turns import Message
-from app.services.ingest import IngestService
+from app.domain.turns import Utterance
 from app.services.ranking import SearchRequest
+from app.services.turns import TurnService
 from benchmarks.memory_quality.histories import generate
 from tests.integration.conftest import create_tenant
 
@@ -55,12 +55,12 @@ async def test_the_answering_turn_is_found_by_the_words_of_the_question_before_i
 async def test_what_holds_comes_before_what_held(services: Services) -> None:
     """Of generated histories nearly all: the current fact first, and as of a moment the one that held then."""
     await create_tenant(services.database, f"{TENANT}-2")
-    ingest = IngestService(services.memories, services.ranking)
+    turns = TurnService(services.memories)
     histories = generate(10, "seen", seed=3)
     right = 0
     for history in histories:
         for day, each in enumerate(history.messages):
-            await ingest.take(f"{TENANT}-2", history.user, [Message("user", each.text, each.at)], f"day-{day}")
+            await turns.take(f"{TENANT}-2", history.user, [Utterance("user", each.text, each.at)], f"day-{day}")
         values = {value for _, value in history.values} | set(history.wrong)
         asked = SearchRequest(history.question)
         ranked = (await services.ranking.search(f"{TENANT}-2", history.user, asked)).ranked

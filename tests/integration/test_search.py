@@ -170,12 +170,18 @@ async def statements(database: Database) -> AsyncIterator[tuple[Database, list[s
     await single.aclose()
 
 
-@pytest.mark.parametrize("memories", [0, 1, 60])
-async def test_a_search_is_two_statements(
-    statements: tuple[Database, list[str]], settings: Settings, embedder: OnnxEmbedder, tenant: str, memories: int
+@pytest.mark.parametrize(("memories", "asked"), [(0, 2), (1, 1), (60, 1), (61, 2)])
+async def test_a_search_is_one_statement_or_two(
+    statements: tuple[Database, list[str]],
+    settings: Settings,
+    embedder: OnnxEmbedder,
+    tenant: str,
+    memories: int,
+    asked: int,
 ) -> None:
-    """Whatever the number of memories, one statement says what is known of them and one reads those that were picked;
-    beside them there is only the transaction, and for an empty answer the question whether the user exists."""
+    """One statement says what is known of all memories, and brings them along where they are few; else a second one
+    reads those that were picked. Beside them there is only the transaction, and for an empty answer the question
+    whether the user exists."""
     database, sent = statements
     services = build_services(settings, database, embedder)
     drafts = facts(*(f"Rode tram line {number}" for number in range(memories)), kind=MemoryType.HISTORY)
@@ -185,7 +191,7 @@ async def test_a_search_is_two_statements(
     found = await services.ranking.search(tenant, "u", SearchRequest("tram line 7", limit=100))
     assert len(found.ranked) == memories
     questions = [one for one in sent if "memories" in one or "users" in one]
-    assert len(questions) == 2
+    assert len(questions) == asked
     others = [one for one in sent if one not in questions]
     assert len(others) <= (3 if memories else 5)
     assert all(one.startswith(("BEGIN", "COMMIT", "SELECT set_config")) for one in others)

@@ -20,7 +20,7 @@ from app.services.transfer import TransferService
 from app.settings import Settings
 from app.store.engine import Database
 from app.store.users import UserStore
-from app.wiring import build_graphs
+from app.wiring import build_graphs, build_ingest
 from app.wiring_training import build_collector, build_erasure, build_runs, build_trainer
 from tests.fake_training import FakeTraining
 from tests.fakes import FakeEmbedder
@@ -45,7 +45,8 @@ class House:
         trainer = build_trainer(build_collector(self.settings))
         self.runs: RunService = build_runs(self.settings, database, trainer)
         erasure = build_erasure(self.settings, trainer)
-        self.transfer = TransferService(database, FakeEmbedder(), erasure, UserStore(), build_graphs(database))
+        ingest = build_ingest(database)
+        self.transfer = TransferService(database, FakeEmbedder(), erasure, UserStore(), build_graphs(database), ingest)
         self.consent = ConsentService(database, UserStore(), erasure, self.runs.clock)
 
     async def meet(self, tenant: str, user: str, numbers: range, said: str = "") -> None:

@@ -80,7 +80,8 @@ def test_a_route_is_about_the_tenant_unless_it_names_a_user() -> None:
 
 
 def test_few_routes_are_open_without_naming_a_user() -> None:
-    """Those that read no user's data, the import, which looks at each line, the front doors, which ask the caller."""
+    """Those that read no user's data, the import, which looks at each line, a job, whose user is looked at, the front
+    doors, which ask the caller."""
     marked = {
         context.path_format
         for context in iter_route_contexts(create_app().routes)
@@ -90,6 +91,7 @@ def test_few_routes_are_open_without_naming_a_user() -> None:
     assert marked == {"/v1/embeddings", "/api/v1/embeddings", "/embed", "/v1/rerank", "/v1/memory/import"} | {
         "/v1/chat/completions",
         "/v1/models",
+        "/v1/jobs/{job_id}",
         "/mcp",
     }
 

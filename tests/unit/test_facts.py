@@ -11,7 +11,7 @@ from app.domain.facts import Correction, Fact, correction_in, fact_in
 from app.domain.memory import Draft, Memory, MemoryType, Neighbour, resolve
 from app.domain.ranking import LATER, Candidate, newer_first, outdated
 from app.domain.times import asks_of_now
-from app.domain.turns import Message, corrected, drafts_of
+from app.domain.turns import Utterance, corrected, drafts_of
 
 NOW = datetime(2026, 1, 10, tzinfo=UTC)
 DAY = timedelta(days=1)
@@ -102,7 +102,7 @@ def test_a_correction_says_the_fact_anew() -> None:
 
 def test_a_turn_is_kept_and_what_it_tells_beside_it() -> None:
     """The raw message is always there; an assistant's words tell nothing of the user."""
-    said = Message("user", "Long day. I moved to Lyon!", NOW)
+    said = Utterance("user", "Long day. I moved to Lyon!", NOW)
     kept = drafts_of(said, "s", 3)
     assert [(each.type, each.content) for each in kept] == [
         (MemoryType.HISTORY, said.content),
@@ -110,7 +110,7 @@ def test_a_turn_is_kept_and_what_it_tells_beside_it() -> None:
     ]
     assert (kept[0].session, kept[0].turn, kept[0].speaker) == ("s", 3, "user")
     assert kept[1].source == "turn:s:3"
-    assert len(drafts_of(Message("assistant", "I moved to Lyon!", NOW), "s", 4)) == 1
+    assert len(drafts_of(Utterance("assistant", "I moved to Lyon!", NOW), "s", 4)) == 1
 
 
 def test_what_tells_an_earlier_value_is_outdated() -> None:

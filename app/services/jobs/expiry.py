@@ -1,7 +1,7 @@
-"""Expiry: memories that ended by themselves are removed, some time after their end."""
+"""Expiry: memories that ended by themselves are removed, some time after their end; so is what became of ingests."""
 
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 import structlog
 
@@ -10,6 +10,7 @@ from app.ports import Clock
 from app.services.jobs.run import JobRun
 from app.store.engine import Database
 from app.store.expiry import ExpiryStore
+from app.store.ingests import IngestStore
 
 log = structlog.get_logger(__name__)
 
@@ -25,6 +26,7 @@ class ExpiryService:
 
     database: Database
     memories: ExpiryStore
+    ingests: IngestStore
     clock: Clock
     kept: timedelta
 
@@ -40,3 +42,11 @@ class ExpiryService:
                 break
         if deleted:
             log.info("memories_expired", deleted=deleted)
+        await self._forget_ingests(payload.tenant_id, before)
+
+    async def _forget_ingests(self, tenant_id: str, before: datetime) -> None:
+        """What became of conversations that were handed in long ago is not asked any more."""
+        gone = BATCH
+        while gone == BATCH:
+            async with self.database.begin(tenant_id) as connection:
+                gone = await self.ingests.delete_finished(connection, tenant_id, before, BATCH)

@@ -68,6 +68,11 @@ class JobQueue:
         async with self.database.transact_jobs() as statements:
             return await self.jobs.find(statements, states=states, kind=kind, tenant_id=tenant_id, limit=limit)
 
+    async def state(self, job_id: int) -> JobState | None:
+        """How a job stands; None where it is done or was dropped."""
+        async with self.database.transact_jobs() as statements:
+            return await self.jobs.state(statements, job_id)
+
     async def counts(self) -> dict[tuple[str, JobState], int]:
         """Jobs by kind and state."""
         async with self.database.transact_jobs() as statements:

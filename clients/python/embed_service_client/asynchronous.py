@@ -98,6 +98,24 @@ class AsyncEmbedService:
         body = {"user_id": user_id, "memories": list(memories)}
         return await self._ask("POST", "/v1/memories", shapes.AddedOut, body)
 
+    async def ingest_conversation(
+        self,
+        user_id: str,
+        messages: Sequence[shapes.MessageIn],
+        *,
+        session: str | None = None,
+        key: str | None = None,
+    ) -> shapes.IngestedOut:
+        """Hand in turns of a conversation, to be remembered in the background. What is handed in under one `key` is
+        taken once; without one, this call makes its own, so that it can be sent again."""
+        body = {"user_id": user_id, "messages": list(messages)} | ({"session": session} if session else {})
+        key = key or uuid4().hex
+        return await self._ask("POST", "/v1/memories/ingest", shapes.IngestedOut, body, is_read=True, key=key)
+
+    async def get_job(self, job_id: str) -> shapes.JobOut:
+        """How a job stands, and what it left so far."""
+        return await self._ask("GET", _path("/v1/jobs/{}", job_id), shapes.JobOut)
+
     async def list_memories(
         self, user_id: str, *, mtype: shapes.MemoryType | None = None, tag: str | None = None, limit: int = 200
     ) -> AsyncIterator[shapes.MemoryOut]:
@@ -218,11 +236,19 @@ class AsyncEmbedService:
     # --- how
 
     async def _ask(
-        self, method: str, path: str, kind: type[T], body: Mapping[str, Any] | None = None, *, is_read: bool = False
+        self,
+        method: str,
+        path: str,
+        kind: type[T],
+        body: Mapping[str, Any] | None = None,
+        *,
+        is_read: bool = False,
+        key: str | None = None,
     ) -> T:
-        """Call an operation and read its answer."""
+        """Call an operation and read its answer. One with a `key` is as good as a read: done twice, it is done once."""
         content = None if body is None else json.dumps(body, default=encodable, ensure_ascii=False).encode()
         headers = JSON_HEADERS if content is not None else {}
+        headers = headers | ({"Idempotency-Key": key} if key else {})
         reads = is_read or method == "GET"
         async with self._opened(method, path, is_read=reads, content=content, headers=headers) as answer:
             return decode(kind, _document(await answer.aread()))

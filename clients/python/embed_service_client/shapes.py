@@ -123,6 +123,23 @@ class OneMemoryIn(TypedDict):
     valid_to: NotRequired[datetime | None]
 
 
+class MessageIn(TypedDict):
+    """A turn of a conversation."""
+
+    content: str
+    created_at: NotRequired[datetime | None]
+    name: NotRequired[str | None]
+    role: Literal["system", "user", "assistant", "tool"]
+
+
+class IngestIn(TypedDict):
+    """Turns of a conversation, oldest first."""
+
+    messages: list[MessageIn]
+    session: NotRequired[str | None]
+    user_id: str
+
+
 class WeightsIn(TypedDict):
     """Shares of a score's parts; scaled to sum to 1."""
 
@@ -363,6 +380,25 @@ class HypothesizeOut:
 
 
 @dataclass(frozen=True, kw_only=True)
+class JobOut:
+    """How a job stands, and what became of its turns so far."""
+
+    created_at: datetime
+    deduplicated: int
+    finished_at: datetime | None
+    job_id: str
+    kind: Literal["ingest"]
+    memories: int
+    passed_over: int
+    session: str
+    state: Literal["waiting", "running", "done", "dead"]
+    superseded: int
+    taken: int
+    turns: int
+    user_id: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class MemoryOut:
     """A memory."""
 
@@ -399,6 +435,13 @@ class AddedOut:
     deduplicated: int
     ids: list[str]
     superseded: list[str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class IngestedOut:
+    """The job that remembers what was handed in."""
+
+    job_id: str
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -327,6 +327,26 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/v1/jobs/{job_id}": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Get Job
+         * @description How a job stands.
+         */
+        get: operations["get_job"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/v1/memories": {
         parameters: {
             query?: never;
@@ -345,6 +365,26 @@ export interface paths {
          * @description Remember one memory, or up to 1,000 in one transaction.
          */
         post: operations["add_memories"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/memories/ingest": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Ingest Conversation
+         * @description Hand in turns of a conversation: they are remembered in the background, in order, each once.
+         */
+        post: operations["ingest_conversation"];
         delete?: never;
         options?: never;
         head?: never;
@@ -1447,6 +1487,29 @@ export interface components {
             version: string;
         };
         /**
+         * IngestIn
+         * @description Turns of a conversation, oldest first.
+         */
+        IngestIn: {
+            /** Messages */
+            messages: components["schemas"]["MessageIn"][];
+            /** Session */
+            session?: string | null;
+            /** User Id */
+            user_id: string;
+        };
+        /**
+         * IngestedOut
+         * @description The job that remembers what was handed in.
+         */
+        IngestedOut: {
+            /**
+             * Job Id
+             * Format: uuid
+             */
+            job_id: string;
+        };
+        /**
          * IntentIn
          * @description Something people ask for.
          */
@@ -1484,6 +1547,66 @@ export interface components {
             vocabulary?: {
                 [key: string]: string[];
             } | null;
+        };
+        /**
+         * JobOut
+         * @description How a job stands, and what became of its turns so far.
+         */
+        JobOut: {
+            /**
+             * Created At
+             * Format: date-time
+             */
+            created_at: string;
+            /**
+             * Deduplicated
+             * @description What was known already.
+             */
+            deduplicated: number;
+            /** Finished At */
+            finished_at: string | null;
+            /**
+             * Job Id
+             * Format: uuid
+             */
+            job_id: string;
+            /**
+             * Kind
+             * @constant
+             */
+            kind: "ingest";
+            /**
+             * Memories
+             * @description Memories that are new.
+             */
+            memories: number;
+            /**
+             * Passed Over
+             * @description Turns that nobody said: instructions, results of tools, recalled memories.
+             */
+            passed_over: number;
+            /** Session */
+            session: string;
+            /**
+             * State
+             * @description `dead`: given up after many tries; its operator may have it tried again.
+             * @enum {string}
+             */
+            state: "waiting" | "running" | "done" | "dead";
+            /**
+             * Superseded
+             * @description Memories that what was said made untrue.
+             */
+            superseded: number;
+            /**
+             * Taken
+             * @description How many of the turns were dealt with.
+             */
+            taken: number;
+            /** Turns */
+            turns: number;
+            /** User Id */
+            user_id: string;
         };
         /**
          * ManyMemoriesIn
@@ -1635,6 +1758,23 @@ export interface components {
             content: string;
             /** Role */
             role: string;
+        };
+        /**
+         * MessageIn
+         * @description A turn of a conversation.
+         */
+        MessageIn: {
+            /** Content */
+            content: string;
+            /** Created At */
+            created_at?: string | null;
+            /** Name */
+            name?: string | null;
+            /**
+             * Role
+             * @enum {string}
+             */
+            role: "system" | "user" | "assistant" | "tool";
         };
         /**
          * ModelsOut
@@ -3116,6 +3256,37 @@ export interface operations {
             503: components["responses"]["503"];
         };
     };
+    get_job: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                /** @description A job's id. */
+                job_id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    "X-Request-ID": components["headers"]["RequestId"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["JobOut"];
+                };
+            };
+            400: components["responses"]["400"];
+            401: components["responses"]["401"];
+            403: components["responses"]["403"];
+            404: components["responses"]["404"];
+            422: components["responses"]["422"];
+            429: components["responses"]["429"];
+            503: components["responses"]["503"];
+        };
+    };
     list_memories: {
         parameters: {
             query: {
@@ -3182,6 +3353,42 @@ export interface operations {
             401: components["responses"]["401"];
             403: components["responses"]["403"];
             409: components["responses"]["409"];
+            413: components["responses"]["413"];
+            415: components["responses"]["415"];
+            422: components["responses"]["422"];
+            429: components["responses"]["429"];
+            503: components["responses"]["503"];
+        };
+    };
+    ingest_conversation: {
+        parameters: {
+            query?: never;
+            header?: {
+                /** @description What was handed in under it once is not taken again. */
+                "idempotency-key"?: string | null;
+            };
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["IngestIn"];
+            };
+        };
+        responses: {
+            /** @description Successful Response */
+            202: {
+                headers: {
+                    "X-Request-ID": components["headers"]["RequestId"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["IngestedOut"];
+                };
+            };
+            400: components["responses"]["400"];
+            401: components["responses"]["401"];
+            403: components["responses"]["403"];
             413: components["responses"]["413"];
             415: components["responses"]["415"];
             422: components["responses"]["422"];

@@ -25,7 +25,10 @@ export function retrying(inner: Fetch, retries: number, timeoutMs: number): Fetc
   return async (request) => {
     const { pathname } = new URL(request.url);
     const isSentOnce = pathname.endsWith(IMPORT);
-    const isRead = request.method === "GET" || [...READS].some((path) => pathname.endsWith(path));
+    const isRead =
+      request.method === "GET" ||
+      request.headers.has("Idempotency-Key") || // done twice, it is done once
+      [...READS].some((path) => pathname.endsWith(path));
     for (let tries = 1; ; tries++) {
       const isLast = isSentOnce || tries > retries;
       let waitMs = Math.min(FIRST_WAIT_MS * 2 ** (tries - 1), LONGEST_WAIT_MS) * (0.5 + Math.random() / 2);

@@ -1,0 +1,83 @@
+"""The job of an ingest: its turns become memories, some at a time, each exactly once."""
+
+from dataclasses import dataclass
+
+import structlog
+from prometheus_client import Counter
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from app.domain.errors import UserErased
+from app.domain.turns import batches
+from app.services.ingest import IngestPayload
+from app.services.jobs.run import JobLost, JobRun
+from app.services.turns import Taken, TurnService
+from app.store.engine import Database, Statements
+from app.store.ingests import Ingest, IngestStore
+
+log = structlog.get_logger(__name__)
+
+INGESTS = Counter("embed_service_ingests_total", "Ingests that were finished, by what they left.", ["outcome"])
+
+AT_ONCE = 32
+"""Turns of one transaction, at most."""
+
+
+@dataclass(frozen=True)
+class IngestJobs:
+    """What a worker does about ingests. A batch of turns is taken off the list with the transaction that remembers it:
+    whoever begins anew goes on behind the last batch."""
+
+    database: Database
+    turns: TurnService
+    ingests: IngestStore
+
+    async def handle(self, payload: IngestPayload, run: JobRun) -> None:
+        """The job. Of a user who was erased meanwhile nothing is kept."""
+        tenant_id = payload.tenant_id
+        try:
+            while (ingest := await self.take_some(payload)) is not None:
+                if ingest.taken == ingest.turns:
+                    break
+        except UserErased:
+            log.info("learning_dropped", reason="the user was erased meanwhile")
+            return
+        if ingest is None:  # erased, or forgotten
+            return
+        async with run.begin(tenant_id) as connection:
+            await self.ingests.finish(connection, tenant_id, payload.ingest_id)
+        outcome = "remembered" if ingest.memories else "nothing"
+        INGESTS.labels(outcome).inc()
+        counts = {"turns": ingest.turns, "passed_over": ingest.passed_over, "memories": ingest.memories}
+        log.info("ingest_finished", ingest_id=str(payload.ingest_id), outcome=outcome, **counts)
+
+    async def take_some(self, payload: IngestPayload) -> Ingest | None:
+        """Remember the next batch of turns; the ingest as it is then, None where there is none any more."""
+        tenant_id, user_id, ingest_id = payload.tenant_id, payload.user_id, payload.ingest_id
+        async with self.database.begin(tenant_id) as connection:
+            statements = await Statements.of(connection)
+            ingest = await self.ingests.get(connection, tenant_id, ingest_id)
+            _, known_since = await self.turns.memories.users.facets(statements, tenant_id, user_id)
+            if ingest is None or known_since is None:
+                return None
+            waiting = await self.ingests.waiting(connection, tenant_id, ingest_id, AT_ONCE)
+            last = await self.turns.memories.memories.last_turn(statements, tenant_id, user_id, ingest.session)
+        if not waiting:
+            return ingest
+        batch = batches([said for _, said in waiting])[0]
+        numbers = [number for number, _ in waiting[: len(batch)]]
+
+        async def take_off(connection: AsyncConnection, taken: Taken) -> None:
+            counts = {
+                "passed_over": taken.passed_over,
+                "memories": taken.memories,
+                "deduplicated": taken.deduplicated,
+                "superseded": taken.superseded,
+            }
+            if not await self.ingests.take(connection, tenant_id, ingest_id, numbers, counts):
+                raise JobLost(f"another worker remembered these turns of ingest {ingest_id}")
+
+        await self.turns.take(
+            tenant_id, user_id, batch, ingest.session, last + 1, known_since=known_since, within=take_off
+        )
+        async with self.database.begin(tenant_id) as connection:
+            return await self.ingests.get(connection, tenant_id, ingest_id)

@@ -1,0 +1,128 @@
+"""Turns: what was said in a conversation becomes memories, in order."""
+
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+import structlog
+from prometheus_client import Counter
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from app.domain.facts import correction_in
+from app.domain.memory import STATES, Draft
+from app.domain.turns import Utterance, batches, corrected, drafts_of, is_correcting, is_worth_taking, source_of
+from app.services.memories import Added, MemoryService
+from app.services.retrieval import Retrieval
+from app.services.spaces import Spaces, follows_switch
+from app.store.memories import Asked, SearchFilter
+
+log = structlog.get_logger(__name__)
+
+TURNS = Counter("embed_service_turns_total", "Turns of conversations, by what became of them.", ["outcome"])
+
+KNOWN = 5
+"""Memories among which a correction looks for what it sets right."""
+
+
+@dataclass(frozen=True)
+class Taken:
+    """What became of some turns: how many were taken and how many passed over, how many memories are new, how many
+    were known, and how many were superseded."""
+
+    turns: int = 0
+    passed_over: int = 0
+    memories: int = 0
+    deduplicated: int = 0
+    superseded: int = 0
+
+    def __add__(self, other: "Taken") -> "Taken":
+        return Taken(
+            self.turns + other.turns,
+            self.passed_over + other.passed_over,
+            self.memories + other.memories,
+            self.deduplicated + other.deduplicated,
+            self.superseded + other.superseded,
+        )
+
+
+Within = Callable[[AsyncConnection, Taken], Awaitable[None]]
+"""What else is written in the transaction that remembers some turns."""
+
+
+@dataclass(frozen=True)
+class TurnService:
+    """The use case about conversations."""
+
+    memories: MemoryService
+
+    @property
+    def spaces(self) -> Spaces:
+        """Where what is said is embedded."""
+        return self.memories.spaces
+
+    async def take(
+        self,
+        tenant_id: str,
+        user_id: str,
+        said: Sequence[Utterance],
+        session: str,
+        first_turn: int = 1,
+        *,
+        known_since: datetime | None = None,
+        within: Within | None = None,
+    ) -> Taken:
+        """Remember turns with what they tell, batch after batch (`app.domain.turns.batches`), each in a transaction of
+        its own. Raises as `MemoryService.add`, and what `within` raises: then its batch is not remembered."""
+        taken, turn = Taken(), first_turn
+        for batch in batches(said):
+            taken += await self._take(tenant_id, user_id, batch, session, turn, known_since, within)
+            turn += len(batch)
+        return taken
+
+    async def _take(
+        self,
+        tenant_id: str,
+        user_id: str,
+        batch: Sequence[Utterance],
+        session: str,
+        first_turn: int,
+        known_since: datetime | None,
+        within: Within | None,
+    ) -> Taken:
+        drafts: list[Draft] = []
+        passed_over = 0
+        for turn, said in enumerate(batch, first_turn):
+            if not is_worth_taking(said):
+                passed_over += 1
+                continue
+            drafts += drafts_of(said, session, turn)
+            if is_correcting(said):
+                drafts += await self._correction(tenant_id, user_id, said, source_of(session, turn))
+        taken = Taken(len(batch), passed_over)
+
+        async def also(connection: AsyncConnection, added: Added) -> None:
+            nonlocal taken
+            new = len(added.ids) - added.deduplicated
+            taken = Taken(len(batch), passed_over, new, added.deduplicated, len(added.superseded))
+            if within is not None:
+                await within(connection, taken)
+
+        await self.memories.add(tenant_id, user_id, drafts, known_since=known_since, within=also)
+        TURNS.labels("taken").inc(len(batch) - passed_over)
+        TURNS.labels("passed_over").inc(passed_over)
+        log.info("turns_ingested", turns=len(batch), memories=taken.memories, superseded=taken.superseded)
+        return taken
+
+    @follows_switch
+    async def _correction(self, tenant_id: str, user_id: str, said: Utterance, source: str) -> list[Draft]:
+        """What a correction makes of the memory that it sets right."""
+        correction = correction_in(said.content)
+        assert correction is not None
+        embedded = await self.spaces.embed(tenant_id, [correction.old])
+        where = SearchFilter(self.memories.clock.now(), sorted(STATES))
+        asked = Asked(tenant_id, user_id, correction.old, embedded.vectors[0], embedded.space, where)
+        async with self.memories.database.transact(tenant_id) as statements:
+            found = await Retrieval(self.memories.memories).relevant(statements, asked, KNOWN) or []
+        found.sort(key=lambda each: -(each.log_odds or 0.0))
+        draft = corrected(correction, [each.memory for each in found[:KNOWN]], source)
+        return [] if draft is None else [draft]
