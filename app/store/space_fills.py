@@ -170,10 +170,7 @@ class FillStore:
         for kind, query in _CONTENTS.items():
             own = [each for each in claimed if each.kind == kind]
             if own:
-                arguments = {
-                    "tenant_id": tenant_id,
-                    "items": [each.item_id for each in own],
-                }
+                arguments: dict[str, Any] = {"tenant_id": tenant_id, "items": [each.item_id for each in own]}
                 if kind == "memory":
                     arguments["users"] = [each.user_id for each in own]
                 found |= {row[0]: row[1] for row in await connection.execute(query, arguments)}
