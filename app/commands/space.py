@@ -57,10 +57,20 @@ def create(endpoint: Endpoint, tenant: Tenant = DEFAULT_TENANT, is_all: All = Fa
     _on_status(tenant, is_all, as_json, lambda service, name: service.create(name, endpoint))
 
 
+def _check_slowdown(value: float) -> float:
+    if 0.0 < value < 1.0 or value < 0.0:
+        raise typer.BadParameter("1 or more times as long, or 0")
+    return value
+
+
 @space.command()
 def fill(
     slowdown: Annotated[
-        float, typer.Option(help="Wait while searches take longer than before by more than this.", min=1.0)
+        float,
+        typer.Option(
+            help="Wait while searches take longer than before by more than this; 0: wait for nobody.",
+            callback=_check_slowdown,
+        ),
     ] = 1.5,
     background: Annotated[bool, typer.Option("--background", help="Have the workers do it.")] = False,
     jobs: Annotated[int, typer.Option(help="With --background: most workers at a time.", min=1)] = 4,

@@ -1,5 +1,6 @@
 """The catalogue of intents of each tenant: the built-in one, and what the tenant added to it."""
 
+import asyncio
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -7,22 +8,28 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, cast
 
-import numpy as np
 import orjson
+import structlog
 import yaml
 
 from app.domain.catalogue import Catalogue, IntentMatch, merge_documents, parse_catalogue
 from app.domain.embeddings import Vector
 from app.domain.errors import InvalidInput
 from app.domain.ranking import Weights
-from app.domain.spaces import Embedded, StoredSpace
+from app.domain.spaces import StoredSpace
 from app.ports import Clock
+from app.services.examples import ExampleVectors
 from app.services.spaces import Spaces
 from app.store.engine import Database
 from app.store.tenants import TenantStore
 
+log = structlog.get_logger(__name__)
+
 BUILT_IN = Path(__file__).resolve().parents[1] / "domain" / "intents.yaml"
 MAX_CACHED = 64
+READY_S = 2.0
+"""How long an input waits for the examples of intents to be embedded."""
+
 SETTINGS_TTL = timedelta(seconds=5)
 """How long a process may act on settings that another process has changed."""
 
@@ -77,8 +84,7 @@ class CatalogueService:
         self._spaces = spaces
         self._base = merge_documents(read_document(BUILT_IN), read_document(extension) if extension else {})
         self._parsed: OrderedDict[bytes, Catalogue] = OrderedDict()
-        self._examples: dict[bytes, Embedded] = {}
-        """Of each catalogue, in the space that was asked for last."""
+        self._examples = ExampleVectors(spaces)
         parse_catalogue(self._base)
 
     async def settings(self, tenant_id: str) -> TenantSettings:
@@ -109,18 +115,25 @@ class CatalogueService:
         if key not in self._parsed:
             self._parsed[key] = parse_catalogue(merge_documents(self._base, settings.intents or {}))
             while len(self._parsed) > MAX_CACHED:
-                oldest, _ = self._parsed.popitem(last=False)
-                self._examples.pop(oldest, None)
+                self._parsed.popitem(last=False)
         self._parsed.move_to_end(key)
         return self._parsed[key]
 
-    async def match(self, settings: TenantSettings, space: StoredSpace, vector: Vector) -> IntentMatch | None:
-        """The intent an input's vector in a space is nearest to, if any is near."""
+    async def match(
+        self, tenant_id: str, settings: TenantSettings, space: StoredSpace, vector: Vector
+    ) -> IntentMatch | None:
+        """The intent an input's vector in a space is nearest to, if any is near. In a space so new and so slow that its
+        examples are not embedded within READY_S, none is."""
         catalogue, key = self.catalogue(settings), _key(settings)
-        held = self._examples.get(key)
-        if held is None or held.space != space:
-            held = await self._spaces.embed_in(space, [example for _, example in catalogue.examples])
-            self._examples[key] = held
+        texts = [example for _, example in catalogue.examples]
+        try:
+            async with asyncio.timeout(READY_S):
+                held = await self._examples.of(key, texts, space)
+        except TimeoutError:
+            log.info("intents_not_ready", space=space.id)
+            return None
+        for soon in (await self._spaces.of(tenant_id)).of_role("filled", "kept"):
+            self._examples.prepare(key, texts, soon)
         return catalogue.match(vector, held.vectors)
 
     async def slots_in(self, tenant_id: str, texts: Sequence[str]) -> list[list[str]]:
@@ -130,8 +143,9 @@ class CatalogueService:
 
     async def warm(self) -> None:
         """Embed the built-in examples, so that the first request does not have to."""
-        own = await self._spaces.own()
-        await self.match(TenantSettings(), own, np.zeros(own.space.dimension, dtype=np.float32))
+        settings = TenantSettings()
+        texts = [example for _, example in self.catalogue(settings).examples]
+        await self._examples.of(_key(settings), texts, await self._spaces.own())
 
 
 def _key(settings: TenantSettings) -> bytes:

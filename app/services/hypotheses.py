@@ -154,7 +154,7 @@ class HypothesisService:
         query = await self.ranking.read(tenant_id, user_id, input_text)
         vector = query.vector
         catalogue = self.catalogues.catalogue(settings)
-        intent = await self.catalogues.match(settings, query.space, vector) if vector is not None else None
+        intent = await self.catalogues.match(tenant_id, settings, query.space, vector) if vector is not None else None
         async with self.database.transact(tenant_id) as statements:
             candidates = await self.ranking.candidates(
                 statements,

@@ -9,7 +9,7 @@ from app.domain.errors import ModelUnavailable, Overloaded, StaleSpace, StoreUna
 from app.domain.spaces import StoredSpace
 from app.services.spaces import Spaces
 from app.store.engine import Database
-from app.store.space_fills import FIRST, FRONT, FillStore, Lacking, NoteBusy
+from app.store.space_fills import FIRST, FRONT, FillStore, NoteBusy
 from app.store.spaces import SpaceStore
 
 BATCH = 128
@@ -27,8 +27,11 @@ PATIENCE_S = 30.0
 OnFilled = Callable[[int, int], None]
 """Hears how many of how many items have a vector."""
 
-Pause = Callable[[], Awaitable[None]]
-"""Called before each batch; returns when more work does queries no harm."""
+GENTLE = 32
+"""Items of a batch where queries mind: each is over soon."""
+
+Pause = Callable[[], Awaitable[float]]
+"""Called before each batch; returns when more work does queries no harm, and how many seconds it waited for that."""
 
 
 class _Line:
@@ -57,9 +60,9 @@ class _Line:
         self._on_filled = on_filled
         self._pause = pause
 
-    async def wait(self) -> None:
-        if self._pause is not None:
-            await self._pause()
+    async def wait(self) -> int:
+        """How many items the next batch has."""
+        return BATCH if self._pause is None or not await self._pause() else GENTLE
 
     def tell(self, left: int) -> None:
         self.left = left
@@ -131,14 +134,14 @@ class SpaceFiller:
     async def fill_some(self, tenant_id: str, space: StoredSpace) -> int:
         """Embed up to BATCH items that a space lacks and nobody else works on; how many were claimed. Raises
         ModelUnavailable and Overloaded: then nothing was written."""
-        return len(await self._fill_batch(_Line(tenant_id, space)))
+        return (await self._fill_batch(_Line(tenant_id, space)))[0]
 
     async def _work(self, line: _Line, ends_at: float | None) -> None:
         while not line.is_over and (ends_at is None or time.monotonic() < ends_at):
             try:
-                claimed = await self._fill_batch(line)
-                line.tell(max(0, line.left - len(claimed)))
-                if len(claimed) < BATCH:
+                claimed, wanted = await self._fill_batch(line)
+                line.tell(max(0, line.left - claimed))
+                if claimed < wanted:
                     await self._look_again(line)
                     if not claimed and not line.is_over:  # all that is left is somebody else's
                         await asyncio.sleep(OTHERS_S)
@@ -169,19 +172,20 @@ class SpaceFiller:
         line.tell(left)
         line.is_over = left <= line.enough
 
-    async def _fill_batch(self, line: _Line) -> list[Lacking]:
-        """A transaction from claim to write: while it lasts, nobody else embeds the same."""
+    async def _fill_batch(self, line: _Line) -> tuple[int, int]:
+        """A transaction from claim to write: while it lasts, nobody else embeds the same. How many items were claimed,
+        and how many were wanted."""
         tenant_id, space = line.tenant_id, line.space
         async with AsyncExitStack() as stack:
             async with line.turn:
-                await line.wait()
+                wanted = await line.wait()
                 connection = await stack.enter_async_context(self._database.begin(tenant_id))
-                claimed = await self._fills.claim(connection, tenant_id, space.number, BATCH, line.after)
+                claimed = await self._fills.claim(connection, tenant_id, space.number, wanted, line.after)
                 if not claimed and line.after != FRONT:  # what was not to be had before, or came since
-                    claimed = await self._fills.claim(connection, tenant_id, space.number, BATCH)
+                    claimed = await self._fills.claim(connection, tenant_id, space.number, wanted)
                 line.after = claimed[-1] if claimed else FRONT
             if not claimed:
-                return []
+                return 0, wanted
             contents = await self._fills.contents(connection, tenant_id, claimed)
             there = [each for each in claimed if each.item_id in contents]
             gone = [each for each in claimed if each.item_id not in contents]
@@ -190,4 +194,4 @@ class SpaceFiller:
                 texts = [contents[each.item_id] for each in there]
                 embedded = await self._spaces.embed_in(space, texts)
                 await self._fills.write(connection, tenant_id, space, there, texts, embedded.vectors)
-        return claimed
+        return len(claimed), wanted

@@ -176,8 +176,8 @@ class SpaceSwitch:
 
     async def fill_gently(self, tenant_id: str, on_filled: OnFilled | None, slowdown: float) -> SpaceStatus:
         """As `fill`, held back while searches in the serving space take more than `slowdown` times as long as
-        before."""
-        return await self.fill(tenant_id, on_filled, await self.throttle(tenant_id, slowdown))
+        before; 0: not held back."""
+        return await self.fill(tenant_id, on_filled, await self.throttle(tenant_id, slowdown) if slowdown else None)
 
     async def throttle(self, tenant_id: str, slowdown: float, usual_s: float = 0.0) -> Throttle | None:
         """What holds a filling back, by searches for something that a user said lately: embedded in the space that

@@ -3,19 +3,24 @@
 import asyncio
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from statistics import quantiles
 
 Probe = Callable[[], Awaitable[None]]
 """Does once what users wait for."""
 
 PROBES = 20
-"""Latest probes that count, and those that are taken before the filling begins."""
+"""Probes that are taken before the filling begins."""
+
+LATEST = 10
+"""Probes that count while it goes on."""
 
 UNNOTICED_S = 0.01
 """What a search may take longer in any case: nobody notices, and a busy machine does as much to it by chance."""
 
 EVERY_S = 0.5
+FIRST_S = 0.5
+"""The first pause: it begins gently, and gets quicker while searches do not mind."""
 LONGEST_S = 2.0
 STEP_S = 0.05
 
@@ -29,13 +34,13 @@ class Throttle:
         self._probe = probe
         self._most = most
         self.usual_s = usual_s
-        self._seen: deque[float] = deque(maxlen=PROBES)
+        self._seen: deque[float] = deque([usual_s] * LATEST if usual_s else (), maxlen=LATEST)
         self._probed_at = 0.0
-        self.pause_s = 0.0
+        self.pause_s = 0.0 if usual_s else FIRST_S
         """Before each batch."""
 
-    async def __call__(self) -> None:
-        """Returns when another batch does no harm."""
+    async def __call__(self) -> float:
+        """Returns when another batch does no harm; how many seconds it paused."""
         if not self.usual_s:
             await self.measure()
         if time.monotonic() - self._probed_at >= EVERY_S:
@@ -43,17 +48,18 @@ class Throttle:
             self.pause_s = self.next_pause()
         if self.pause_s:
             await asyncio.sleep(self.pause_s)
+        return self.pause_s
 
     async def measure(self) -> None:
         """Take what probes need now for what is usual."""
-        for _ in range(PROBES):
-            self._seen.append(await self._timed())
-        self.usual_s = self.quartile_s
+        before = [await self._timed() for _ in range(PROBES)]
+        self._seen.extend(before)
+        self.usual_s = _quartile(before)
 
     @property
     def quartile_s(self) -> float:
         """The upper one of the latest probes: filling moves it, and what a busy machine does to one in ten does not."""
-        return quantiles(self._seen, n=4, method="inclusive")[-1] if len(self._seen) > 1 else 0.0
+        return _quartile(self._seen)
 
     def next_pause(self) -> float:
         """What the pause becomes by what was seen last."""
@@ -66,3 +72,7 @@ class Throttle:
         await self._probe()
         self._probed_at = time.monotonic()
         return self._probed_at - started
+
+
+def _quartile(seconds: Sequence[float]) -> float:
+    return quantiles(seconds, n=4, method="inclusive")[-1] if len(seconds) > 1 else 0.0

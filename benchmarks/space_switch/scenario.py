@@ -155,7 +155,7 @@ async def _rates(
     await house.command("space", "drop")
     outcome.own_rates.append(await own_rate(endpoint, texts, plan.own_s))
     await house.command("space", "create", "--endpoint", endpoint)
-    filler = house.start_filling("--slowdown", "100")
+    filler = house.start_filling("--slowdown", "0")
     try:
         while not (first := await _vectors(database)):  # noqa: ASYNC110 - another process does it
             await asyncio.sleep(0.2)

@@ -104,6 +104,11 @@ def bodies(known: dict[str, str]) -> dict[tuple[str, str], dict[str, Any]]:
         ("POST", "/v1/followups"): {"user_id": user_id, "conversation_context": text, "count": 2},
         ("POST", "/v1/enrich"): {"user_id": user_id, "input_text": text},
         ("POST", "/v1/memories"): {"user_id": user_id, "memories": [memory]},
+        ("POST", "/v1/memories/ingest"): {
+            "user_id": user_id,
+            "messages": [{"role": "user", "content": text, "name": MARKER}],
+            "session": MARKER,
+        },
         ("POST", "/v1/memories/search"): {
             "user_id": user_id,
             "query": text,

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from app.services import space_throttle
-from app.services.space_throttle import LONGEST_S, PROBES, STEP_S, UNNOTICED_S, Throttle
+from app.services.space_throttle import FIRST_S, LONGEST_S, PROBES, STEP_S, UNNOTICED_S, Throttle
 
 
 class Search:
@@ -41,14 +41,21 @@ async def throttled(throttle: Throttle, batches: int) -> list[float]:
 
 
 async def test_searches_as_quick_as_before_hold_nothing_up() -> None:
-    throttle = Throttle(Search(0.02), most=1.5)
+    throttle = Throttle(Search(0.02), most=1.5, usual_s=0.02)
     assert await throttled(throttle, 5) == [0.0] * 5
+
+
+async def test_it_begins_gently_with_what_it_measures() -> None:
+    throttle = Throttle(Search(0.02), most=1.5)
+    pauses = await throttled(throttle, round(FIRST_S / STEP_S) + 2)
     assert throttle.usual_s == pytest.approx(0.02)
+    assert pauses[:3] == pytest.approx([FIRST_S - STEP_S, FIRST_S - 2 * STEP_S, FIRST_S - 3 * STEP_S])
+    assert pauses[-1] == 0.0
 
 
 async def test_slow_searches_double_the_pause_up_to_its_limit() -> None:
     search = Search(0.02)
-    throttle = Throttle(search, most=1.5)
+    throttle = Throttle(search, most=1.5, usual_s=0.02)
     await throttle()
     search.seconds = 0.04
     pauses = await throttled(throttle, PROBES + 10)
@@ -60,7 +67,7 @@ async def test_slow_searches_double_the_pause_up_to_its_limit() -> None:
 async def test_a_few_milliseconds_hold_nothing_up() -> None:
     """Twice as long is nothing where it is two milliseconds more."""
     search = Search(0.002)
-    throttle = Throttle(search, most=1.5)
+    throttle = Throttle(search, most=1.5, usual_s=0.002)
     await throttle()
     search.seconds = 0.002 + 0.9 * UNNOTICED_S
     assert await throttled(throttle, PROBES + 5) == [0.0] * (PROBES + 5)
@@ -68,7 +75,7 @@ async def test_a_few_milliseconds_hold_nothing_up() -> None:
 
 async def test_the_pause_goes_step_by_step_when_searches_are_quick_again() -> None:
     search = Search(0.02)
-    throttle = Throttle(search, most=1.5)
+    throttle = Throttle(search, most=1.5, usual_s=0.02)
     await throttle()
     search.seconds = 0.2
     await throttled(throttle, PROBES)
@@ -82,7 +89,7 @@ async def test_the_pause_goes_step_by_step_when_searches_are_quick_again() -> No
 async def test_one_slow_search_in_five_holds_nothing_up() -> None:
     """What a busy machine does by chance is not for the filler to make good."""
     search = Search(0.02)
-    throttle = Throttle(search, most=1.5)
+    throttle = Throttle(search, most=1.5, usual_s=0.02)
     await throttle()
     for number in range(2 * PROBES):
         search.seconds = 0.02 if number % 5 else 0.5
