@@ -30,7 +30,7 @@ from benchmarks.space_switch.stream import Request, Stream
 from benchmarks.space_switch.texts import questions
 
 SEARCHED = 40
-"""Users who are searched, and added to; as many are only written to."""
+"""Users who are searched, and added to; as many others are only written to. Where there are few users, half of them."""
 
 KILLS = (0.25, 0.5, 0.75)
 DATABASE_KILL = 0.6
@@ -81,9 +81,8 @@ async def run_scenario(
     house, outcome = House(folder, settings), Outcome()
     everybody = users(plan.memories)
     said = [each for _, each in sentences.from_templates(Random(5), 8000).memories]
-    stream = Stream(
-        house.base_url, everybody[:SEARCHED], everybody[-SEARCHED:], questions(), said, Random(4), outcome.requests
-    )
+    half = min(SEARCHED, len(everybody) // 2)
+    stream = Stream(house.base_url, everybody[:half], everybody[-half:], questions(), said, Random(4), outcome.requests)
     with house.running():
         database = await open_database(settings)
         try:
