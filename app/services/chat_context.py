@@ -50,8 +50,7 @@ class ChatContextService:
     ) -> tuple[Context, datetime | None]:
         """What to add to a chat, and since when its user is known (None: not yet, or nobody asks anything); `meaning`
         is what the user means where it is known better than by their words, which need not be told where it `is_said`.
-        Raises StoreUnavailable; without an
-        embedder, words find memories."""
+        Raises StoreUnavailable; without an embedder, words find memories."""
         turn = chat.turn
         if turn is None:
             return NOTHING, None

@@ -2,7 +2,6 @@
 
 import asyncio
 import time
-from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from statistics import quantiles
 
@@ -12,8 +11,8 @@ Probe = Callable[[], Awaitable[None]]
 PROBES = 20
 """Probes that are taken before the filling begins."""
 
-LATEST = 10
-"""Probes that count while it goes on."""
+LATEST = 5
+"""Probes after which the pause is changed. What another pause does is seen by other probes."""
 
 UNNOTICED_S = 0.01
 """What a search may take longer in any case: nobody notices, and a busy machine does as much to it by chance."""
@@ -22,11 +21,13 @@ EVERY_S = 0.5
 FIRST_S = 0.5
 """The first pause: it begins gently, and gets quicker while searches do not mind."""
 LONGEST_S = 2.0
-STEP_S = 0.05
+SHORTEST_S = 0.05
+SHORTER = 0.7
+"""How much of a pause is left where searches do not mind."""
 
 
 class Throttle:
-    """A Pause: additive steps towards no pause while searches are quick, doubled pauses while they are slow."""
+    """A Pause: shorter and shorter while searches are quick, doubled while they are slow."""
 
     def __init__(self, probe: Probe, most: float, usual_s: float = 0.0) -> None:
         """`most`: how many times as long as before the filling a probe may take, by the upper quartile of the latest.
@@ -34,7 +35,7 @@ class Throttle:
         self._probe = probe
         self._most = most
         self.usual_s = usual_s
-        self._seen: deque[float] = deque([usual_s] * LATEST if usual_s else (), maxlen=LATEST)
+        self._seen: list[float] = []
         self._probed_at = 0.0
         self.pause_s = 0.0 if usual_s else FIRST_S
         """Before each batch."""
@@ -45,16 +46,16 @@ class Throttle:
             await self.measure()
         if time.monotonic() - self._probed_at >= EVERY_S:
             self._seen.append(await self._timed())
-            self.pause_s = self.next_pause()
+            if len(self._seen) == LATEST:
+                self.pause_s = self.next_pause()
+                self._seen.clear()
         if self.pause_s:
             await asyncio.sleep(self.pause_s)
         return self.pause_s
 
     async def measure(self) -> None:
         """Take what probes need now for what is usual."""
-        before = [await self._timed() for _ in range(PROBES)]
-        self._seen.extend(before)
-        self.usual_s = _quartile(before)
+        self.usual_s = _quartile([await self._timed() for _ in range(PROBES)])
 
     @property
     def quartile_s(self) -> float:
@@ -64,8 +65,8 @@ class Throttle:
     def next_pause(self) -> float:
         """What the pause becomes by what was seen last."""
         if self.quartile_s > max(self._most * self.usual_s, self.usual_s + UNNOTICED_S):
-            return min(LONGEST_S, max(STEP_S, 2 * self.pause_s))
-        return max(0.0, self.pause_s - STEP_S)
+            return min(LONGEST_S, max(SHORTEST_S, 2 * self.pause_s))
+        return SHORTER * self.pause_s if self.pause_s > SHORTEST_S else 0.0
 
     async def _timed(self) -> float:
         started = time.monotonic()
