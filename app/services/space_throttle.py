@@ -17,6 +17,7 @@ LATEST = 5
 UNNOTICED_S = 0.01
 """What a search may take longer in any case: nobody notices, and a busy machine does as much to it by chance."""
 
+APART_S = 0.1
 EVERY_S = 0.5
 FIRST_S = 0.5
 """The first pause: it begins gently, and gets quicker while searches do not mind."""
@@ -54,8 +55,13 @@ class Throttle:
         return self.pause_s
 
     async def measure(self) -> None:
-        """Take what probes need now for what is usual."""
-        self.usual_s = _quartile([await self._timed() for _ in range(PROBES)])
+        """Take what probes need now for what is usual; apart from one another, as they are later: what was just done is
+        done quicker once more."""
+        before: list[float] = []
+        for _ in range(PROBES):
+            before.append(await self._timed())
+            await asyncio.sleep(APART_S)
+        self.usual_s = _quartile(before)
 
     @property
     def quartile_s(self) -> float:
