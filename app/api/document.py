@@ -75,6 +75,7 @@ _LINKS: Mapping[str, Mapping[str, Document]] = {
         "delete_memories": {"parameters": {"user_id": _USER}},
         "erase_user": {"parameters": {"user_id": _USER}},
     },
+    "ingest_conversation": {"get_job": {"parameters": {"job_id": "$response.body#/job_id"}}},
     "change_memory": {
         "get_memory_history": {"parameters": {"memory_id": "$request.path.memory_id"}},
         "get_memory": {"parameters": {"memory_id": "$request.path.memory_id"}},
@@ -124,4 +125,5 @@ def _complete(operation: Document, problems: Document) -> None:
             responses[status] = {"$ref": f"#/components/responses/{status}"}
     links = _LINKS.get(operation["operationId"], {})
     if links:
-        responses["200"]["links"] = {target: {"operationId": target, **link} for target, link in links.items()}
+        success = next(status for status in responses if status.startswith("2"))
+        responses[success]["links"] = {target: {"operationId": target, **link} for target, link in links.items()}
