@@ -87,6 +87,7 @@ def test_every_operation_keeps_its_word(tmp_path: Path) -> None:
         print(f"seed {SEED}, {EXAMPLES} examples an operation: {time.monotonic() - started:.0f} s")
         for part, one in zip(PARTS, done, strict=True):
             print(f"\n{part}:\n{one.stdout[-8000:]}{one.stderr}")
+        ask_for_a_job(service)
         check_every_operation_was_reached(service)
         assert [one.returncode for one in done] == [0] * len(PARTS)
         assert service.log_events("request_failed") == []
@@ -116,6 +117,17 @@ def write_config(service: RunningService, folder: Path) -> Path:
     config = folder / "schemathesis.toml"
     config.write_text(CONFIG.format(seed=SEED, examples=EXAMPLES, auth=auth))
     return config
+
+
+def ask_for_a_job(service: RunningService) -> None:
+    """A job's id, drawn by chance, is nobody's: the one of a conversation that was handed in."""
+    said = {"user_id": "ada", "messages": [{"role": "user", "content": "We met at the harbour."}]}
+    with service.client(service.create_key("default")) as client:
+        begun = client.post("/v1/memories/ingest", json=said)
+        assert begun.status_code == 202, begun.text
+        found = client.get(f"/v1/jobs/{begun.json()['job_id']}")
+    assert found.status_code == 200, found.text
+    assert found.json()["turns"] == 1
 
 
 def check_every_operation_was_reached(service: RunningService) -> None:
