@@ -21,7 +21,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
-from itertools import batched, count
+from itertools import count
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -136,8 +136,8 @@ async def embedding_rate(folder: Path, texts: Sequence[str]) -> float:
     try:
         await embedder.embed(texts[:32])
         started = time.perf_counter()
-        for batch in batched(texts, 32):
-            await embedder.embed(batch)
+        for at in range(0, len(texts), 32):
+            await embedder.embed(texts[at : at + 32])
         return len(texts) / (time.perf_counter() - started)
     finally:
         await embedder.aclose()
@@ -147,7 +147,8 @@ async def hand_in(client: httpx.AsyncClient, conversations: Mapping[str, Sequenc
     """The jobs of all conversations; each user's requests in order."""
     jobs: list[str] = []
     for user, turns in conversations.items():
-        for batch in batched(turns, REQUEST):
+        for start in range(0, len(turns), REQUEST):
+            batch = turns[start : start + REQUEST]
             messages = [{"role": "assistant" if at % 2 else "user", "content": text} for at, text in enumerate(batch)]
             body = {"user_id": user, "session": f"conversation of {user}", "messages": messages}
             answer = await client.post("/v1/memories/ingest", json=body)
@@ -246,7 +247,7 @@ class Growing:
         each = max(1, turns // self.users)
         said = {f"user-{number:02}": [next(self.texts) for _ in range(each)] for number in range(self.users)}
         jobs = await hand_in(self.client, said)
-        while not all([(await job(self.client, each))["state"] == "done" for each in jobs]):  # noqa: ASYNC110
+        while not all([(await job(self.client, each))["state"] == "done" for each in jobs]):  # noqa: ASYNC110 - another process does it
             await asyncio.sleep(0.1)
         self.held += turns
 

@@ -73,13 +73,13 @@ def source_of(session: str, turn: int) -> str:
 def batches(said: Sequence[Utterance]) -> list[Sequence[Utterance]]:
     """Consecutive turns that can be remembered together. One that sets something right comes after what was said
     before it is remembered, and so begins a batch."""
-    starts = [0, *(at for at, each in enumerate(said) if at and is_correcting(each)), len(said)]
+    starts = [0, *(at for at, each in enumerate(said) if at and correction_of(each)), len(said)]
     return [said[start:end] for start, end in pairwise(starts) if start < end]
 
 
-def is_correcting(said: Utterance) -> bool:
-    """Whether a user sets right what they or somebody said."""
-    return said.role == "user" and correction_in(said.content) is not None
+def correction_of(said: Utterance) -> Correction | None:
+    """What a user sets right, if anything."""
+    return correction_in(said.content) if said.role == "user" else None
 
 
 def corrected(correction: Correction, known: Sequence[Memory], source: str) -> Draft | None:

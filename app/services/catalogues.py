@@ -125,7 +125,7 @@ class CatalogueService:
         """The intent an input's vector in a space is nearest to, if any is near. In a space so new and so slow that its
         examples are not embedded within READY_S, none is."""
         catalogue, key = self.catalogue(settings), _key(settings)
-        texts = [example for _, example in catalogue.examples]
+        texts = _examples(catalogue)
         try:
             async with asyncio.timeout(READY_S):
                 held = await self._examples.of(key, texts, space)
@@ -144,8 +144,12 @@ class CatalogueService:
     async def warm(self) -> None:
         """Embed the built-in examples, so that the first request does not have to."""
         settings = TenantSettings()
-        texts = [example for _, example in self.catalogue(settings).examples]
-        await self._examples.of(_key(settings), texts, await self._spaces.own())
+        own = await self._spaces.own()
+        await self._examples.of(_key(settings), _examples(self.catalogue(settings)), own)
+
+
+def _examples(catalogue: Catalogue) -> list[str]:
+    return [example for _, example in catalogue.examples]
 
 
 def _key(settings: TenantSettings) -> bytes:

@@ -177,11 +177,13 @@ class SpaceSwitch:
     async def fill_gently(self, tenant_id: str, on_filled: OnFilled | None, slowdown: float) -> SpaceStatus:
         """As `fill`, held back while searches in the serving space take more than `slowdown` times as long as
         before; 0: not held back."""
-        return await self.fill(tenant_id, on_filled, await self.throttle(tenant_id, slowdown) if slowdown else None)
+        return await self.fill(tenant_id, on_filled, await self.throttle(tenant_id, slowdown))
 
     async def throttle(self, tenant_id: str, slowdown: float, usual_s: float = 0.0) -> Throttle | None:
         """What holds a filling back, by searches for something that a user said lately: embedded in the space that
-        serves, as a user's is, and looked for; None where nobody said anything."""
+        serves, as a user's is, and looked for; None where nobody said anything, or `slowdown` is 0."""
+        if not slowdown:
+            return None
         serving = (await self._spaces.of(tenant_id)).serving
         async with self.database.begin(tenant_id) as connection:
             sample = await self._fills.sample(connection, tenant_id, 1)

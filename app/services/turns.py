@@ -8,9 +8,9 @@ import structlog
 from prometheus_client import Counter
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from app.domain.facts import correction_in
+from app.domain.facts import Correction
 from app.domain.memory import STATES, Draft
-from app.domain.turns import Utterance, batches, corrected, drafts_of, is_correcting, is_worth_taking, source_of
+from app.domain.turns import Utterance, batches, corrected, correction_of, drafts_of, is_worth_taking, source_of
 from app.services.memories import Added, MemoryService
 from app.services.retrieval import Retrieval
 from app.services.spaces import Spaces, follows_switch
@@ -96,8 +96,9 @@ class TurnService:
                 passed_over += 1
                 continue
             drafts += drafts_of(said, session, turn)
-            if is_correcting(said):
-                drafts += await self._correction(tenant_id, user_id, said, source_of(session, turn))
+            correction = correction_of(said)
+            if correction is not None:
+                drafts += await self._set_right(tenant_id, user_id, correction, source_of(session, turn))
         taken = Taken(len(batch), passed_over)
 
         async def also(connection: AsyncConnection, added: Added) -> None:
@@ -114,10 +115,8 @@ class TurnService:
         return taken
 
     @follows_switch
-    async def _correction(self, tenant_id: str, user_id: str, said: Utterance, source: str) -> list[Draft]:
+    async def _set_right(self, tenant_id: str, user_id: str, correction: Correction, source: str) -> list[Draft]:
         """What a correction makes of the memory that it sets right."""
-        correction = correction_in(said.content)
-        assert correction is not None
         embedded = await self.spaces.embed(tenant_id, [correction.old])
         where = SearchFilter(self.memories.clock.now(), sorted(STATES))
         asked = Asked(tenant_id, user_id, correction.old, embedded.vectors[0], embedded.space, where)

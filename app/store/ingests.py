@@ -157,10 +157,11 @@ class IngestStore:
         await connection.execute(query.values(taken=ingests.c.taken + len(numbers), **raised))
         return True
 
-    async def finish(self, connection: AsyncConnection, tenant_id: str, ingest_id: UUID) -> None:
-        """Note that nothing of an ingest is left to do."""
+    async def finish(self, connection: AsyncConnection, tenant_id: str, ingest_id: UUID) -> Ingest | None:
+        """Note that nothing of an ingest is left to do; what it was. None where it is gone."""
         query = update(ingests).where(ingests.c.tenant_id == tenant_id, ingests.c.ingest_id == ingest_id)
-        await connection.execute(query.values(finished_at=func.now()))
+        row = (await connection.execute(query.values(finished_at=func.now()).returning(*_COLUMNS))).one_or_none()
+        return None if row is None else Ingest(*row)
 
     async def delete_finished(self, connection: AsyncConnection, tenant_id: str, before: datetime, count: int) -> int:
         """Forget up to `count` ingests that were finished before a moment; how many."""

@@ -88,14 +88,13 @@ def _filters(where: SearchFilter) -> tuple[datetime, list[str] | None, list[str]
     return where.at, list(where.types) if where.types else None, list(where.tags) if where.tags else None
 
 
-def _vector_of(row: Any, space: StoredSpace) -> Vector:
+def _vector_of(held: bytes | None, space: StoredSpace) -> Vector:
     """One that has no vector yet is near to nothing."""
-    held = row["vector"]
     return np.zeros(space.space.dimension, np.float32) if held is None else vector_from_bytes(held)
 
 
 def _candidate(row: Any, space: StoredSpace) -> Candidate:
-    return Candidate(memory_of(row), row["cosine"], row["lexical"], _vector_of(row, space))
+    return Candidate(memory_of(row), row["cosine"], row["lexical"], _vector_of(row["vector"], space))
 
 
 def memory_of(row: Any) -> Memory:
@@ -179,13 +178,10 @@ class MemoryStore:
         else:
             wanted = set(ids)
             rows = [row for row in looked.rows if row[0] in wanted]
-        dimension = asked.space.space.dimension
-        found: list[Candidate] = []
-        for row in rows:
-            cosine, vector = row[len(FIELDS) :]
-            held = np.zeros(dimension, np.float32) if vector is None else vector_from_bytes(vector)
-            found.append(Candidate(memory_of(row), cosine or 0.0, 0.0, held))
-        return found
+        found = ((memory_of(row), *row[len(FIELDS) :]) for row in rows)
+        return [
+            Candidate(memory, cosine or 0.0, 0.0, _vector_of(vector, asked.space)) for memory, cosine, vector in found
+        ]
 
     async def last_turn(self, statements: Statements, tenant_id: str, user_id: str, session: str) -> int:
         """The number of the last turn of a conversation that was named; 0 where nothing of it is known."""

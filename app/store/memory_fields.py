@@ -3,8 +3,8 @@
 The first answers with one row of packed arrays, since decoding thousands of rows costs more than finding them. For an
 ordinary user it is about every memory that may be found, and where these are few it brings them along, so that nothing
 is left to ask; for one who has a graph, about the nearest by it and those that hold a word of the query, and whether
-they may be found is seen when they are picked. Arguments $1 to $7 are those
-of `memory_search`: vector, words, tenant, user, moment, types, tags.
+they may be found is seen when they are picked. Arguments $1 to $7 are those of `memory_search`: vector, words, tenant,
+user, moment, types, tags.
 """
 
 from collections.abc import Sequence

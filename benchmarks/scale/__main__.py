@@ -8,8 +8,8 @@ with words, names and numbers changed; its vector is the sentence's, turned by a
 changes turn real vectors (`data.py`: both are fitted to 1,000 changed sentences that are really embedded). Memories
 are written in mixed order, as users of one service write them. One in twenty no longer holds.
 
-Measured is the database part of a search: opening a transaction, two statements and what is computed between them,
-closing it, on one connection. The same users with the same memories are searched with the same questions in two
+Measured is the database part of a search: opening a transaction, one statement or two and what is computed between
+them, closing it, on one connection. The same users with the same memories are searched with the same questions in two
 databases of one server, of which one holds those users alone (10,000 memories) and one holds everybody, in the same
 rounds and in random order. Recall is to brute force over float32, of what a search takes for the nearest by vector.
 Tables, statements and the job that makes the graphs are the service's own. Beside it, a table as others have it: one

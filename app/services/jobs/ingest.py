@@ -12,7 +12,7 @@ from app.services.ingest import IngestPayload
 from app.services.jobs.run import JobLost, JobRun
 from app.services.turns import Taken, TurnService
 from app.store.engine import Database, Statements
-from app.store.ingests import Ingest, IngestStore
+from app.store.ingests import IngestStore
 
 log = structlog.get_logger(__name__)
 
@@ -33,36 +33,34 @@ class IngestJobs:
 
     async def handle(self, payload: IngestPayload, run: JobRun) -> None:
         """The job. Of a user who was erased meanwhile nothing is kept."""
-        tenant_id = payload.tenant_id
         try:
-            while (ingest := await self.take_some(payload)) is not None:
-                if ingest.taken == ingest.turns:
-                    break
+            while await self.take_some(payload):
+                pass
         except UserErased:
             log.info("learning_dropped", reason="the user was erased meanwhile")
             return
+        async with run.begin(payload.tenant_id) as connection:
+            ingest = await self.ingests.finish(connection, payload.tenant_id, payload.ingest_id)
         if ingest is None:  # erased, or forgotten
             return
-        async with run.begin(tenant_id) as connection:
-            await self.ingests.finish(connection, tenant_id, payload.ingest_id)
         outcome = "remembered" if ingest.memories else "nothing"
         INGESTS.labels(outcome).inc()
         counts = {"turns": ingest.turns, "passed_over": ingest.passed_over, "memories": ingest.memories}
         log.info("ingest_finished", ingest_id=str(payload.ingest_id), outcome=outcome, **counts)
 
-    async def take_some(self, payload: IngestPayload) -> Ingest | None:
-        """Remember the next batch of turns; the ingest as it is then, None where there is none any more."""
+    async def take_some(self, payload: IngestPayload) -> bool:
+        """Remember the next batch of turns; whether there was one."""
         tenant_id, user_id, ingest_id = payload.tenant_id, payload.user_id, payload.ingest_id
         async with self.database.begin(tenant_id) as connection:
             statements = await Statements.of(connection)
             ingest = await self.ingests.get(connection, tenant_id, ingest_id)
             _, known_since = await self.turns.memories.users.facets(statements, tenant_id, user_id)
             if ingest is None or known_since is None:
-                return None
+                return False
             waiting = await self.ingests.waiting(connection, tenant_id, ingest_id, AT_ONCE)
             last = await self.turns.memories.memories.last_turn(statements, tenant_id, user_id, ingest.session)
         if not waiting:
-            return ingest
+            return False
         batch = batches([said for _, said in waiting])[0]
         numbers = [number for number, _ in waiting[: len(batch)]]
 
@@ -79,5 +77,4 @@ class IngestJobs:
         await self.turns.take(
             tenant_id, user_id, batch, ingest.session, last + 1, known_since=known_since, within=take_off
         )
-        async with self.database.begin(tenant_id) as connection:
-            return await self.ingests.get(connection, tenant_id, ingest_id)
+        return True

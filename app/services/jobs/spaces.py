@@ -42,7 +42,7 @@ class SpaceJobs:
     async def begin(self, tenant_id: str, parts: int, slowdown: float) -> StoredSpace:
         """Have the workers fill the tenant's new space, in so many jobs side by side. Raises NotFound."""
         space = await self.switch.to_fill(tenant_id)
-        throttle = await self.switch.throttle(tenant_id, slowdown) if slowdown else None
+        throttle = await self.switch.throttle(tenant_id, slowdown)
         payload = FillPayload(tenant_id=tenant_id, number=space.number)
         if throttle is not None:
             await throttle.measure()
