@@ -71,7 +71,7 @@ def fill(
             help="Wait while searches take longer than before by more than this; 0: wait for nobody.",
             callback=_check_slowdown,
         ),
-    ] = 1.75,
+    ] = 2.0,
     background: Annotated[bool, typer.Option("--background", help="Have the workers do it.")] = False,
     jobs: Annotated[int, typer.Option(help="With --background: most workers at a time.", min=1)] = 4,
     tenant: Tenant = DEFAULT_TENANT,

@@ -14,7 +14,7 @@ PROBES = 20
 LATEST = 5
 """Probes after which the pause is changed. What another pause does is seen by other probes."""
 
-UNNOTICED_S = 0.01
+UNNOTICED_S = 0.02
 """What a search may take longer in any case: nobody notices, and a busy machine does as much to it by chance."""
 
 APART_S = 0.1

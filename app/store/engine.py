@@ -45,6 +45,7 @@ _ADMIN_CONNECTIONS = 20  # beyond the pool: the command line, a person with psql
 _TENANT = re.compile(r"[a-z0-9_-]+")
 _STALE = ("ES001", "42P01")  # of `in_space`, and of a table that was dropped: a space was switched meanwhile
 _LOST = ("08", "57P")  # SQLSTATEs of a broken connection and of a server that starts, stops or crashed
+_BROKEN = (asyncpg.InternalClientError,)  # of a connection whose server died between two messages
 
 
 class DatabaseUnsuitable(StoreUnavailable):
@@ -249,7 +250,7 @@ def _noticing_loss() -> Generator[None]:
     """Raise StoreUnavailable where it was the driver's connection that failed, and not the statement."""
     try:
         yield
-    except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
+    except (*_BROKEN, asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
         state = getattr(error, "sqlstate", None)
         if state in _STALE:
             raise StaleSpace(f"another embedding space is used by now: {error}") from error
@@ -462,7 +463,8 @@ async def _give_back(connection: AsyncConnection) -> None:
 def _is_lost(error: DBAPIError) -> bool:
     """Whether it was the connection that failed, and not the statement."""
     state = getattr(error.orig, "sqlstate", None) or ""
-    return error.connection_invalidated or state.startswith(_LOST)
+    is_broken = isinstance(getattr(error.orig, "__cause__", None), _BROKEN)
+    return error.connection_invalidated or is_broken or state.startswith(_LOST)
 
 
 def _upgrade(connection: Connection, revision: str) -> None:

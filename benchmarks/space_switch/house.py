@@ -20,6 +20,8 @@ from app.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[2]
 START_S = 60.0
+NICE = ("nice", "-n", "10", sys.executable, "-m", "app.cli")
+"""The command as one starts it on a machine that serves meanwhile."""
 
 
 def settings_of(folder: Path, endpoint: str, port: int) -> Settings:
@@ -106,9 +108,7 @@ class House:
     async def command(self, *arguments: str) -> Any:
         """The document that a command prints. Raises SystemExit where it fails."""
         process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-m",
-            "app.cli",
+            *NICE,
             *arguments,
             "--json",
             cwd=ROOT,
@@ -123,7 +123,15 @@ class House:
 
     def start_filling(self, *flags: str) -> subprocess.Popen[bytes]:
         """`embed-service space fill` as a process."""
-        return start("app.cli", "space", "fill", "--json", *flags, env=self._env, output=self.folder / "fill.txt")
+        with (self.folder / "fill.txt").open("ab") as sink:
+            return subprocess.Popen(
+                [*NICE, "space", "fill", "--json", *flags],
+                cwd=ROOT,
+                env=self._env,
+                stdin=subprocess.DEVNULL,
+                stdout=sink,
+                stderr=sink,
+            )
 
     def kill_database(self) -> None:
         """`kill -9` the database server."""

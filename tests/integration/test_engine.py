@@ -5,6 +5,7 @@ import os
 import signal
 from collections.abc import AsyncIterator
 
+import asyncpg
 import pytest
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError, IntegrityError
@@ -215,6 +216,27 @@ async def test_a_busy_pool_and_a_lost_server_are_unavailable(
 
     with pytest.raises(StoreUnavailable, match="lost in a transaction"):
         await lose()
+    await notes.ping()
+
+
+@pytest.mark.parametrize("is_plain", [True, False])
+async def test_a_connection_that_lost_its_way_is_unavailable(
+    notes: Database, tenant: str, monkeypatch: pytest.MonkeyPatch, is_plain: bool
+) -> None:
+    async def lose(*_: object, **__: object) -> None:
+        raise asyncpg.InternalClientError("cannot switch to state 8; another operation (2) is in progress")
+
+    with pytest.raises(StoreUnavailable, match="lost in a transaction.*another operation"):
+        if is_plain:
+            async with notes.transact(tenant) as statements:
+                with monkeypatch.context() as patch:
+                    patch.setattr(asyncpg.Connection, "fetch", lose)
+                    await statements.fetch("SELECT 1")
+        else:
+            async with notes.begin(tenant) as connection:
+                with monkeypatch.context() as patch:
+                    patch.setattr(asyncpg.Connection, "prepare", lose)
+                    await connection.execute(text("SELECT 'never prepared before'"))
     await notes.ping()
 
 

@@ -54,7 +54,7 @@ async def test_it_begins_gently_with_what_it_measures() -> None:
 
 
 async def test_slow_searches_double_the_pause_up_to_its_limit() -> None:
-    search = Search(0.04)
+    search = Search(0.06)
     throttle = Throttle(search, most=1.5, usual_s=0.02)
     pauses = (await throttled(throttle, 8 * LATEST))[LATEST - 1 :: LATEST]
     assert pauses[:3] == pytest.approx([SHORTEST_S, 2 * SHORTEST_S, 4 * SHORTEST_S])
