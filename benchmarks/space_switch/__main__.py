@@ -86,7 +86,8 @@ def main() -> None:
 def _publish(options: argparse.Namespace, figures: list[Figure], machine: dict[str, str]) -> None:
     note = (
         f"{'A quick run: nothing to compare. ' if options.quick else ''}"
-        "One process fills, at low priority (`nice`); the embedding servers, the service, the database and the stream share the machine."
+        "One process fills, at low priority (`nice`); the embedding servers, the service, the database and the stream "
+        "share the machine."
     )
     publish(options, "A live change of embedding space", figures, machine, note)
 

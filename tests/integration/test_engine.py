@@ -226,7 +226,7 @@ async def test_a_connection_that_lost_its_way_is_unavailable(
     async def lose(*_: object, **__: object) -> None:
         raise asyncpg.InternalClientError("cannot switch to state 8; another operation (2) is in progress")
 
-    with pytest.raises(StoreUnavailable, match="lost in a transaction.*another operation"):
+    async def ask() -> None:
         if is_plain:
             async with notes.transact(tenant) as statements:
                 with monkeypatch.context() as patch:
@@ -237,6 +237,9 @@ async def test_a_connection_that_lost_its_way_is_unavailable(
                 with monkeypatch.context() as patch:
                     patch.setattr(asyncpg.Connection, "prepare", lose)
                     await connection.execute(text("SELECT 'never prepared before'"))
+
+    with pytest.raises(StoreUnavailable, match=r"lost in a transaction.*another operation"):
+        await ask()
     await notes.ping()
 
 
