@@ -18,6 +18,7 @@ from app.commands.mcp import mcp
 from app.commands.memory import memory
 from app.commands.pairs import pairs
 from app.commands.persona import persona
+from app.commands.policy import policy
 from app.commands.shards import shards
 from app.commands.space import space
 from app.commands.terminal import ENDED_BY_HAND, Json, console, print_document
@@ -33,6 +34,7 @@ cli.add_typer(keys, name="keys")
 cli.add_typer(users, name="users")
 cli.add_typer(memory, name="memory")
 cli.add_typer(persona, name="persona")
+cli.add_typer(policy, name="policy")
 cli.add_typer(jobs, name="jobs")
 cli.command()(worker)
 cli.command()(completion)

@@ -18,6 +18,7 @@ from app.api import (
     models,
     operations,
     persona,
+    recalls,
     rerank,
     training,
 )
@@ -81,7 +82,19 @@ def create_app(load: Callable[[], Settings] = load_settings_or_exit) -> FastAPI:
         redirect_slashes=False,
         generate_unique_id_function=lambda route: route.name,
     )
-    for room in (hypotheses, memories, persona, chat, consent, embeddings, rerank, training, models, operations):
+    for room in (
+        hypotheses,
+        recalls,
+        memories,
+        persona,
+        chat,
+        consent,
+        embeddings,
+        rerank,
+        training,
+        models,
+        operations,
+    ):
         app.include_router(room.router)
     app.include_router(operations.probes)
     app.include_router(mcp.router)

@@ -14,6 +14,7 @@ from app.domain.embeddings import EmbeddingSpace, Vectors
 from app.domain.hypotheses import HypothesisContext, Reading
 from app.domain.manifest import Model
 from app.domain.persona import Signal
+from app.domain.turns import Stated, Utterance
 
 
 class Clock(Protocol):
@@ -135,6 +136,10 @@ class SLM(Protocol):
         self, conversation_context: str, context: HypothesisContext, count: int
     ) -> Sequence[str]:
         """Up to `count` questions that move the conversation on."""
+        ...
+
+    async def extract(self, said: Sequence[Utterance]) -> Sequence[Stated]:
+        """What users state of themselves in turns of a conversation, each with the words that say so."""
         ...
 
     async def aclose(self) -> None:

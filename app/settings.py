@@ -55,6 +55,7 @@ class Settings(BaseSettings):
 
     worker_inside: bool = True
     expired_kept_days: Annotated[int, Field(ge=0, le=36_500)] = 30
+    recalls_kept_days: Annotated[int, Field(ge=0, le=36_500)] = 30
 
     embed_endpoint: str | None = None
     embed_dims: Annotated[int, Field(ge=1, le=16000)] | None = None
@@ -74,7 +75,7 @@ class Settings(BaseSettings):
     upstream_api_key: SecretStr | None = None
     chat_memory: Literal["off", "read", "on"] = "on"
     chat_clarify: Literal["off", "auto"] = "auto"
-    chat_token_budget: Annotated[int, Field(ge=0, le=1_000_000)] = 1500
+    chat_token_budget: Annotated[int, Field(ge=0, le=1_000_000)] = 1000
     user_id_header: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")] | None = None
     builtin_model: Path | None = None
     rerank_model: Path | None = None

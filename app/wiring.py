@@ -32,6 +32,7 @@ from app.services.clarifying import ClarifyingService
 from app.services.consent import ConsentService
 from app.services.context import ContextService
 from app.services.feedback import FeedbackService
+from app.services.gate import GateService
 from app.services.hypotheses import HypothesisService
 from app.services.imports import ImportService
 from app.services.ingest import IngestService
@@ -42,9 +43,12 @@ from app.services.memories import MemoryService
 from app.services.models import LLMModelManager
 from app.services.persona import PersonaService
 from app.services.ranking import RankingService
+from app.services.recall_log import RecallLog
+from app.services.recalls import RecallService
 from app.services.reflection import ReflectionService
 from app.services.remembering import Remembering
 from app.services.replicas import Reads
+from app.services.search_policy import SearchPolicy
 from app.services.space_switch import SpaceSwitch
 from app.services.spaces import Spaces
 from app.services.telemetry import TelemetryReports
@@ -60,6 +64,8 @@ from app.store.hypotheses import HypothesisStore
 from app.store.ingests import IngestStore
 from app.store.jobs import JobStore
 from app.store.memories import MemoryStore
+from app.store.quarantine import QuarantineStore
+from app.store.recalls import RecallStore
 from app.store.replica import Replica
 from app.store.space_fills import FillStore
 from app.store.spaces import SpaceStore
@@ -108,6 +114,7 @@ async def open_services(settings: Settings) -> AsyncGenerator[Services]:
         stack.push_async_callback(asyncio.to_thread, services.collector.close)
         stack.push_async_callback(services.spaces.aclose)
         stack.push_async_callback(services.ranking.reads.aclose)
+        stack.push_async_callback(services.recalls.log.aclose)
         stack.push_async_callback(services.afterwards.aclose)
         stack.push_async_callback(services.preparations.aclose)
         await services.keys.ensure_default_tenant()
@@ -178,25 +185,50 @@ def build_switch(database: Database, spaces: Spaces) -> SpaceSwitch:
 @asynccontextmanager
 async def open_turns(settings: Settings, database: Database, spaces: Spaces) -> AsyncGenerator[TurnService]:
     """What conversations become, on the database and the spaces alone."""
-    afterwards, clock = Afterwards(), SystemClock()
-    try:
-        catalogues = CatalogueService(database, TenantStore(), spaces, clock, settings.intents_file)
+    async with AsyncExitStack() as stack:
+        clock, afterwards = SystemClock(), Afterwards()
+        stack.push_async_callback(afterwards.aclose)
+        slm = None
+        if settings.slm_impl != "builtin":  # that one would be a second model in memory, beside the service's
+            slm = await open_slm(settings)
+            stack.push_async_callback(slm.aclose)
+        reranker = await open_own_reranker(settings, slm)
+        if reranker is not None:
+            stack.push_async_callback(reranker.aclose)
+        catalogues = build_catalogues(settings, database, spaces)
         trials = TrialSpaces(database, TrialStore(), spaces, clock, afterwards)
-        yield TurnService(
-            MemoryService(
-                database,
-                spaces,
-                catalogues,
-                clock,
-                MemoryStore(),
-                SpaceStore(),
-                UserStore(),
-                trials,
-                build_graphs(database),
-            )
-        )
-    finally:
-        await afterwards.aclose()
+        memories = build_memories(database, spaces, catalogues, trials)
+        yield TurnService(memories, build_gate(memories, reranker), slm)
+
+
+def build_catalogues(settings: Settings, database: Database, spaces: Spaces) -> CatalogueService:
+    """The catalogues of intents, and what tenants decided for themselves."""
+    folder = settings.data_dir / "examples"
+    return CatalogueService(database, TenantStore(), spaces, SystemClock(), settings.intents_file, folder)
+
+
+def build_memories(
+    database: Database, spaces: Spaces, catalogues: CatalogueService, trials: TrialSpaces
+) -> MemoryService:
+    """The use cases about single memories."""
+    clock, graphs = SystemClock(), build_graphs(database)
+    return MemoryService(database, spaces, catalogues, clock, MemoryStore(), SpaceStore(), UserStore(), trials, graphs)
+
+
+def build_gate(memories: MemoryService, reranker: Reranker | None = None) -> GateService:
+    """The write gate; a reranker that only applies the built-in rules knows no more than the gate."""
+    judge = None if isinstance(reranker, LocalReranker) else reranker
+    return GateService(memories, QuarantineStore(), RecallStore(), memories.clock, judge)
+
+
+@asynccontextmanager
+async def open_search_policy(settings: Settings) -> AsyncGenerator[SearchPolicy]:
+    """How searches weigh, on the database alone."""
+    async with AsyncExitStack() as stack:
+        database, spaces = await _open_spaces(stack, settings)
+        clock = SystemClock()
+        catalogues = build_catalogues(settings, database, spaces)
+        yield SearchPolicy(database, catalogues, RecallStore(), clock)
 
 
 def build_trials(database: Database, spaces: Spaces, afterwards: Afterwards) -> TrialService:
@@ -259,6 +291,11 @@ def open_upstream(settings: Settings, slm: SLM) -> Upstream | None:
 
 async def open_reranker(settings: Settings, embedder: Embedder, slm: SLM) -> Reranker:
     """The reranker that `settings` name; else the SLM where it is a server's, else the built-in rules."""
+    return await open_own_reranker(settings, slm) or LocalReranker(embedder)
+
+
+async def open_own_reranker(settings: Settings, slm: SLM | None) -> Reranker | None:
+    """A model that reads a query with a document, where there is one."""
     if settings.vllm_rerank_url is not None:
         return ServerReranker(settings.vllm_rerank_url, api_key=settings.slm_key)
     if settings.rerank_model is not None:
@@ -267,7 +304,7 @@ async def open_reranker(settings: Settings, embedder: Embedder, slm: SLM) -> Rer
         )
     if isinstance(slm, ModelSLM) and settings.slm_impl != "builtin":
         return SLMReranker(slm)
-    return LocalReranker(embedder)
+    return None
 
 
 def build_graphs(database: Database) -> GraphService:
@@ -312,17 +349,16 @@ def build_services(
     reranker = reranker or fallback_reranker
     afterwards = Afterwards()
     memory_store, user_store, hypothesis_store = MemoryStore(), UserStore(), HypothesisStore()
-    tenant_store = TenantStore()
     collector = build_collector(settings)
     trainer = build_trainer(collector)
     erasure = build_erasure(settings, trainer)
     spaces = build_spaces(settings, database, embedder)
-    catalogues = CatalogueService(database, tenant_store, spaces, clock, settings.intents_file)
+    catalogues = build_catalogues(settings, database, spaces)
     trials = TrialSpaces(database, TrialStore(), spaces, clock, afterwards)
-    graphs = build_graphs(database)
-    memories = MemoryService(
-        database, spaces, catalogues, clock, memory_store, SpaceStore(), user_store, trials, graphs
-    )
+    memories = build_memories(database, spaces, catalogues, trials)
+    gate = build_gate(memories, reranker)
+    recall_store = RecallStore()
+    recall_log = RecallLog(database, recall_store, clock, is_kept=settings.recalls_kept_days > 0)
     ranking = RankingService(
         database,
         build_reads(settings, database),
@@ -334,7 +370,9 @@ def build_services(
         memory_store,
         user_store,
         trials,
+        tokenizer,
         is_reranking=not isinstance(reranker, LocalReranker),
+        recalls=recall_log,
     )
     policy, registry = load_policy(settings.promotion_policy), build_registry(settings)
     deployments = build_deployments(database, adapters, afterwards, policy, registry)
@@ -382,7 +420,9 @@ def build_services(
         catalogues=catalogues,
         memories=memories,
         ingest=ingest,
-        turns=TurnService(memories),
+        turns=TurnService(memories, gate, slm),
+        gate=gate,
+        recalls=RecallService(database, ranking, recall_store, memory_store, recall_log),
         spaces=spaces,
         trials=trials,
         ranking=ranking,
@@ -402,13 +442,13 @@ def build_services(
                 token_budget=settings.chat_token_budget,
             ),
             ClarifyingService(database, hypotheses, context, feedback, hypothesis_store),
-            Remembering(memories),
+            Remembering(memories, gate),
             afterwards,
             clock,
         ),
         feedback=feedback,
         personas=personas,
-        transfer=TransferService(database, spaces, erasure, user_store, graphs, ingest),
+        transfer=TransferService(database, spaces, erasure, user_store, memories.graphs, ingest),
         consent=ConsentService(database, user_store, erasure, clock),
         telemetry=TelemetryReports(database, hypothesis_store, slm.name),
         collector=collector,

@@ -13,6 +13,7 @@ from app.domain.spaces import StoredSpace
 from app.ports import SystemClock
 from app.services.ingest import INGEST
 from app.services.jobs import graphs
+from app.services.jobs.consolidation import CONSOLIDATION, EVERY_NIGHT, ConsolidationService
 from app.services.jobs.expiry import EVERY_HOUR, EXPIRY, ExpiryService
 from app.services.jobs.graphs import GRAPH, GraphService
 from app.services.jobs.ingest import IngestJobs
@@ -24,12 +25,17 @@ from app.services.space_switch import SpaceSwitch
 from app.services.spaces import Spaces
 from app.services.turns import TurnService
 from app.settings import Settings
+from app.store.consolidation import ConsolidationStore
 from app.store.engine import Database, open_database
 from app.store.expiry import ExpiryStore
 from app.store.graphs import GraphStore
 from app.store.ingests import IngestStore
 from app.store.jobs import JobStore
+from app.store.memories import MemoryStore
+from app.store.quarantine import QuarantineStore
+from app.store.recalls import RecallStore
 from app.store.spaces import SpaceStore
+from app.store.users import UserStore
 from app.wiring import build_switch, late_spaces, open_turns
 
 if TYPE_CHECKING:
@@ -44,8 +50,21 @@ def job_handlers(settings: Settings, database: Database, spaces: Spaces, turns: 
     ingesting = IngestJobs(database, turns, IngestStore())
     large = GraphService(database, GraphStore(), SpaceStore(), JobQueue(database, JobStore()))
     kept = timedelta(days=settings.expired_kept_days)
-    expiry = ExpiryService(database, ExpiryStore(), IngestStore(), SystemClock(), kept)
+    expiry = ExpiryService(
+        database,
+        ExpiryStore(),
+        IngestStore(),
+        QuarantineStore(),
+        RecallStore(),
+        SystemClock(),
+        kept,
+        timedelta(days=settings.recalls_kept_days),
+    )
+    consolidating = ConsolidationService(
+        database, spaces, ConsolidationStore(), MemoryStore(), UserStore(), SystemClock()
+    )
     return [
+        JobHandler(CONSOLIDATION, consolidating.handle, cron=EVERY_NIGHT),
         JobHandler(EXPIRY, expiry.handle, cron=EVERY_HOUR),
         JobHandler(GRAPH, large.handle, cron=graphs.EVERY_HOUR),
         JobHandler(INGEST, ingesting.handle),

@@ -7,7 +7,9 @@ adding, hypotheses) go to the first process alone and to all four in turns, so t
 for both. The clients share the machine, and cost what they cost.
 
 In every round one fact is told again and again through whichever process is next; at the end its confidence has to be
-what hearing it so often gives, and every memory whose writing was acknowledged has to be there.
+what hearing it so often gives, and every memory whose writing was acknowledged has to be there. Conversations are
+handed in too: the workers remember them, one of which is killed (`kill -9`) and replaced in the middle; at the end each
+of their turns has to be there, once.
 """
 
 import asyncio
@@ -17,6 +19,7 @@ import socket
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
@@ -40,6 +43,11 @@ PROCESSES = 4
 WORKERS = 2
 FACT = "I like tea"
 CONFIDENCE = 0.6
+TURNS = 6
+"""Of a conversation that is handed in."""
+
+JOBS_S = 300.0
+"""How long the workers may take to remember what is left at the end."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +69,8 @@ class Tally:
     """What was promised and what went wrong."""
 
     acknowledged: list[str] = field(default_factory=list[str])
+    jobs: dict[str, tuple[str, str]] = field(default_factory=dict[str, tuple[str, str]])
+    """Of each conversation that was handed in, by its job: whose it is, and its name."""
     told: int = 0
     failed: int = 0
 
@@ -90,7 +100,8 @@ def main() -> None:
     note = (
         f"{PROCESSES} processes and {WORKERS} workers on {psutil.cpu_count()} cores, which the database and the "
         f"clients use too; {plan.rounds} rounds of {plan.requests} requests each way, {plan.in_flight} under way: "
-        f"70 % searches, 20 % adding, 10 % hypotheses.{' A quick run: nothing to compare.' if options.quick else ''}"
+        f"70 % searches, 18 % adding, 10 % hypotheses, 2 % conversations handed in."
+        f"{' A quick run: nothing to compare.' if options.quick else ''}"
     )
     publish(options, "Several processes", figures, machine, note)
 
@@ -100,17 +111,22 @@ async def run(plan: Plan, said: sentences.Sentences, folder: Path) -> list[Figur
     random, tally = Random(2), Tally()
     async with AsyncExitStack() as stack:
         clients = [await stack.enter_async_context(served(folder, number)) for number in range(PROCESSES)]
-        for number in range(WORKERS):
-            await stack.enter_async_context(process(folder, f"worker-{number}", "worker"))
+        workers = [
+            await stack.enter_async_context(process(folder, f"worker-{number}", "worker")) for number in range(WORKERS)
+        ]
         await fill(plan, said, clients, tally, random)
         rounds: dict[int, list[Round]] = {1: [], PROCESSES: []}
         with new_progress(Console(stderr=True)) as progress:
             bar = progress.add_task("measuring", total=2 * plan.rounds)
-            for _ in range(plan.rounds):
+            for number in range(plan.rounds):
+                if number == plan.rounds // 2:
+                    workers[0].kill()
+                    await stack.enter_async_context(process(folder, "worker-again", "worker"))
                 for doors in random.sample(sorted(rounds), 2):
                     rounds[doors].append(await put_under_load(plan, said, clients[:doors], tally, random))
                     progress.advance(bar)
         lost = await lost_writes(plan, clients, tally)
+        turns = await turns_of_jobs(clients, tally)
         confidence = await confidence_of_fact(clients[0])
     expected = CONFIDENCE
     for _ in range(tally.told - 1):
@@ -127,6 +143,9 @@ async def run(plan: Plan, said: sentences.Sentences, folder: Path) -> list[Figur
     return [
         *figures,
         Figure("failed_requests", tally.failed, target=Target("≤", 0)),
+        Figure("jobs", len(tally.jobs), note=f"conversations of {TURNS} turns each; a worker killed in the middle"),
+        Figure("lost_turns", sum(each == 0 for each in turns), target=Target("≤", 0), note=f"of {len(turns):,}"),
+        Figure("double_turns", sum(each > 1 for each in turns), target=Target("≤", 0)),
         Figure("lost_writes", lost, target=Target("≤", 0), note=f"of {len(tally.acknowledged):,} acknowledged"),
         Figure(
             "lost_updates",
@@ -213,6 +232,13 @@ def fact() -> dict[str, Any]:
     }
 
 
+def conversation(user_id: str, random: Random) -> dict[str, Any]:
+    """Turns that nobody else says."""
+    session = f"{random.getrandbits(64):x}"
+    messages = [{"role": "user", "content": f"Parcel {session} passed stop {number}."} for number in range(TURNS)]
+    return {"user_id": user_id, "session": session, "messages": messages}
+
+
 async def post(
     client: httpx.AsyncClient, gate: asyncio.Semaphore, path: str, body: dict[str, Any], tally: Tally
 ) -> float:
@@ -225,8 +251,10 @@ async def post(
             tally.failed += 1
             return time.perf_counter() - started
         took = time.perf_counter() - started
-    if answer.status_code != 200:
+    if answer.status_code not in {200, 202}:
         tally.failed += 1
+    elif path == "/v1/memories/ingest":
+        tally.jobs[answer.json()["job_id"]] = body["user_id"], body["session"]
     elif path == "/v1/memories":
         tally.acknowledged += answer.json()["ids"]
     return took
@@ -246,6 +274,8 @@ async def put_under_load(
         elif dice < 0.8:
             body = {"user_id": user_id, "input_text": random.choice(said.inputs)}
             calls.append(post(client, gate, "/v1/hypothesize", body, tally))
+        elif dice < 0.82:
+            calls.append(post(client, gate, "/v1/memories/ingest", conversation(user_id, random), tally))
         elif dice < 0.85:
             tally.told += 1
             calls.append(post(client, gate, "/v1/memories", fact(), tally))
@@ -268,6 +298,28 @@ async def lost_writes(plan: Plan, clients: Sequence[httpx.AsyncClient], tally: T
 
     found = await asyncio.gather(*(is_there(*each) for each in enumerate(sorted(set(tally.acknowledged)))))
     return found.count(False)
+
+
+async def turns_of_jobs(clients: Sequence[httpx.AsyncClient], tally: Tally) -> list[int]:
+    """How often each turn that was handed in is remembered, when all jobs are done. Raises TimeoutError."""
+    async with asyncio.timeout(JOBS_S):
+        for job_id in tally.jobs:
+            while (await clients[0].get(f"/v1/jobs/{job_id}")).json()["state"] != "done":  # noqa: ASYNC110 - remote
+                await asyncio.sleep(0.2)
+    found: Counter[tuple[str, str]] = Counter()
+    for user_id in sorted({user_id for user_id, _ in tally.jobs.values()}):
+        cursor: str | None = ""
+        while cursor is not None:
+            query = {"user_id": user_id, "limit": 1000, "mtype": "HISTORY"} | ({"cursor": cursor} if cursor else {})
+            page = (await clients[1].get("/v1/memories", params=query)).json()
+            for memory in page["memories"]:
+                found[memory["session"], memory["content"]] += memory["proof_count"]
+            cursor = page["cursor"]
+    return [
+        found[session, f"Parcel {session} passed stop {number}."]
+        for _, session in tally.jobs.values()
+        for number in range(TURNS)
+    ]
 
 
 async def confidence_of_fact(client: httpx.AsyncClient) -> float:

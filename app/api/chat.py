@@ -21,6 +21,9 @@ PATH = "/v1/chat/completions"
 USED_HEADER = "X-Memories-Used"
 """How many memories were added; left out where none was."""
 
+RECALL_HEADER = "X-Recall-ID"
+"""Under which recall they are written down; left out where none is."""
+
 SET_HEADER = "X-Hypothesis-Set-ID"
 """By which hypothesis set an input was read; left out where none was made."""
 
@@ -170,6 +173,8 @@ class Relayed(Response):
         self.raw_headers = list(passed.headers)
         if passed.memories:
             self.raw_headers.append((USED_HEADER.lower().encode(), str(passed.memories).encode()))
+        if passed.recall_id is not None:
+            self.raw_headers.append((RECALL_HEADER.lower().encode(), str(passed.recall_id).encode()))
         if passed.set_id is not None:
             self.raw_headers.append((SET_HEADER.lower().encode(), str(passed.set_id).encode()))
 

@@ -20,6 +20,7 @@ from app.services.consent import ConsentService
 from app.services.context import ContextService
 from app.services.deployments import DeploymentService
 from app.services.feedback import FeedbackService
+from app.services.gate import GateService
 from app.services.hypotheses import HypothesisService
 from app.services.ingest import IngestService
 from app.services.keys import DEFAULT_TENANT, SCOPES, KeyService
@@ -27,6 +28,7 @@ from app.services.memories import MemoryService
 from app.services.models import LLMModelManager
 from app.services.persona import PersonaService
 from app.services.ranking import RankingService
+from app.services.recalls import RecallService
 from app.services.reflection import ReflectionService
 from app.services.spaces import Spaces
 from app.services.telemetry import TelemetryReports
@@ -54,6 +56,8 @@ class Services:
     memories: MemoryService
     ingest: IngestService
     turns: TurnService
+    gate: GateService
+    recalls: RecallService
     spaces: Spaces
     trials: TrialSpaces
     ranking: RankingService

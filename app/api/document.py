@@ -75,6 +75,15 @@ _LINKS: Mapping[str, Mapping[str, Document]] = {
         "delete_memories": {"parameters": {"user_id": _USER}},
         "erase_user": {"parameters": {"user_id": _USER}},
     },
+    "search_memories": {
+        "get_recall": {"parameters": {"recall_id": "$response.body#/recall_id"}},
+        "replay_recall": {"parameters": {"recall_id": "$response.body#/recall_id"}},
+        "judge_recall": {
+            "parameters": {"recall_id": "$response.body#/recall_id"},
+            "requestBody": {"helpful_ids": []},
+        },
+        "list_recalls": {"parameters": {"user_id": _USER}},
+    },
     "ingest_conversation": {"get_job": {"parameters": {"job_id": "$response.body#/job_id"}}},
     "change_memory": {
         "get_memory_history": {"parameters": {"memory_id": "$request.path.memory_id"}},

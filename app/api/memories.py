@@ -56,7 +56,17 @@ async def list_memories(
 async def search_memories(body: schemas.SearchIn, services: ServicesDep, caller: UserCaller) -> schemas.SearchOut:
     """The user's memories most relevant to a query, best first."""
     weights = Weights(**body.weights.model_dump()) if body.weights else None
-    request = SearchRequest(body.query, body.limit, body.types, body.tags, body.as_of, weights, is_reranked=body.rerank)
+    request = SearchRequest(
+        body.query,
+        body.limit,
+        body.types,
+        body.tags,
+        body.as_of,
+        body.known_at,
+        weights,
+        body.rerank,
+        token_budget=body.token_budget,
+    )
     found = await services.ranking.search(caller.tenant_id, body.user_id, request)
     return search_out(found)
 
@@ -99,6 +109,7 @@ async def get_job(job_id: JobId, services: ServicesDep, caller: UserCaller) -> s
         memories=ingest.memories,
         deduplicated=ingest.deduplicated,
         superseded=ingest.superseded,
+        set_apart=ingest.set_apart,
     )
 
 
@@ -221,7 +232,10 @@ def added_out(added: Added) -> schemas.AddedOut:
 def search_out(found: Found) -> schemas.SearchOut:
     """What a search found, as the API shows it."""
     return schemas.SearchOut(
-        results=[_result(item) for item in found.ranked], space=found.space, degraded=found.is_degraded
+        results=[result_out(item) for item in found.ranked],
+        space=found.space,
+        degraded=found.is_degraded,
+        recall_id=found.recall_id,
     )
 
 
@@ -244,10 +258,13 @@ def memory_out(memory: Memory) -> schemas.MemoryOut:
         session=memory.session,
         turn=memory.turn,
         speaker=memory.speaker,
+        quote=memory.quote,
+        proof_count=memory.proof_count,
     )
 
 
-def _result(item: Ranked) -> schemas.SearchResult:
+def result_out(item: Ranked) -> schemas.SearchResult:
+    """A memory with what it was ranked by, as the API shows it."""
     parts = schemas.ScoreParts(
         similarity=item.similarity,
         recency=item.recency,

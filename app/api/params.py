@@ -37,13 +37,17 @@ _PLACE = struct.Struct(">q16s")
 
 
 def cursor_of(memory: Memory) -> str:
-    """A memory's place in a list by time: 24 bytes in 32 characters."""
-    moment = (memory.valid_from - _EPOCH) // _MICROSECOND
-    return urlsafe_b64encode(_PLACE.pack(moment, memory.memory_id.bytes)).decode()
+    """A memory's place in a list by time."""
+    return cursor_at(memory.valid_from, memory.memory_id)
+
+
+def cursor_at(moment: datetime, item_id: UUID) -> str:
+    """A place in a list by time: 24 bytes in 32 characters."""
+    return urlsafe_b64encode(_PLACE.pack((moment - _EPOCH) // _MICROSECOND, item_id.bytes)).decode()
 
 
 def place_of(cursor: str | None) -> tuple[datetime, UUID] | None:
-    """A memory's `valid_from` and id; every cursor of the right form is some place."""
+    """The moment and the id of a place in a list; every cursor of the right form is one."""
     if cursor is None:
         return None
     moment, memory_id = _PLACE.unpack(urlsafe_b64decode(cursor))
@@ -53,6 +57,12 @@ def place_of(cursor: str | None) -> tuple[datetime, UUID] | None:
 
 MemoryId = Annotated[UUID, Path(description="A memory's id.")]
 """In a path as `{memory_id:uuid}`: what is no id is no path either."""
+
+StatementId = Annotated[UUID, Path(description="The id of a statement that was set apart.")]
+"""In a path as `{item_id:uuid}`."""
+
+RecallId = Annotated[UUID, Path(description="A recall's id.")]
+"""In a path as `{recall_id:uuid}`."""
 
 JobId = Annotated[UUID, Path(description="A job's id.")]
 """In a path as `{job_id:uuid}`."""

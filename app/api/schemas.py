@@ -397,6 +397,7 @@ class JobOut(Response):
     memories: int = Field(description="Memories that are new.")
     deduplicated: int = Field(description="What was known already.")
     superseded: int = Field(description="Memories that what was said made untrue.")
+    set_apart: int = Field(description="Statements that did not pass the write gate.")
 
 
 def _one_or_many(body: Any) -> str:
@@ -437,6 +438,8 @@ class MemoryOut(Response):
     session: str | None = None
     turn: int | None = None
     speaker: str | None = None
+    quote: str | None = Field(None, description="The words that tell it, where it was made of what somebody said.")
+    proof_count: int = Field(1, description="How often it was told.")
 
 
 class PageOut(Response):
@@ -485,8 +488,14 @@ class SearchIn(Request):
     limit: Annotated[int, Field(ge=1, le=100), WHOLE] = 10
     types: Annotated[list[Kind], Field(min_length=1, max_length=7)] | None = None
     tags: Annotated[list[Tag], Field(min_length=1, max_length=32)] | None = None
-    as_of: Moment | None = None
+    as_of: Moment | None = Field(None, description="What was true then; absent: what is true now.")
+    known_at: Moment | None = Field(
+        None, description="By what was known then, later corrections left out; absent: by what is known now."
+    )
     weights: WeightsIn | None = None
+    token_budget: Annotated[int, Field(ge=1, le=1_000_000), WHOLE] | None = Field(
+        None, description="Most tokens of all contents together; a memory that does not fit is left out whole."
+    )
     rerank: bool | None = Field(
         None, description="Whether a model reorders the best ten; absent: where one that is good at it is set up."
     )
@@ -517,6 +526,9 @@ class SearchOut(Response):
     results: list[SearchResult]
     space: str
     degraded: bool
+    recall_id: UUID | None = Field(
+        None, description="Under which this can be looked at and replayed, where it is kept."
+    )
 
 
 class DeletedOut(Response):

@@ -1,8 +1,9 @@
 """Which shard answers a request: the one that has its user, and no other."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, cast
 from uuid import UUID
 
@@ -35,16 +36,12 @@ class Shards:
         caller: Caller | None = getattr(request.state, "caller", None)
         if caller is None:
             return self.stacks[0]
-        if caller.user_id is not None and {"memory_id", "job_id"} & set(request.path_params):
+        if caller.user_id is not None and _OWNERS.keys() & set(request.path_params):
             return await self.of_user(caller.tenant_id, caller.user_id)
-        memory_id = request.path_params.get("memory_id")
-        if isinstance(memory_id, UUID):
-            return await self._having(
-                caller.tenant_id, lambda each: _owner_of_memory(each, caller.tenant_id, memory_id)
-            )
-        job_id = request.path_params.get("job_id")
-        if isinstance(job_id, UUID):
-            return await self._having(caller.tenant_id, lambda each: _owner_of_job(each, caller.tenant_id, job_id))
+        for name, owner_of in _OWNERS.items():
+            item_id = request.path_params.get(name)
+            if isinstance(item_id, UUID):
+                return await self._having(caller.tenant_id, partial(owner_of, caller.tenant_id, item_id))
         user_id = await _user_of(request, caller)
         return self.stacks[0] if user_id is None else await self.of_user(caller.tenant_id, user_id)
 
@@ -68,12 +65,29 @@ class Shards:
         return self.stacks[0]
 
 
-async def _owner_of_memory(services: Services, tenant_id: str, memory_id: UUID) -> str:
+async def _owner_of_memory(tenant_id: str, memory_id: UUID, services: Services) -> str:
     return (await services.memories.get(tenant_id, memory_id)).user_id
 
 
-async def _owner_of_job(services: Services, tenant_id: str, job_id: UUID) -> str:
+async def _owner_of_job(tenant_id: str, job_id: UUID, services: Services) -> str:
     return (await services.ingest.status(tenant_id, job_id))[0].user_id
+
+
+async def _owner_of_recall(tenant_id: str, recall_id: UUID, services: Services) -> str:
+    return (await services.recalls.receipt(tenant_id, recall_id)).recall.user_id
+
+
+async def _owner_of_statement(tenant_id: str, item_id: UUID, services: Services) -> str:
+    return (await services.gate.get(tenant_id, item_id)).user_id
+
+
+_OWNERS: Mapping[str, Callable[[str, UUID, Services], Awaitable[str]]] = {
+    "memory_id": _owner_of_memory,
+    "job_id": _owner_of_job,
+    "recall_id": _owner_of_recall,
+    "item_id": _owner_of_statement,
+}
+"""Whose something is, by the name that its id has in a path."""
 
 
 async def _user_of(request: Request, caller: Caller) -> str | None:

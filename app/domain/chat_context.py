@@ -32,7 +32,7 @@ RECALLED = 8
 
 MIN_SIMILARITY = 0.25
 MIN_SHARE = 0.5
-"""A memory whose similarity to what is asked is below MIN_SIMILARITY, or below this share of the best one's, is left
+"""A memory whose nearness to what is asked is below MIN_SIMILARITY, or below this share of the best one's, is left
 out."""
 
 STANDING_TITLE = "## How the user wants it"
@@ -101,9 +101,9 @@ def make_context(chat: Chat, known: Known, token_budget: int, count: CountTokens
 
 def relevant(ranked: Sequence[Ranked]) -> list[Ranked]:
     """Those that what is asked calls for, best first; what holds in any case is told elsewhere."""
-    best = max((item.similarity for item in ranked), default=0.0)
+    best = max((item.nearness for item in ranked), default=0.0)
     least = max(MIN_SIMILARITY, MIN_SHARE * best)
-    found = [item for item in ranked if item.similarity >= least and item.memory.type not in STANDING]
+    found = [item for item in ranked if item.nearness >= least and item.memory.type not in STANDING]
     return found[:RECALLED]
 
 

@@ -1,5 +1,6 @@
 """Memories: what they are, when two say the same, when one replaces another."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -70,6 +71,10 @@ class Memory:
     speaker: str | None = None
     place: int | None = None
     """Where in which conversation it was said (`places.place_of`); None where it stands alone."""
+    quote: str | None = None
+    """The words that tell it, where it was made of what somebody said."""
+    proof_count: int = 1
+    """How often it was told."""
 
     def is_valid_at(self, moment: datetime) -> bool:
         """Whether the fact held, and had not expired, at `moment`."""
@@ -97,6 +102,8 @@ class Draft:
     turn: int | None = None
     """Which turn of it says so; without one the next."""
     speaker: str | None = None
+    quote: str | None = None
+    """The words that tell it."""
 
 
 @dataclass(frozen=True)
@@ -117,6 +124,19 @@ class Resolution:
     reason: str = ""
 
 
+LEAST_BELIEVED = 0.5
+"""What is left of a confidence after any silence: a share of it."""
+
+
+def believed(memory: Memory, at: datetime) -> float:
+    """How sure a memory still is at a moment, 0..1: its confidence, which silence lowers by up to a half, with the
+    half-life of its type; each doubling of how often it was told makes that half-life longer by itself."""
+    told_at = memory.valid_from if memory.proof_count <= 1 else max(memory.valid_from, memory.updated_at)
+    silence_days = max(0.0, (at - told_at).total_seconds() / 86400.0)
+    half_life = HALF_LIFE_DAYS[memory.type] * (1.0 + math.log2(max(1, memory.proof_count)))
+    return memory.confidence * (LEAST_BELIEVED + (1.0 - LEAST_BELIEVED) * 0.5 ** (silence_days / half_life))
+
+
 def resolve(
     draft: Draft,
     valid_from: datetime,
@@ -129,7 +149,7 @@ def resolve(
     """
     said = parse(draft.content)
     for neighbour in neighbours:
-        if is_duplicate(said, parse(neighbour.memory.content), neighbour.cosine):
+        if _is_told_again(draft, said, neighbour, parse):
             return Resolution("merge", (neighbour.memory.memory_id,), "duplicate")
     if draft.type not in STATES:
         return Resolution("add")
@@ -146,6 +166,15 @@ def resolve(
         return Resolution("outdated", (first.memory_id,), reasons[first.memory_id])
     targets = tuple(memory.memory_id for memory in older)
     return Resolution("supersede", targets, reasons[targets[0]]) if targets else Resolution("add")
+
+
+def _is_told_again(draft: Draft, said: Statement, held: Neighbour, parse: Callable[[str], Statement]) -> bool:
+    """Whether a memory says what a draft says. A turn of a conversation is only the same turn, handed in again: what is
+    said in two conversations was said twice."""
+    memory, known = held.memory, parse(held.memory.content)
+    if draft.type is MemoryType.HISTORY and (draft.session or memory.session):
+        return draft.session == memory.session and draft.speaker == memory.speaker and said.normal == known.normal
+    return is_duplicate(said, known, held.cosine)
 
 
 def merged_confidence(held: float, again: float) -> float:

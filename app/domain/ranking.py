@@ -11,7 +11,7 @@ from app.domain import wording
 from app.domain.embeddings import Vector
 from app.domain.errors import InvalidInput
 from app.domain.facts import Correction, Fact, correction_in
-from app.domain.memory import HALF_LIFE_DAYS, Memory
+from app.domain.memory import HALF_LIFE_DAYS, Memory, believed
 from app.domain.statements import NEAR_DUPLICATE_COSINE, Statement, is_duplicate
 
 RERANK_TOP = 10
@@ -68,6 +68,8 @@ class Candidate:
     lexical: float
     vector: Vector
     log_odds: float | None = None
+    arms: tuple[float, ...] = ()
+    """What each of `relevance.ARMS` says of it."""
 
 
 @dataclass(frozen=True)
@@ -82,6 +84,16 @@ class Ranked:
     confidence: float
     rerank: float | None = None
     cosine: float = 0.0
+    closeness: float | None = None
+    """How close it is to the query by its own meaning and words, 0..1 (`fused_similarity`), which tells whether it has
+    to do with it at all; None where that is `similarity`."""
+    log_odds: float | None = None
+    arms: tuple[float, ...] = ()
+
+    @property
+    def nearness(self) -> float:
+        """Its closeness, however it was found."""
+        return self.similarity if self.closeness is None else self.closeness
 
 
 def recency(memory: Memory, now: datetime) -> float:
@@ -130,11 +142,29 @@ def _is_set_right(memory: Memory, correction: Correction, correcting: Memory) ->
     )
 
 
-def newer_first(candidates: Sequence[Candidate], log_odds: Sequence[float]) -> list[float]:
+def with_corrections(memories: Sequence[Memory], tells: Sequence[bool], corrects: Sequence[bool]) -> list[bool]:
+    """Which memories tell an attribute, where what sets right one that does, shortly before, tells it too."""
+    told = list(tells)
+    for at, memory in enumerate(memories):
+        if corrects[at] or correction_in(memory.content) is not None:
+            told[at] = told[at] or any(
+                tells[other] and timedelta(0) <= memory.valid_from - earlier.valid_from <= CORRECTED_WITHIN
+                for other, earlier in enumerate(memories)
+                if other != at
+            )
+    return told
+
+
+def newer_first(
+    candidates: Sequence[Candidate], log_odds: Sequence[float], tells: Sequence[bool] | None = None
+) -> list[float]:
     """The log-odds where of two candidates that tell the same kind of thing the later is more likely than the earlier:
-    for a question of how things are now."""
+    for a question of how things are now. `tells`: which of them tell what is asked for, where that is known; else it is
+    guessed from the vectors."""
     if not candidates:
         return []
+    if tells is not None and any(tells):
+        return _latest_first(candidates, log_odds, tells)
     matrix = np.asarray([candidate.vector for candidate in candidates])
     cosines = matrix @ matrix.T
     raised = list(log_odds)
@@ -151,6 +181,19 @@ def newer_first(candidates: Sequence[Candidate], log_odds: Sequence[float]) -> l
     return raised
 
 
+def _latest_first(candidates: Sequence[Candidate], log_odds: Sequence[float], tells: Sequence[bool]) -> list[float]:
+    """The log-odds where the latest that tells something is by LATER more likely than any other that does, and none of
+    these more likely than a later one."""
+    raised = list(log_odds)
+    telling = [at for at, each in enumerate(tells) if each]
+    telling.sort(key=lambda at: _told(candidates[at].memory), reverse=True)
+    most = max(raised[at] for at in telling) + LATER
+    for at in telling:
+        raised[at] = min(raised[at], most) if at != telling[0] else most
+        most = raised[at]
+    return raised
+
+
 def _told(memory: Memory) -> tuple[datetime, datetime, int]:
     return memory.valid_from, memory.created_at, memory.memory_id.int
 
@@ -161,14 +204,24 @@ def score(candidate: Candidate, weights: Weights, now: datetime) -> Ranked:
     A candidate with log-odds gets them with what its age and doubt take away, at most MOST_LOST in all: bounded
     multipliers of the odds, so that what is fresh never passes what is far more likely. Another one, the weighted sum.
     """
-    fresh, sure = recency(candidate.memory, now), candidate.memory.confidence
+    fresh, sure = recency(candidate.memory, now), believed(candidate.memory, now)
+    similarity = fused_similarity(candidate.cosine, candidate.lexical)
     if candidate.log_odds is None:
-        similarity = fused_similarity(candidate.cosine, candidate.lexical)
         total = weights.similarity * similarity + weights.recency * fresh + weights.confidence * sure
         return Ranked(candidate.memory, total, similarity, fresh, sure, cosine=candidate.cosine)
     lost = MOST_LOST * (weights.recency * (1.0 - fresh) + weights.confidence * (1.0 - sure))
     total = _logistic(weights.similarity * candidate.log_odds - lost)
-    return Ranked(candidate.memory, total, _logistic(candidate.log_odds), fresh, sure, cosine=candidate.cosine)
+    return Ranked(
+        candidate.memory,
+        total,
+        _logistic(candidate.log_odds),
+        fresh,
+        sure,
+        cosine=candidate.cosine,
+        closeness=similarity,
+        log_odds=candidate.log_odds,
+        arms=candidate.arms,
+    )
 
 
 def _logistic(log_odds: float) -> float:
@@ -208,6 +261,19 @@ def _repeats(vectors: Sequence[Vector]) -> dict[int, list[tuple[int, float]]]:
     for place, better in np.argwhere(cosines >= NEAR_DUPLICATE_COSINE).tolist():
         repeats.setdefault(place, []).append((better, float(cosines[place, better])))
     return repeats
+
+
+def within(ranked: Sequence[Ranked], token_budget: int, count: Callable[[str], int]) -> list[Ranked]:
+    """Those of `ranked`, in their order, whose contents fit into a budget together; what does not fit is left out
+    whole, and what comes after it may fit."""
+    kept: list[Ranked] = []
+    left = token_budget
+    for item in ranked:
+        cost = count(item.memory.content)
+        if cost <= left:
+            kept.append(item)
+            left -= cost
+    return kept
 
 
 def apply_rerank(ranked: Sequence[Ranked], relevances: Sequence[float]) -> list[Ranked]:

@@ -60,6 +60,9 @@ class Fusion:
     offset: float = -11.0
 
 
+DEFAULT_FUSION = Fusion()
+
+
 @dataclass(frozen=True)
 class Field:
     """What is known of n of a user's memories and of the t words of a query, by position.
@@ -83,6 +86,10 @@ class Field:
         return replace(self, cosines=known)
 
 
+ARMS = ("words", "session", "cosine", "neighbours", "length", "speaker", "question", "moment")
+"""The arms whose weights can be fitted, in the order in which a memory's are told."""
+
+
 @dataclass(frozen=True)
 class Said:
     """What a memory's own fields say of it: who said it and when, and whether it asks something."""
@@ -101,6 +108,10 @@ class Arms:
     cosine: Floats
     neighbours: Floats
     length: Floats
+
+    def at(self, positions: Sequence[int]) -> Floats:
+        """The first five of ARMS for some memories, of shape (len(positions), 5)."""
+        return np.stack([self.words, self.session, self.cosine, self.neighbours, self.length], axis=-1)[list(positions)]
 
     def fused(self, weights: Fusion) -> Floats:
         """Log-odds of each memory by these arms."""
@@ -142,9 +153,9 @@ def best(log_odds: Floats, count: int) -> list[int]:
     return np.argsort(-log_odds, kind="stable")[:count].tolist()
 
 
-def said_log_odds(said: Sequence[Said], query: str, spans: Sequence[Span], weights: Fusion) -> Floats:
-    """What the speaker, the moment and the form of each memory add to its log-odds. A speaker counts where the query
-    names some of those who speak, and not all of them."""
+def said_arms(said: Sequence[Said], query: str, spans: Sequence[Span]) -> Floats:
+    """The last three of ARMS: what the speaker, the form and the moment of each memory say, of shape (n, 3). A speaker
+    counts where the query names some of those who speak, and not all of them."""
     asked = set(wording.words(query))
     speakers = {each.speaker for each in said if each.speaker}
     named = {speaker for speaker in speakers if _names(speaker) & asked}
@@ -152,7 +163,17 @@ def said_log_odds(said: Sequence[Said], query: str, spans: Sequence[Span], weigh
     speaks = np.array([each.speaker in named for each in said], float)
     asks = np.array([each.is_question for each in said], float)
     near = np.array([closeness(each.at, spans) for each in said], float)
-    return weights.speaker * speaks + weights.question * asks + weights.moment * near
+    return np.stack([speaks, asks, near], axis=-1).reshape(-1, 3)
+
+
+def weights_of(fusion: Fusion) -> Floats:
+    """The weights of ARMS, in their order."""
+    return np.array([getattr(fusion, name) for name in ARMS])
+
+
+def fusion_of(weights: Sequence[float]) -> Fusion:
+    """The same the other way round."""
+    return Fusion(**dict(zip(ARMS, weights, strict=True)))
 
 
 def _names(speaker: str) -> set[str]:

@@ -31,12 +31,15 @@ _WEEKDAY = re.compile(rf"\b(?:last|on|this) ({'|'.join(_WEEKDAYS)})\b", re.IGNOR
 _SEASON = re.compile(
     rf"\b(?:(last|this|in|during|the) )(?:the )?({'|'.join(_SEASONS)})\b(?:,? (?:of )?((?:19|20)\d\d))?", re.IGNORECASE
 )
+_RELATIVE_DAY = re.compile(r"\b(yesterday|today|tonight|tomorrow)\b", re.IGNORECASE)
+_A_MOMENT = timedelta(microseconds=1)
 _DAYS = {"today": 0, "yesterday": 1, "tonight": 0, "recently": None}
 
 _NOW_ASKED = re.compile(
     r"\b(?:do|am|are|is|have|'s|'m|'re)\b[^.?!]*\b(?:i|my|mine|we|our)\b|\b(?:i|my|mine|we|our)\b[^.?!]*\b(?:do|am|are|is|have|'s|'m|'re|live|work|use)\b",
     re.IGNORECASE,
 )
+_OF_ONESELF = re.compile(r"\b(?:i|i'm|my|mine|me|we|our|ours|us)\b", re.IGNORECASE)
 _PAST_ASKED = re.compile(
     r"\b(?:did|was|were|had|used to|before|previous(?:ly)?|former(?:ly)?|first|ever|earlier|once|when|old|ago|last|"
     r"history)\b",
@@ -90,6 +93,40 @@ def spans(text: str, now: datetime) -> list[Span]:
         if word in words and days is not None:
             found.append(_day(now - timedelta(days=days)))
     return found
+
+
+def dated(text: str, now: datetime) -> str:
+    """`text` with the date behind each expression that is told from the moment it was said: `last Friday` said on 6 May
+    2024 becomes `last Friday (2024-05-03)`."""
+    found: list[tuple[int, Span]] = []
+    for pattern, read in ((_AGO, _ago), (_LAST, _last), (_WEEKDAY, _weekday), (_RELATIVE_DAY, _relative_day)):
+        for match in pattern.finditer(text):
+            span = read(match, now)
+            if span is not None:
+                found.append((match.end(), span))
+    parts, at = list[str](), 0
+    for end, span in sorted(found, key=lambda each: each[0]):
+        parts.append(f"{text[at:end]} ({_date_of(span)})")
+        at = end
+    return "".join([*parts, text[at:]])
+
+
+def _date_of(span: Span) -> str:
+    """A span's date as exactly as it is known."""
+    if span.days > 2 * _UNIT_DAYS["month"]:
+        return f"{span.start:%Y}"
+    if span.days > 2 * _UNIT_DAYS["week"]:
+        return f"{span.start:%Y-%m}"
+    return f"{span.start:%Y-%m-%d}" if span.days <= 1 else f"{span.start:%Y-%m-%d} to {span.end - _A_MOMENT:%Y-%m-%d}"
+
+
+def _relative_day(match: re.Match[str], now: datetime) -> Span | None:
+    return _day(now + timedelta(days={"yesterday": -1, "today": 0, "tonight": 0, "tomorrow": 1}[match[1].lower()]))
+
+
+def asks_of_oneself(text: str) -> bool:
+    """Whether a question is about who asks it, and names no past."""
+    return _OF_ONESELF.search(text) is not None and _PAST_ASKED.search(text) is None
 
 
 def asks_of_now(text: str) -> bool:

@@ -1,18 +1,19 @@
-"""Turns of a conversation become drafts of memories: what was said, and what it tells. Rules alone; no model.
+"""Turns of a conversation become drafts of memories: what was said, and what it tells.
 
 The turn itself is always kept, as HISTORY; what is derived from it is beside it and never in its place.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
 from itertools import pairwise
 from uuid import UUID
 
-from app.domain.extraction import statements_in
+from app.domain.extraction import facts_in, statements_in
 from app.domain.facts import Correction, correction_in
 from app.domain.memory import Draft, Memory, MemoryType
 from app.domain.remembering import is_made
+from app.domain.times import dated
 
 TURN_CONFIDENCE = 0.9
 SPEAKING = frozenset({"user", "assistant"})
@@ -20,6 +21,9 @@ SPEAKING = frozenset({"user", "assistant"})
 
 MAX_SOURCE = 128
 """Characters of a memory's source."""
+
+HEARD = 3
+"""Turns before a statement's own whose words it may take up: what `he`, `there` or `that one` is."""
 
 CORRECTED_CONFIDENCE = 0.95
 """A correction by the user is surer than what was inferred."""
@@ -36,9 +40,21 @@ class Utterance:
     """Their name, where it is known."""
 
 
-def drafts_of(said: Utterance, session: str, turn: int) -> list[Draft]:
-    """What one turn leaves: itself, then what a user's sentences state, true from when it was said."""
-    own = Draft(
+@dataclass(frozen=True)
+class Stated:
+    """What a user states of themselves in a turn, by its position from 0: `content` can be understood alone, `quote` is
+    the words of the turn that say so."""
+
+    position: int
+    type: MemoryType
+    content: str
+    quote: str
+    confidence: float
+
+
+def draft_of(said: Utterance, session: str, turn: int) -> Draft:
+    """What was said, as a memory."""
+    return Draft(
         MemoryType.HISTORY,
         said.content,
         TURN_CONFIDENCE,
@@ -48,10 +64,47 @@ def drafts_of(said: Utterance, session: str, turn: int) -> list[Draft]:
         turn=turn,
         speaker=said.speaker or said.role,
     )
-    if said.role != "user":
-        return [own]
-    stated = statements_in(said.content, source_of(session, turn))
-    return [own, *(replace(each, valid_from=said.said_at) for each in stated)]
+
+
+def stated_in(said: Sequence[Utterance]) -> list[Stated]:
+    """What users state by plain rules, sentence by sentence."""
+    return [
+        Stated(position, each.type, dated(each.content, utterance.said_at), each.content, each.confidence)
+        for position, utterance in enumerate(said)
+        if utterance.role == "user"
+        for each in statements_in(utterance.content, "")
+    ]
+
+
+def with_facts(found: Sequence[Stated], by_rules: Sequence[Stated]) -> list[Stated]:
+    """A model's statements, and of the rules' those that tell an attribute of which the model says nothing: a home, a
+    job, a name are too important to be left to chance."""
+    told = {(each.position, fact.attribute) for each in found for fact in facts_in(each.content)}
+    return [
+        *found,
+        *(
+            each
+            for each in by_rules
+            if any((each.position, fact.attribute) not in told for fact in facts_in(each.quote))
+        ),
+    ]
+
+
+def draft_of_statement(stated: Stated, said: Utterance, session: str, turn: int) -> Draft:
+    """A statement as a memory, true from when it was said."""
+    return Draft(
+        stated.type,
+        stated.content,
+        stated.confidence,
+        source=source_of(session, turn),
+        valid_from=said.said_at,
+        quote=stated.quote,
+    )
+
+
+def heard_before(said: Sequence[Utterance], position: int) -> list[str]:
+    """What a statement may rest on: its turn, and the ones just before it."""
+    return [each.content for each in said[max(0, position - HEARD) : position + 1]]
 
 
 def is_worth_taking(said: Utterance) -> bool:

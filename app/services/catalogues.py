@@ -12,11 +12,13 @@ import orjson
 import structlog
 import yaml
 
+from app.domain.attributes import AttributeVectors, examples
 from app.domain.catalogue import Catalogue, IntentMatch, merge_documents, parse_catalogue
 from app.domain.embeddings import Vector
-from app.domain.errors import InvalidInput
+from app.domain.errors import InvalidInput, ModelUnavailable, Overloaded
 from app.domain.ranking import Weights
-from app.domain.spaces import StoredSpace
+from app.domain.relevance import Fusion, fusion_of
+from app.domain.spaces import Embedded, StoredSpace
 from app.ports import Clock
 from app.services.examples import ExampleVectors
 from app.services.spaces import Spaces
@@ -27,6 +29,9 @@ log = structlog.get_logger(__name__)
 
 BUILT_IN = Path(__file__).resolve().parents[1] / "domain" / "intents.yaml"
 MAX_CACHED = 64
+_ATTRIBUTES = b"attributes"
+"""The key of their examples, beside those of catalogues."""
+
 READY_S = 2.0
 """How long an input waits for the examples of intents to be embedded."""
 
@@ -42,6 +47,7 @@ class TenantSettings:
     token_budget: int | None = None
     auto_advance_confidence: float | None = None
     intents: Mapping[str, Any] | None = None
+    fusion: Fusion | None = None
 
 
 def read_document(path: Path) -> dict[str, Any]:
@@ -57,12 +63,13 @@ def read_document(path: Path) -> dict[str, Any]:
 
 def parse_tenant_settings(document: Mapping[str, Any]) -> TenantSettings:
     """A tenant's stored settings as values."""
-    weights = document.get("weights")
+    weights, fusion = document.get("weights"), document.get("fusion")
     return TenantSettings(
         weights=Weights(**weights) if weights else None,
         token_budget=document.get("token_budget"),
         auto_advance_confidence=document.get("auto_advance_confidence"),
         intents=document.get("intents"),
+        fusion=fusion_of(fusion["weights"]) if fusion else None,
     )
 
 
@@ -76,7 +83,9 @@ class CatalogueService:
         spaces: Spaces,
         clock: Clock,
         extension: Path | None = None,
+        folder: Path | None = None,
     ) -> None:
+        """`extension`: a file with intents beside the built-in ones; `folder`: where vectors of examples are kept."""
         self._database = database
         self._tenants = tenants
         self._clock = clock
@@ -84,7 +93,8 @@ class CatalogueService:
         self._spaces = spaces
         self._base = merge_documents(read_document(BUILT_IN), read_document(extension) if extension else {})
         self._parsed: OrderedDict[bytes, Catalogue] = OrderedDict()
-        self._examples = ExampleVectors(spaces)
+        self._examples = ExampleVectors(spaces, folder)
+        self._attributes: dict[int, AttributeVectors] = {}
         parse_catalogue(self._base)
 
     async def settings(self, tenant_id: str) -> TenantSettings:
@@ -126,15 +136,34 @@ class CatalogueService:
         examples are not embedded within READY_S, none is."""
         catalogue, key = self.catalogue(settings), _key(settings)
         texts = _examples(catalogue)
-        try:
-            async with asyncio.timeout(READY_S):
-                held = await self._examples.of(key, texts, space)
-        except TimeoutError:
-            log.info("intents_not_ready", space=space.id)
+        held = await self._ready(key, texts, space)
+        if held is None:
             return None
         for soon in (await self._spaces.of(tenant_id)).of_role("filled", "kept"):
             self._examples.prepare(key, texts, soon)
+            self._examples.prepare(_ATTRIBUTES, examples(), soon)
         return catalogue.match(vector, held.vectors)
+
+    async def attributes(self, space: StoredSpace) -> AttributeVectors | None:
+        """The examples of attributes in a space; None where they are not embedded within READY_S."""
+        try:
+            held = await self._ready(_ATTRIBUTES, examples(), space)
+        except (ModelUnavailable, Overloaded):
+            return None
+        if held is None:
+            return None
+        known = self._attributes.get(space.number)
+        if known is None:
+            known = self._attributes[space.number] = await asyncio.to_thread(AttributeVectors, held.vectors)
+        return known
+
+    async def _ready(self, key: bytes, texts: Sequence[str], space: StoredSpace) -> Embedded | None:
+        try:
+            async with asyncio.timeout(READY_S):
+                return await self._examples.of(key, texts, space)
+        except TimeoutError:
+            log.info("intents_not_ready", space=space.id)
+            return None
 
     async def slots_in(self, tenant_id: str, texts: Sequence[str]) -> list[list[str]]:
         """For each text, the slots it names a value for."""
@@ -145,6 +174,7 @@ class CatalogueService:
         """Embed the built-in examples, so that the first request does not have to."""
         settings = TenantSettings()
         own = await self._spaces.own()
+        self._examples.prepare(_ATTRIBUTES, examples(), own)
         await self._examples.of(_key(settings), _examples(self.catalogue(settings)), own)
 
 

@@ -21,7 +21,7 @@ from app.domain.remembering import new_turns
 from app.ports import Clock, Headers, Upstream, UpstreamAnswer
 from app.request import at_most, budget
 from app.services.afterwards import Afterwards
-from app.services.chat_context import ChatContextService
+from app.services.chat_context import ChatContextService, ChatMemory
 from app.services.clarifying import ClarifyingService, Settled, assumed, is_worth_asking
 from app.services.hypotheses import HypothesisSet
 from app.services.remembering import Remembering
@@ -80,6 +80,8 @@ class Passed:
         self._outcome = "left"
         self.memories = 0
         """How many memories were added to the request."""
+        self.recall_id: UUID | None = None
+        """Under which id these are written down."""
         self.set_id: UUID | None = None
         """The hypothesis set by which the request was read."""
 
@@ -147,6 +149,7 @@ class _Prepared:
     settled: Settled | None = None
     known_since: datetime | None = None
     question: Question | None = None
+    recall_id: UUID | None = None
 
 
 class ChatService:
@@ -184,9 +187,10 @@ class ChatService:
             # It may be what was added that does not fit; then the caller gets what they would have got without it.
             log.info("chat_memory_refused", status=passed.status)
             await passed.drop()
-            prepared = replace(prepared, body=asked.body, context=NOTHING)
+            prepared = replace(prepared, body=asked.body, context=NOTHING, recall_id=None)
             passed = await self._ask("POST", path, asked.headers, asked.body, after)
         passed.memories = len(prepared.context.memory_ids)
+        passed.recall_id = prepared.recall_id
         passed.set_id = prepared.settled.set_id if prepared.settled is not None else None
         return passed
 
@@ -246,11 +250,12 @@ class ChatService:
                 settled = assumed(made, chat.messages[-1].text)
         meaning, is_said = (settled.meaning, settled.is_said) if settled is not None else (None, False)
         if asked.memory == "off":
-            context, known_since = self._context.without_memory(chat, None if is_said else meaning), None
+            memory = ChatMemory(self._context.without_memory(chat, None if is_said else meaning))
         else:
-            context, known_since = await self._context.find(asked.tenant_id, user_id, chat, meaning, is_said=is_said)
+            memory = await self._context.find(asked.tenant_id, user_id, chat, meaning, is_said=is_said)
+        context = memory.context
         body = with_additions(chat, context.additions) if context.additions else asked.body
-        return _Prepared(body, context, settled, known_since)
+        return _Prepared(body, context, settled, memory.known_since, recall_id=memory.recall_id)
 
     def _question(self, chat: Chat, made: HypothesisSet) -> Question:
         CHATS.labels("asked").inc()

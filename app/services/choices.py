@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 from uuid import UUID, uuid4
@@ -88,12 +88,14 @@ class Choice:
 
 @dataclass(frozen=True)
 class Background:
-    """What a prompt was made from: the facets of the moment, the ranked memories, and since when the user
-    is known (None: not before)."""
+    """What a prompt was made from: the facets of the moment, the ranked memories, since when the user is known (None:
+    not before), and how the memories were found, as a recall holds it."""
 
     facets: Mapping[str, Facet]
     ranked: Sequence[Ranked]
     known_since: datetime | None
+    space: str = ""
+    asked: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
 
 @dataclass(frozen=True)

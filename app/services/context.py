@@ -19,6 +19,7 @@ from app.services.afterwards import Afterwards
 from app.services.catalogues import CatalogueService, TenantSettings
 from app.services.choices import Background, Choice, ChoiceService, ExecuteRequest
 from app.services.ranking import Candidates, RankingService
+from app.services.recall_log import asked_of, shown_of
 from app.services.spaces import Spaces, follows_switch
 from app.store.engine import Database, Statements
 from app.store.hypotheses import HypothesisStore
@@ -30,12 +31,15 @@ log = structlog.get_logger(__name__)
 PROMPT_MEMORIES = 60
 """Memories offered to a prompt; the budget decides how many fit."""
 
+SEARCHED = PROMPT_MEMORIES // 3
+"""The limit of a search that reads so many."""
+
 LEARN_S = 0.25
 """The caller's time that learning from a choice may take; it goes on after the answer."""
 
 MIN_SIMILARITY = 0.2
 MIN_SHARE = 0.5
-"""A memory whose similarity to the request is below MIN_SIMILARITY, or below this share of the best one's,
+"""A memory whose nearness to the request is below MIN_SIMILARITY, or below this share of the best one's,
 stays out of its prompt, unless it says how the user wants things (PREFERENCE, STYLE, CONSTRAINT) or is what
 the chosen hypothesis rests on."""
 
@@ -95,11 +99,30 @@ class ContextService:
             memories=len(prompt.uses),
             redactions=dict(prompt.redactions),
         )
+        self._record(choice, background, execution)
         if signal_id is not None:
             await self.afterwards.give(
                 self.choices.learn(choice, background, signal_id), min(LEARN_S, remaining_s(LEARN_S))
             )
         return execution
+
+    def _record(self, choice: Choice, background: Background, execution: Execution) -> None:
+        """Write down which memories went into the prompt, under the execution's id."""
+        ranked = {item.memory.memory_id: item for item in background.ranked}
+        used = dict.fromkeys(use.memory_id for use in execution.prompt.uses)
+        if self.ranking.recalls is not None and used:
+            self.ranking.recalls.add(
+                choice.tenant_id,
+                choice.user_id,
+                "execute",
+                choice.meaning,
+                [shown_of(ranked[memory_id]) for memory_id in used if memory_id in ranked],
+                space=background.space,
+                is_degraded=execution.is_degraded,
+                asked=background.asked,
+                as_of=choice.made_at,
+                recall_id=execution.execution_id,
+            )
 
     async def _load_choice(self, tenant_id: str, user_id: str, request: ExecuteRequest) -> Choice:
         now = self.clock.now()
@@ -119,14 +142,16 @@ class ContextService:
     async def _load_background(self, choice: Choice, settings: TenantSettings) -> tuple[Background, bool]:
         """What the prompt is made from, and whether a model was missing."""
         candidates, persona = await self._found(choice.tenant_id, choice)
-        ranked = rank(candidates.found, settings.weights or Weights(), choice.made_at, PROMPT_MEMORIES)
+        weights = settings.weights or Weights()
+        ranked = rank(candidates.found, weights, choice.made_at, PROMPT_MEMORIES)
         is_degraded = not candidates.has_vector
         if self.ranking.is_reranking:
             ranked, is_replaced = await self.ranking.rerank(choice.meaning, ranked)
             is_degraded = is_degraded or is_replaced
-        if persona is None:
-            return Background({name: Facet(name) for name in DEFAULT_FACETS}, ranked, None), is_degraded
-        return Background(persona.facets, ranked, persona.known_since), is_degraded
+        asked = asked_of(SEARCHED, None, None, weights, candidates.fusion, is_reranked=self.ranking.is_reranking)
+        facets = {name: Facet(name) for name in DEFAULT_FACETS} if persona is None else persona.facets
+        known_since = None if persona is None else persona.known_since
+        return Background(facets, ranked, known_since, candidates.space, asked), is_degraded
 
     @property
     def spaces(self) -> Spaces:
@@ -137,12 +162,12 @@ class ContextService:
     async def _found(self, tenant_id: str, choice: Choice) -> tuple[Candidates, Persona | None]:
         query = await self.ranking.read(tenant_id, choice.user_id, choice.meaning)
         async with self.database.begin(tenant_id) as connection:
-            candidates = await self.ranking.candidates(
+            candidates = await self.ranking.relevant(
                 await Statements.of(connection),
                 tenant_id,
                 choice.user_id,
                 query,
-                arm=PROMPT_MEMORIES,
+                limit=SEARCHED,
                 where=SearchFilter(choice.made_at),
             )
             return candidates, await self.users.persona(connection, tenant_id, choice.user_id)
@@ -187,10 +212,10 @@ class ContextService:
 
 def relevant(ranked: Sequence[Ranked], evidence: frozenset[UUID]) -> list[Ranked]:
     """The memories that belong in a prompt, in their order."""
-    best = max((item.similarity for item in ranked), default=0.0)
+    best = max((item.nearness for item in ranked), default=0.0)
     least = max(MIN_SIMILARITY, MIN_SHARE * best)
     return [
         item
         for item in ranked
-        if item.similarity >= least or item.memory.type in _STANDING or item.memory.memory_id in evidence
+        if item.nearness >= least or item.memory.type in _STANDING or item.memory.memory_id in evidence
     ]

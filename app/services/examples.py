@@ -3,11 +3,16 @@
 import asyncio
 from collections import OrderedDict
 from collections.abc import Sequence
+from contextlib import suppress
 from contextvars import Context
+from hashlib import blake2b
+from pathlib import Path
+from tempfile import NamedTemporaryFile
 
 import numpy as np
 import structlog
 
+from app.domain.embeddings import Vectors
 from app.domain.errors import ModelUnavailable, Overloaded
 from app.domain.spaces import Embedded, StoredSpace
 from app.services.spaces import Spaces
@@ -24,11 +29,31 @@ REST_S = 30.0
 """Where what embeds in a space failed, nothing is prepared for it so long."""
 
 
+def _read(file: Path, count: int, dimension: int) -> Vectors | None:
+    """Vectors that were kept; None where there are none that can be used."""
+    try:
+        vectors = np.load(file, allow_pickle=False)
+    except (OSError, ValueError, EOFError):
+        return None
+    return vectors if vectors.shape == (count, dimension) and vectors.dtype == np.float32 else None
+
+
+def _keep(file: Path, vectors: Vectors) -> None:
+    """Keep vectors, whole or not at all; where they cannot be, the next process makes them anew."""
+    with suppress(OSError):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with NamedTemporaryFile(dir=file.parent, suffix=".tmp", delete=False) as made:
+            np.save(made, vectors.astype(np.float32))
+        Path(made.name).replace(file)
+
+
 class ExampleVectors:
     """What was embedded, and what is being embedded. Nobody who gives up waiting ends the work for the others."""
 
-    def __init__(self, spaces: Spaces) -> None:
+    def __init__(self, spaces: Spaces, folder: Path | None = None) -> None:
+        """`folder`: where vectors are kept, for the next process that wants the same ones."""
         self._spaces = spaces
+        self._folder = folder
         self._made: OrderedDict[tuple[bytes, int], asyncio.Task[Embedded]] = OrderedDict()
         self._rests_until: dict[int, float] = {}
 
@@ -56,11 +81,24 @@ class ExampleVectors:
         return task
 
     async def _embed(self, examples: Sequence[str], space: StoredSpace) -> Embedded:
+        file = self._file(examples, space)
+        held = None if file is None else await asyncio.to_thread(_read, file, len(examples), space.space.dimension)
+        if held is not None:
+            return Embedded(space, held)
         chunks = [
             (await self._spaces.embed_in(space, examples[at : at + CHUNK])).vectors
             for at in range(0, len(examples), CHUNK)
         ]
-        return Embedded(space, np.concatenate(chunks))
+        vectors = np.concatenate(chunks)
+        if file is not None:
+            await asyncio.to_thread(_keep, file, vectors)
+        return Embedded(space, vectors)
+
+    def _file(self, examples: Sequence[str], space: StoredSpace) -> Path | None:
+        if self._folder is None:
+            return None
+        name = blake2b("\n".join((space.id, *examples)).encode(), digest_size=16).hexdigest()
+        return self._folder / f"{name}.npy"
 
     def _note(self, place: tuple[bytes, int], done: asyncio.Task[Embedded]) -> None:
         """One that failed is begun anew by who asks next."""

@@ -122,10 +122,11 @@ class MemoryService:
             if locked.memories <= self.graphs.limit < locked.memories + len(new):
                 await self.graphs.want(connection, tenant_id, user_id)
             for memory in plan.merged.values():
-                await self.memories.update(connection, tenant_id, memory.memory_id, _merge_values(memory))
+                await self.memories.update(connection, tenant_id, memory.memory_id, merge_values(memory), now)
             for memory in plan.replaced.values():
                 if memory.memory_id not in plan.new:
-                    await self.memories.update(connection, tenant_id, memory.memory_id, _end_values(memory, now))
+                    ended = end_values(memory, now)
+                    await self.memories.update(connection, tenant_id, memory.memory_id, ended, now)
             added = Added(tuple(plan.ids), plan.deduplicated, tuple(plan.replaced))
             if within is not None:
                 await within(connection, added)
@@ -233,11 +234,12 @@ class MemoryService:
                 until = _earlier(memory.valid_to, max(until, values["valid_from"]))
             if values:
                 version_id = uuid4()
-                await self.memories.copy_as_version(connection, tenant_id, memory_id, version_id, until)
+                await self.memories.copy_as_version(connection, tenant_id, memory_id, version_id, until, now)
                 for space in live:
                     await self.vectors.copy(connection, tenant_id, space, memory_id, version_id)
             check_period(values.get("valid_from", memory.valid_from), values.get("valid_to", memory.valid_to))
-            await self.memories.update(connection, tenant_id, memory_id, {**values, "updated_at": now})
+            begun: dict[str, Any] = {"known_from": now, "ended_at": [], "told_to": []} if values else {}
+            await self.memories.update(connection, tenant_id, memory_id, {**values, **begun, "updated_at": now})
             if embedded:
                 await self._revector(connection, tenant_id, owner, memory_id, live, embedded)
             changed = _found(await self.memories.get(connection, tenant_id, memory_id))
@@ -295,9 +297,12 @@ def _found(memory: Memory | None) -> Memory:
     return memory
 
 
-def _merge_values(memory: Memory) -> dict[str, Any]:
+def merge_values(memory: Memory) -> dict[str, Any]:
+    """What is written of a memory that was told again."""
     return {
         "confidence": memory.confidence,
+        "proof_count": memory.proof_count,
+        "quote": memory.quote,
         "tags": list(memory.tags),
         "expires_at": memory.expires_at,
         "valid_to": memory.valid_to,
@@ -305,7 +310,8 @@ def _merge_values(memory: Memory) -> dict[str, Any]:
     }
 
 
-def _end_values(memory: Memory, now: datetime) -> dict[str, Any]:
+def end_values(memory: Memory, now: datetime) -> dict[str, Any]:
+    """What is written of a memory that was replaced."""
     return {"superseded_by": memory.superseded_by, "valid_to": memory.valid_to, "updated_at": now}
 
 
@@ -426,6 +432,8 @@ def _merge(plan: _Plan, held: Memory, draft: Draft, now: datetime) -> None:
     merged = replace(
         held,
         confidence=merged_confidence(held.confidence, draft.confidence),
+        proof_count=held.proof_count + 1,
+        quote=held.quote or draft.quote,
         tags=tuple(dict.fromkeys((*held.tags, *draft.tags))),
         expires_at=_later(held.expires_at, draft.expires_at),
         valid_to=_later(held.valid_to, draft.valid_to),
@@ -465,4 +473,5 @@ def _memory_of(user_id: str, draft: Draft, valid_from: datetime, place: Place | 
         turn=place.turn if place else draft.turn,
         speaker=draft.speaker,
         place=place.number if place else None,
+        quote=draft.quote,
     )

@@ -2,19 +2,24 @@
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import KW_ONLY, dataclass, replace
 from datetime import datetime
+from uuid import UUID
 
 import structlog
 
+from app.domain.attributes import AttributeVectors
 from app.domain.embeddings import Vector
 from app.domain.errors import ModelUnavailable, NotFound
 from app.domain.memory import MemoryType
-from app.domain.ranking import RERANK_TOP, Candidate, Ranked, Weights, apply_rerank, rank
+from app.domain.ranking import RERANK_TOP, Candidate, Ranked, Weights, apply_rerank, rank, within
+from app.domain.relevance import DEFAULT_FUSION, Fusion
 from app.domain.spaces import Embedded, StoredSpace
+from app.domain.times import asks_of_oneself
 from app.domain.trials import Trial
-from app.ports import Clock, Reranker
+from app.ports import Clock, Reranker, Tokenizer
 from app.services.catalogues import CatalogueService
+from app.services.recall_log import RecallLog, asked_of, shown_of
 from app.services.replicas import Reads
 from app.services.retrieval import Retrieval
 from app.services.spaces import Spaces, follows_switch
@@ -26,6 +31,10 @@ from app.store.users import UserStore
 log = structlog.get_logger(__name__)
 
 
+RERANK_S = 2.0
+"""How long a model that reads memories with the query may take; then the order by scores stands."""
+
+
 @dataclass(frozen=True)
 class Found:
     """Ranked memories, the space their similarity was measured in, and whether a part was missing."""
@@ -33,6 +42,8 @@ class Found:
     ranked: Sequence[Ranked]
     space: str
     is_degraded: bool = False
+    recall_id: UUID | None = None
+    """Under which it is written down, where it is."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +56,10 @@ class Query:
     vector: Vector | None
     trial: Trial | None = None
     trial_vector: Embedded | None = None
+    fusion: Fusion = DEFAULT_FUSION
+    """How the arms of a search are weighed for it."""
+    attributes: AttributeVectors | None = None
+    """Where it asks how things are now: what tells which memories are about the same."""
 
 
 @dataclass(frozen=True)
@@ -54,20 +69,27 @@ class Candidates:
     found: Sequence[Candidate]
     space: str
     has_vector: bool
+    fusion: Fusion = DEFAULT_FUSION
 
 
 @dataclass(frozen=True)
 class SearchRequest:
-    """What to look for. `weights` None means the tenant's, else the default."""
+    """What to look for: what held at `as_of`, by what was known at `known_at`; None: now. `weights` None means the
+    tenant's, else the default."""
 
     query: str
     limit: int = 10
     types: Sequence[MemoryType] | None = None
     tags: Sequence[str] | None = None
     as_of: datetime | None = None
+    known_at: datetime | None = None
     weights: Weights | None = None
     is_reranked: bool | None = None
     """None: as the service does it by default."""
+    fusion: Fusion | None = None
+    """None: as the tenant has it."""
+    token_budget: int | None = None
+    """Most tokens that what the memories say has together; those that do not fit are left out whole."""
 
 
 @dataclass(frozen=True)
@@ -84,17 +106,24 @@ class RankingService:
     memories: MemoryStore
     users: UserStore
     trials: TrialSpaces
+    tokenizer: Tokenizer
     _: KW_ONLY
     is_reranking: bool = False
     """Whether memories are reranked where nobody says otherwise: a model that is good at it is there."""
+    recalls: RecallLog | None = None
+    """Where what was found is written down."""
 
     @follows_switch
-    async def search(self, tenant_id: str, user_id: str, request: SearchRequest) -> Found:
-        """The user's memories most relevant to a query. Raises NotFound for an unknown user."""
+    async def search(self, tenant_id: str, user_id: str, request: SearchRequest, *, is_recorded: bool = True) -> Found:
+        """The user's memories most relevant to a query, written down unless nobody is shown them. Raises NotFound for
+        an unknown user."""
         now = self.clock.now()
-        at = request.as_of or now
+        at = request.as_of or request.known_at or now
         query = await self.read(tenant_id, user_id, request.query)
-        where = SearchFilter(at, request.types, request.tags)
+        if request.fusion is not None:
+            query = replace(query, fusion=request.fusion)
+        where = SearchFilter(at, request.types, request.tags, request.known_at)
+        settings = await self.catalogues.settings(tenant_id)
 
         async def look(statements: Statements) -> Candidates:
             return await self.relevant(statements, tenant_id, user_id, query, limit=request.limit, where=where)
@@ -104,25 +133,46 @@ class RankingService:
             async with self.database.begin(tenant_id) as connection:
                 if not await self.users.exists(connection, tenant_id, user_id):
                     raise NotFound("no such user")
-        weights = request.weights or (await self.catalogues.settings(tenant_id)).weights or Weights()
+        weights = request.weights or settings.weights or Weights()
         is_reranked = self.is_reranking if request.is_reranked is None else request.is_reranked
         ranked = rank(candidates.found, weights, at, max(request.limit, RERANK_TOP if is_reranked else 0))
         is_degraded = not candidates.has_vector
         if is_reranked:
             ranked, is_replaced = await self.rerank(request.query, ranked)
             is_degraded = is_degraded or is_replaced
-        return Found(ranked[: request.limit], candidates.space, is_degraded)
+        best = ranked[: request.limit]
+        if request.token_budget is not None:
+            best = within(best, request.token_budget, self.tokenizer.count)
+        found = Found(best, candidates.space, is_degraded)
+        if not is_recorded or self.recalls is None:
+            return found
+        recall_id = self.recalls.add(
+            tenant_id,
+            user_id,
+            "search",
+            request.query,
+            [shown_of(each) for each in found.ranked],
+            space=found.space,
+            is_degraded=is_degraded,
+            asked=asked_of(request.limit, request.types, request.tags, weights, query.fusion, is_reranked=is_reranked),
+            as_of=at,
+        )
+        return replace(found, recall_id=recall_id)
 
     async def read(self, tenant_id: str, user_id: str, text: str) -> Query:
         """A text with its vectors, in the space of a trial too where its user is in that arm. No transaction is open
         meanwhile."""
         trial = await self.trials.serving(tenant_id, user_id)
+        fusion = (await self.catalogues.settings(tenant_id)).fusion or DEFAULT_FUSION
         if trial is None:
-            return Query(text, *await self._embed(tenant_id, text))
+            space, vector = await self._embed(tenant_id, text)
+            is_about_now = vector is not None and asks_of_oneself(text)
+            attributes = await self.catalogues.attributes(space) if is_about_now else None
+            return Query(text, space, vector, fusion=fusion, attributes=attributes)
         (space, vector), trial_vector = await asyncio.gather(
             self._embed(tenant_id, text), self.trials.vector(trial, text)
         )
-        return Query(text, space, vector, trial, trial_vector)
+        return Query(text, space, vector, trial, trial_vector, fusion)
 
     async def relevant(
         self,
@@ -136,18 +186,18 @@ class RankingService:
     ) -> Candidates:
         """The memories most likely to answer a query, by all arms (`app.domain.relevance`), in one space: as
         `candidates`."""
-        retrieval = Retrieval(self.memories)
+        retrieval = Retrieval(self.memories, query.fusion, query.attributes)
         if query.trial is not None and query.trial_vector is not None:
             embedded = query.trial_vector
             asked = Asked(tenant_id, user_id, query.text, embedded.vectors[0], embedded.space, where, "trial")
             found = await retrieval.relevant(statements, asked, limit)
             if found is not None:
-                return Candidates(found, query.trial.space, has_vector=True)
+                return Candidates(found, query.trial.space, has_vector=True, fusion=query.fusion)
             log.info("trial_space_incomplete", trial=query.trial.trial_id)
             await self.trials.give(query.trial, tenant_id, user_id)
         asked = Asked(tenant_id, user_id, query.text, query.vector, query.space, where)
         found = await retrieval.relevant(statements, asked, limit)
-        return Candidates(found or [], query.space.id, query.vector is not None)
+        return Candidates(found or [], query.space.id, query.vector is not None, query.fusion)
 
     async def candidates(
         self,
@@ -208,7 +258,11 @@ class RankingService:
         if not head:
             return list(ranked), False
         try:
-            relevances, model, is_replaced = await self.rerank_texts(query, [item.memory.content for item in head])
+            async with asyncio.timeout(RERANK_S):
+                relevances, model, is_replaced = await self.rerank_texts(query, [item.memory.content for item in head])
+        except TimeoutError:
+            log.warning("reranking_unavailable", cause="timeout", reason=f"no order within {RERANK_S:g} s")
+            return list(ranked), True
         except ModelUnavailable as error:
             log.warning("reranking_unavailable", cause=error.cause, reason=str(error))
             return list(ranked), True

@@ -5,11 +5,13 @@ from dataclasses import dataclass
 from datetime import datetime
 
 import structlog
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.domain.errors import UserErased
 from app.domain.hypotheses import Turn
 from app.domain.remembering import drafts_of
-from app.services.memories import MemoryService
+from app.services.gate import Candidate, GateService
+from app.services.memories import Added, MemoryService
 
 log = structlog.get_logger(__name__)
 
@@ -19,18 +21,30 @@ class Remembering:
     """Remembers what users say in chats."""
 
     memories: MemoryService
+    gate: GateService
 
     async def remember(
         self, tenant_id: str, user_id: str, messages: Sequence[Turn], *, known_since: datetime | None = None
     ) -> None:
         """Take in what a user said, oldest first. Of a user who was `known_since` a moment and is erased by now nothing
         is kept. Raises ModelUnavailable, StoreUnavailable: nothing is remembered then."""
-        drafts = drafts_of(messages)
-        if not drafts:
+        heard = [each.content for each in messages]
+        candidates = [Candidate(draft, heard) for draft in drafts_of(messages)]
+        if not candidates:
             return
+        passed = await self.gate.passed(tenant_id, user_id, candidates)
+
+        async def also(connection: AsyncConnection, _: Added) -> None:
+            await self.gate.set_apart(connection, tenant_id, user_id, passed, self.memories.clock.now())
+
         try:
-            added = await self.memories.add(tenant_id, user_id, drafts, known_since=known_since)
+            added = await self.memories.add(tenant_id, user_id, passed.kept, known_since=known_since, within=also)
         except UserErased:
             log.info("learning_dropped", reason="the user was erased meanwhile")
             return
-        log.info("chat_remembered", memories=len(added.ids), deduplicated=added.deduplicated)
+        log.info(
+            "chat_remembered",
+            memories=len(added.ids),
+            deduplicated=added.deduplicated,
+            set_apart=len(passed.set_apart),
+        )

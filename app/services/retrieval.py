@@ -4,14 +4,16 @@ One statement says what is known of all of them for this query, as packed arrays
 few; else a second one reads those that are worth it.
 """
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 
+from app.domain.attributes import AttributeVectors, is_of_another
 from app.domain.extraction import facts_in
 from app.domain.memory import Memory
-from app.domain.ranking import OUTDATED_LOST, Candidate, newer_first, outdated
-from app.domain.relevance import Fusion, Said, arms, best, said_log_odds
+from app.domain.ranking import OUTDATED_LOST, Candidate, newer_first, outdated, with_corrections
+from app.domain.relevance import DEFAULT_FUSION, Fusion, Said, arms, best, said_arms, weights_of
 from app.domain.times import asks_of_now, spans
 from app.store.engine import Statements
 from app.store.memories import Asked, Looked, MemoryStore
@@ -23,8 +25,16 @@ POOL = 60
 class Retrieval:
     """Finds memories in an open transaction."""
 
-    def __init__(self, memories: MemoryStore) -> None:
+    def __init__(
+        self,
+        memories: MemoryStore,
+        weights: Fusion = DEFAULT_FUSION,
+        attributes: AttributeVectors | None = None,
+    ) -> None:
+        """`attributes`: the examples of attributes in the space that is asked; None: no question is recognised."""
         self._memories = memories
+        self._weights = weights
+        self._attributes = attributes
 
     async def relevant(self, statements: Statements, asked: Asked, limit: int) -> list[Candidate] | None:
         """The memories most likely to answer a query, each with its log-odds, in no order and more than `limit` where
@@ -41,7 +51,7 @@ class Retrieval:
         return found
 
     async def _picked(self, statements: Statements, asked: Asked, looked: Looked, count: int) -> list[Candidate]:
-        weights = Fusion()
+        weights = self._weights
         by_arms = arms(looked.field)
         log_odds = by_arms.fused(weights)
         if asked.vector is None:  # nothing but words finds anything
@@ -52,13 +62,38 @@ class Retrieval:
         positions = [places[each.memory.memory_id] for each in found]
         if not looked.is_whole:
             field = looked.field.with_cosines(positions, [each.cosine for each in found])
-            log_odds = arms(field).fused(weights)
+            by_arms = arms(field)
+            log_odds = by_arms.fused(weights)
         said = [Said(each.memory.speaker, each.memory.valid_from, _asks(each.memory)) for each in found]
         past = outdated([each.memory for each in found], facts_in)
         total = log_odds[positions] - OUTDATED_LOST * np.isin(np.arange(len(found)), list(past))
-        total += said_log_odds(said, asked.words, spans(asked.words, asked.where.at), weights)
-        odds = newer_first(found, total.tolist()) if asks_of_now(asked.words) else total.tolist()
-        return [replace(each, log_odds=each_odds) for each, each_odds in zip(found, odds, strict=True)]
+        beside = said_arms(said, asked.words, spans(asked.words, asked.where.at))
+        total += beside @ weights_of(weights)[-beside.shape[1] :]
+        odds: list[float] = total.tolist()
+        telling = self._telling(asked, found)
+        if telling is not None or asks_of_now(asked.words):
+            odds = newer_first(found, odds, telling)
+        told = np.hstack([by_arms.at(positions), beside])
+        return [
+            replace(each, lexical=min(1.0, arm[0]), log_odds=each_odds, arms=tuple(arm))
+            for each, each_odds, arm in zip(found, odds, told.tolist(), strict=True)
+        ]
+
+    def _telling(self, asked: Asked, found: Sequence[Candidate]) -> list[bool] | None:
+        """Which memories tell the attribute that is asked for; None where it is none that is known."""
+        if self._attributes is None or asked.vector is None or not found:
+            return None
+        name = self._attributes.asked_for(asked.vector)
+        if name is None:
+            return None
+        vectors = np.asarray([each.vector for each in found])
+        by_rule = [any(fact.attribute == name for fact in facts_in(each.memory.content)) for each in found]
+        own = np.array([not is_of_another(each.memory.content) for each in found])
+        tells: list[bool] = (self._attributes.told(name, vectors) & own | np.array(by_rule)).tolist()
+        if not any(tells):
+            return None
+        corrects: list[bool] = self._attributes.corrects(vectors).tolist()
+        return with_corrections([each.memory for each in found], tells, corrects)
 
 
 def _asks(memory: Memory) -> bool:

@@ -8,9 +8,25 @@ import structlog
 from prometheus_client import Counter
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from app.domain.errors import ModelUnavailable
 from app.domain.facts import Correction
 from app.domain.memory import STATES, Draft
-from app.domain.turns import Utterance, batches, corrected, correction_of, drafts_of, is_worth_taking, source_of
+from app.domain.turns import (
+    Stated,
+    Utterance,
+    batches,
+    corrected,
+    correction_of,
+    draft_of,
+    draft_of_statement,
+    heard_before,
+    is_worth_taking,
+    source_of,
+    stated_in,
+    with_facts,
+)
+from app.ports import SLM
+from app.services.gate import Candidate, GateService
 from app.services.memories import Added, MemoryService
 from app.services.retrieval import Retrieval
 from app.services.spaces import Spaces, follows_switch
@@ -27,13 +43,14 @@ KNOWN = 5
 @dataclass(frozen=True)
 class Taken:
     """What became of some turns: how many were taken and how many passed over, how many memories are new, how many
-    were known, and how many were superseded."""
+    were known, how many were superseded, and how many statements were set apart."""
 
     turns: int = 0
     passed_over: int = 0
     memories: int = 0
     deduplicated: int = 0
     superseded: int = 0
+    set_apart: int = 0
 
     def __add__(self, other: "Taken") -> "Taken":
         return Taken(
@@ -42,6 +59,7 @@ class Taken:
             self.memories + other.memories,
             self.deduplicated + other.deduplicated,
             self.superseded + other.superseded,
+            self.set_apart + other.set_apart,
         )
 
 
@@ -51,9 +69,11 @@ Within = Callable[[AsyncConnection, Taken], Awaitable[None]]
 
 @dataclass(frozen=True)
 class TurnService:
-    """The use case about conversations."""
+    """The use case about conversations. `slm`: what finds the statements in turns; None: plain rules do."""
 
     memories: MemoryService
+    gate: GateService
+    slm: SLM | None = None
 
     @property
     def spaces(self) -> Spaces:
@@ -89,30 +109,57 @@ class TurnService:
         known_since: datetime | None,
         within: Within | None,
     ) -> Taken:
-        drafts: list[Draft] = []
-        passed_over = 0
-        for turn, said in enumerate(batch, first_turn):
-            if not is_worth_taking(said):
-                passed_over += 1
-                continue
-            drafts += drafts_of(said, session, turn)
-            correction = correction_of(said)
+        said = [each for each in batch if is_worth_taking(each)]
+        turns = [turn for turn, each in enumerate(batch, first_turn) if is_worth_taking(each)]
+        passed_over = len(batch) - len(said)
+        drafts = [draft_of(each, session, turn) for each, turn in zip(said, turns, strict=True)]
+        stated = [
+            Candidate(
+                draft_of_statement(each, said[each.position], session, turns[each.position]),
+                heard_before(said, each.position),
+            )
+            for each in await self._stated(said)
+        ]
+        passed = await self.gate.passed(tenant_id, user_id, stated)
+        drafts += passed.kept
+        for each, turn in zip(said, turns, strict=True):
+            correction = correction_of(each)
             if correction is not None:
                 drafts += await self._set_right(tenant_id, user_id, correction, source_of(session, turn))
-        taken = Taken(len(batch), passed_over)
+        taken = Taken(len(batch), passed_over, set_apart=len(passed.set_apart))
 
         async def also(connection: AsyncConnection, added: Added) -> None:
             nonlocal taken
             new = len(added.ids) - added.deduplicated
-            taken = Taken(len(batch), passed_over, new, added.deduplicated, len(added.superseded))
+            counts = new, added.deduplicated, len(added.superseded), len(passed.set_apart)
+            taken = Taken(len(batch), passed_over, *counts)
+            await self.gate.set_apart(connection, tenant_id, user_id, passed, self.memories.clock.now())
             if within is not None:
                 await within(connection, taken)
 
         await self.memories.add(tenant_id, user_id, drafts, known_since=known_since, within=also)
         TURNS.labels("taken").inc(len(batch) - passed_over)
         TURNS.labels("passed_over").inc(passed_over)
-        log.info("turns_ingested", turns=len(batch), memories=taken.memories, superseded=taken.superseded)
+        log.info(
+            "turns_ingested",
+            turns=len(batch),
+            memories=taken.memories,
+            superseded=taken.superseded,
+            set_apart=taken.set_apart,
+        )
         return taken
+
+    async def _stated(self, said: Sequence[Utterance]) -> Sequence[Stated]:
+        """What users state in turns: what the model finds with what rules are sure of, or what rules find alone."""
+        by_rules = stated_in(said)
+        if self.slm is None or self.slm.prompt_version is None:
+            return by_rules
+        try:
+            found = await self.slm.extract(said)
+        except ModelUnavailable as error:
+            log.warning("extraction_degraded", cause=error.cause, reason=str(error))
+            return by_rules
+        return with_facts(found, by_rules)
 
     @follows_switch
     async def _set_right(self, tenant_id: str, user_id: str, correction: Correction, source: str) -> list[Draft]:

@@ -28,6 +28,7 @@ class Ingest:
     memories: int
     deduplicated: int
     superseded: int
+    set_apart: int
     job: int | None
 
 
@@ -43,14 +44,16 @@ _COLUMNS = (
     ingests.c.memories,
     ingests.c.deduplicated,
     ingests.c.superseded,
+    ingests.c.set_apart,
     ingests.c.job,
 )
 
 _DELETE_FINISHED = text("""
-DELETE FROM ingests WHERE tenant_id = :tenant_id AND ingest_id IN (
+WITH old AS MATERIALIZED (
     SELECT ingest_id FROM ingests WHERE tenant_id = :tenant_id AND finished_at < :before
     ORDER BY finished_at LIMIT :count FOR UPDATE SKIP LOCKED
 )
+DELETE FROM ingests AS held USING old WHERE held.tenant_id = :tenant_id AND held.ingest_id = old.ingest_id
 """)
 
 

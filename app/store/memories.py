@@ -9,7 +9,7 @@ from uuid import UUID
 
 import numpy as np
 import orjson
-from sqlalchemy import delete, insert, literal, select, text, tuple_, update
+from sqlalchemy import case, delete, func, insert, literal, select, text, tuple_, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.domain.embeddings import Vector
@@ -21,7 +21,7 @@ from app.domain.statements import RELATED_COSINE
 from app.store.engine import Statements
 from app.store.memory_fields import Looked, exact_field, graph_field, looked, looked_by_graph, picked
 from app.store.memory_search import FIELDS, NEWEST, by_graph, exact, fetch_by_graph, nearest
-from app.store.tables import memories
+from app.store.tables import Moment, memories
 from app.store.vectors import vector_from_bytes, vector_literal
 
 NEIGHBOURS = 8
@@ -35,13 +35,13 @@ _FIELDS = tuple(memories.c[name] for name in FIELDS)
 _INSERT = text("""
 INSERT INTO memories (
     tenant_id, memory_id, user_id, type, content, confidence, tags, source, slots, created_at, updated_at, valid_from,
-    valid_to, expires_at, superseded_by, version_of, session, turn, speaker, place
+    valid_to, expires_at, superseded_by, version_of, session, turn, speaker, place, quote, proof_count
 )
 SELECT :tenant_id, given.* FROM jsonb_to_recordset(CAST(:rows AS jsonb)) AS given(
     memory_id uuid, user_id text, type text, content text, confidence float8, tags text[], source text, slots text[],
     created_at timestamptz, updated_at timestamptz, valid_from timestamptz,
     valid_to timestamptz, expires_at timestamptz, superseded_by uuid, version_of uuid,
-    session text, turn int, speaker text, place bigint
+    session text, turn int, speaker text, place bigint, quote text, proof_count int
 )
 """)
 
@@ -58,11 +58,13 @@ FROM unnest($3::bigint[]) AS asked(number)
 
 @dataclass(frozen=True)
 class SearchFilter:
-    """Which memories may be found: those that held at `at`, of these types, with all these tags."""
+    """Which memories may be found: those that held at `at`, of these types, with all these tags; by what was known at
+    `known_at`, where it is not by what is known now."""
 
     at: datetime
     types: Sequence[str] | None = None
     tags: Sequence[str] | None = None
+    known_at: datetime | None = None
 
 
 @dataclass(frozen=True)
@@ -82,6 +84,11 @@ class Asked:
         """The first seven of the statements of a search."""
         values = None if self.vector is None else self.vector.tolist()
         return values, self.words, self.tenant_id, self.user_id, *_filters(self.where)
+
+    @property
+    def known_at(self) -> tuple[datetime, ...]:
+        """The last argument of those that go by what was known at a moment, and of no others."""
+        return () if self.where.known_at is None else (self.where.known_at,)
 
 
 def _filters(where: SearchFilter) -> tuple[datetime, list[str] | None, list[str] | None]:
@@ -156,12 +163,14 @@ class MemoryStore:
         Raises StaleSpace where another space serves.
         """
         space, user = asked.space, (asked.tenant_id, asked.user_id)
-        graph = self._graphs.get(user, 0) if space.has_graphs and asked.role == "serving" and not is_exact else 0
+        may_use_graph = space.has_graphs and asked.role == "serving" and not is_exact and not asked.known_at
+        graph = self._graphs.get(user, 0) if may_use_graph else 0
         if graph:
             rows = await fetch_by_graph(statements, graph_field(space, graph), *asked.arguments, nearest)
             if rows[0]["graph"] == graph and (asked.vector is None or rows[0]["near"] >= nearest):
                 return looked_by_graph(rows[0])
-        row = (await statements.fetch(exact_field(space, asked.role), *asked.arguments))[0]
+        query = exact_field(space, asked.role, is_known=bool(asked.known_at))
+        row = (await statements.fetch(query, *asked.arguments, *asked.known_at))[0]
         if asked.role == "trial" and row["lacking"]:
             return None
         if asked.role == "serving":
@@ -174,7 +183,8 @@ class MemoryStore:
         if not ids:
             return []
         if looked.rows is None:
-            rows = await statements.fetch(picked(asked.space, asked.role), *asked.arguments, list(ids))
+            query = picked(asked.space, asked.role, is_known=bool(asked.known_at))
+            rows = await statements.fetch(query, *asked.arguments, list(ids), *asked.known_at)
         else:
             wanted = set(ids)
             rows = [row for row in looked.rows if row[0] in wanted]
@@ -270,6 +280,16 @@ class MemoryStore:
         row = (await connection.execute(query.with_for_update() if lock else query)).one_or_none()
         return memory_of(row) if row else None
 
+    async def many(
+        self, connection: AsyncConnection, tenant_id: str, user_id: str, ids: Sequence[UUID]
+    ) -> dict[UUID, Memory]:
+        """Those of a user's memories that are there, by id."""
+        query = select(*_FIELDS).where(
+            memories.c.tenant_id == tenant_id, memories.c.user_id == user_id, memories.c.memory_id.in_(ids)
+        )
+        found = [memory_of(row) for row in await connection.execute(query)]
+        return {memory.memory_id: memory for memory in found}
+
     async def page(
         self,
         connection: AsyncConnection,
@@ -313,11 +333,17 @@ class MemoryStore:
         return [memory_of(row) for row in await connection.execute(query)]
 
     async def copy_as_version(
-        self, connection: AsyncConnection, tenant_id: str, memory_id: UUID, version_id: UUID, at: datetime
+        self,
+        connection: AsyncConnection,
+        tenant_id: str,
+        memory_id: UUID,
+        version_id: UUID,
+        at: datetime,
+        now: datetime,
     ) -> None:
-        """Keep the memory as it is now under `version_id`, true until `at`."""
+        """Keep the memory as it is now under `version_id`, true until `at` as is known from `now` on."""
         stored = [column for column in memories.c if column.name != "terms"]
-        changed: dict[str, Any] = {"memory_id": version_id, "version_of": memory_id, "valid_to": at}
+        changed: dict[str, Any] = {"memory_id": version_id, "version_of": memory_id}
         source = select(
             *(
                 # A value for a changed column, the column itself for the others.
@@ -328,15 +354,25 @@ class MemoryStore:
             )
         ).where(memories.c.tenant_id == tenant_id, memories.c.memory_id == memory_id)
         await connection.execute(insert(memories).from_select([column.name for column in stored], source))
+        await self.update(connection, tenant_id, version_id, {"valid_to": at}, now)
 
     async def update(
-        self, connection: AsyncConnection, tenant_id: str, memory_id: UUID, values: Mapping[str, Any]
+        self,
+        connection: AsyncConnection,
+        tenant_id: str,
+        memory_id: UUID,
+        values: Mapping[str, Any],
+        now: datetime | None = None,
     ) -> None:
-        """Set columns of one memory."""
+        """Set columns of one memory. With a moment, what was known before of when it ends is kept beside it."""
+        changed = dict(values)
+        if now is not None and "valid_to" in values:
+            is_moved = memories.c.valid_to.is_distinct_from(literal(values["valid_to"], memories.c.valid_to.type))
+            for name, last in (("ended_at", literal(now, Moment)), ("told_to", memories.c.valid_to)):
+                column = memories.c[name]
+                changed[name] = case((is_moved, func.array_append(column, last)), else_=column)
         await connection.execute(
-            update(memories)
-            .where(memories.c.tenant_id == tenant_id, memories.c.memory_id == memory_id)
-            .values(dict(values))
+            update(memories).where(memories.c.tenant_id == tenant_id, memories.c.memory_id == memory_id).values(changed)
         )
 
     async def delete(
@@ -379,4 +415,6 @@ def _row(memory: Memory, slots: Sequence[str]) -> dict[str, Any]:
         "turn": memory.turn,
         "speaker": memory.speaker,
         "place": memory.place,
+        "quote": memory.quote,
+        "proof_count": memory.proof_count,
     }

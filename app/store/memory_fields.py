@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from app.domain.relevance import Field
 from app.domain.spaces import Role, StoredSpace
-from app.store.memory_search import HOLDS, MEMORY, OF_USER, that_hold
+from app.store.memory_search import HOLDS, MEMORY, OF_USER, held_as_known, that_hold
 
 AT_ONCE = 60
 """Up to so many memories come with the first statement."""
@@ -36,11 +36,11 @@ def _query(space: StoredSpace, role: Role) -> str:
 )"""
 
 
-def _read(space: StoredSpace, wanted: str) -> str:
+def _read(space: StoredSpace, wanted: str, holds: str) -> str:
     """Where the memories whose ids are wanted are read that may be found, each with its vector if it has one."""
     return f"""query, {wanted} AS wanted(memory_id)
 CROSS JOIN LATERAL (
-    SELECT * FROM memories m WHERE {OF_USER} AND m.memory_id = wanted.memory_id AND {HOLDS} LIMIT 1
+    SELECT * FROM memories m WHERE {OF_USER} AND m.memory_id = wanted.memory_id AND {holds} LIMIT 1
 ) AS m
 LEFT JOIN LATERAL (
     SELECT v.embedding FROM {space.memory_table} v
@@ -53,10 +53,11 @@ _ROW = f"{MEMORY}, 1 - (v.embedding <=> query.vector), vector_send(v.embedding::
 
 
 @cache
-def exact_field(space: StoredSpace, role: Role) -> str:
+def exact_field(space: StoredSpace, role: Role, *, is_known: bool = False) -> str:
     """Every memory that may be found: its distance (NaN without a vector), place and number of words; and which of them
     hold which word of the query, by position. `lacking`: how many have no vector. `rows`: what `picked` gives of all of
-    them, where they are at most AT_ONCE."""
+    them, where they are at most AT_ONCE. With `is_known`, by what was known at $8."""
+    holds = held_as_known(8) if is_known else HOLDS
     few = f"(SELECT memory_id FROM mine WHERE (SELECT count(*) FROM mine) <= {AT_ONCE})"
     return f"""
 WITH {_query(space, role)}, mine AS MATERIALIZED (
@@ -65,7 +66,7 @@ WITH {_query(space, role)}, mine AS MATERIALIZED (
     FROM query, memories m
     LEFT JOIN {space.memory_table} v
            ON v.tenant_id = m.tenant_id AND v.user_id = m.user_id AND v.memory_id = m.memory_id
-    WHERE {OF_USER} AND {HOLDS}
+    WHERE {OF_USER} AND {holds}
 ), hits AS MATERIALIZED (
     SELECT at, (ord - 1)::int2 AS term
     FROM mine, query, unnest(query.terms) WITH ORDINALITY AS asked(term, ord)
@@ -76,7 +77,7 @@ SELECT {_PACKED},
        (SELECT string_agg(int2send(term), ''::bytea) FROM hits) AS hit_term,
        cardinality(query.terms) AS terms,
        (SELECT count(*) FROM mine WHERE distance IS NULL) AS lacking,
-       (SELECT array_agg(ROW({_ROW})) FROM {_read(space, few)}) AS rows,
+       (SELECT array_agg(ROW({_ROW})) FROM {_read(space, few, holds)}) AS rows,
        (SELECT greatest(u.graph, 0) FROM users u WHERE u.tenant_id = $3::text AND u.user_id = $4::text) AS graph
 FROM query
 """
@@ -115,12 +116,14 @@ FROM query
 
 
 @cache
-def picked(space: StoredSpace, role: Role) -> str:
-    """Those of the memories $8 that may be found, with the cosine and the vector of each that has one."""
+def picked(space: StoredSpace, role: Role, *, is_known: bool = False) -> str:
+    """Those of the memories $8 that may be found, with the cosine and the vector of each that has one. With `is_known`,
+    by what was known at $9."""
+    holds = held_as_known(9) if is_known else HOLDS
     return f"""
 WITH {_query(space, role)}
 SELECT {_ROW}
-FROM {_read(space, "unnest($8::uuid[])")}
+FROM {_read(space, "unnest($8::uuid[])", holds)}
 """
 
 

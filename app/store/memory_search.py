@@ -49,15 +49,29 @@ FIELDS = (
     "turn",
     "speaker",
     "place",
+    "quote",
+    "proof_count",
 )
 """The columns of a memory, in the order in which its value has them."""
 
 MEMORY = ", ".join(f"m.{name}" for name in FIELDS)
 OF_USER = "m.tenant_id = $3::text AND m.user_id = $4::text"
-HOLDS = """m.valid_from <= $5::timestamptz AND (m.valid_to IS NULL OR m.valid_to > $5::timestamptz)
-      AND (m.expires_at IS NULL OR m.expires_at > $5::timestamptz)
+_PASSES = """(m.expires_at IS NULL OR m.expires_at > $5::timestamptz)
       AND ($6::text[] IS NULL OR m.type = ANY($6::text[]))
       AND ($7::text[] IS NULL OR m.tags @> $7::text[])"""
+HOLDS = f"""m.valid_from <= $5::timestamptz AND (m.valid_to IS NULL OR m.valid_to > $5::timestamptz)
+      AND {_PASSES}"""
+
+
+def held_as_known(moment: int) -> str:
+    """As HOLDS, by what was known at a moment ($`moment`): what was learned later is left out, and an end that was
+    learned later is what it was taken to be then."""
+    known = f"${moment}::timestamptz"
+    return f"""m.valid_from <= $5::timestamptz AND coalesce(m.known_from, m.created_at) <= {known}
+      AND coalesce((
+          SELECT coalesce(told, 'infinity') FROM unnest(m.ended_at, m.told_to) AS was(at, told)
+          WHERE was.at > {known} ORDER BY was.at LIMIT 1
+      ), m.valid_to, 'infinity') > $5::timestamptz AND {_PASSES}"""
 
 
 NEWEST = f"""

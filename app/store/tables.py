@@ -95,13 +95,15 @@ users = Table(
     Column("memories", BigInteger, nullable=False, server_default=text("0")),
     Column("writes", BigInteger, nullable=False, server_default=text("0")),
     Column("graph", SmallInteger, nullable=False, server_default=text("0")),
+    Column("consolidated", BigInteger, nullable=False, server_default=text("0")),
     ForeignKeyConstraint(["tenant_id"], ["tenants.tenant_id"]),
 )
 """`memories` (all rows, versions too) and `writes`, which every transaction raises that changes what a search of the
 user can find, are kept by triggers. `graph`: the graph that the user is searched in; 0 none, below 0 while it is made.
+`consolidated`: what `writes` was when their memories were last compared with one another.
 """
 
-KEPT_BY_DATABASE = frozenset({"memories", "writes", "graph"})
+KEPT_BY_DATABASE = frozenset({"memories", "writes", "graph", "consolidated"})
 """Columns of users that nobody else writes, and that are no part of what is known about them."""
 
 DERIVED = frozenset({"place", "job"})
@@ -148,6 +150,11 @@ memories = Table(
     Column("turn", Integer),
     Column("speaker", Text),
     Column("place", BigInteger),
+    Column("quote", Text),
+    Column("proof_count", Integer, nullable=False, server_default=text("1")),
+    Column("known_from", Moment),
+    Column("ended_at", ARRAY(Moment), nullable=False, server_default=text("'{}'::timestamptz[]")),
+    Column("told_to", ARRAY(Moment), nullable=False, server_default=text("'{}'::timestamptz[]")),
     Column("terms", ARRAY(Text), Computed(TERMS, persisted=True)),
     CheckConstraint("confidence >= 0 AND confidence <= 1", name="confidence"),
     _user_key(),
@@ -172,7 +179,9 @@ memories = Table(
     postgresql_partition_by="HASH (tenant_id, user_id)",
 )
 """Their vectors are in the tables of each space (`app.store.space_tables`). `place` says where in which conversation
-a memory was said (`app.domain.places`); NULL where it stands alone."""
+a memory was said (`app.domain.places`); NULL where it stands alone. `known_from`: since when it is known as it is,
+NULL since `created_at`. At each moment of `ended_at` its `valid_to` was changed; before, it was the value beside it in
+`told_to`."""
 
 memory_words = Table(
     "memory_words",
@@ -216,6 +225,7 @@ ingests = Table(
     Column("memories", Integer, nullable=False, server_default=text("0")),
     Column("deduplicated", Integer, nullable=False, server_default=text("0")),
     Column("superseded", Integer, nullable=False, server_default=text("0")),
+    Column("set_apart", Integer, nullable=False, server_default=text("0")),
     Column("job", BigInteger),
     _user_key(),
     Index("ix_ingests_user", "tenant_id", "user_id", "created_at"),
@@ -240,6 +250,48 @@ utterances = Table(
     Index("ix_utterances_user", "tenant_id", "user_id"),
 )
 """Turns of ingests that are still to be remembered; each goes with the transaction that remembers it."""
+
+quarantine = Table(
+    "quarantine",
+    metadata,
+    Column("tenant_id", Text, primary_key=True),
+    Column("item_id", Uuid, primary_key=True),
+    Column("user_id", Text, nullable=False),
+    Column("type", Text, nullable=False),
+    Column("content", Text, nullable=False),
+    Column("confidence", Float, nullable=False),
+    Column("source", Text, nullable=False),
+    Column("quote", Text),
+    Column("reason", Text, nullable=False),
+    Column("valid_from", Moment, nullable=False),
+    Column("created_at", Moment, nullable=False),
+    _user_key(),
+    Index("ix_quarantine_user", "tenant_id", "user_id", "created_at"),
+    Index("ix_quarantine_created", "tenant_id", "created_at"),
+)
+"""Statements that did not pass the write gate (`app.domain.gate`)."""
+
+recalls = Table(
+    "recalls",
+    metadata,
+    Column("tenant_id", Text, primary_key=True),
+    Column("recall_id", Uuid, primary_key=True),
+    Column("user_id", Text, nullable=False),
+    Column("kind", Text, nullable=False),
+    Column("query", Text, nullable=False),
+    Column("asked_at", Moment, nullable=False),
+    Column("as_of", Moment, nullable=False),
+    Column("asked", JSONB, nullable=False),
+    Column("space", Text, nullable=False),
+    Column("is_degraded", Boolean, nullable=False),
+    Column("shown", JSONB, nullable=False),
+    Column("helpful", ARRAY(Text)),
+    _user_key(),
+    Index("ix_recalls_user", "tenant_id", "user_id", "asked_at"),
+    Index("ix_recalls_asked", "tenant_id", "asked_at"),
+)
+"""What memories were recalled for what, with what each was ranked by. `helpful`: which of them were, once somebody has
+said so."""
 
 hypothesis_sets = Table(
     "hypothesis_sets",
@@ -428,6 +480,17 @@ space_backlog = Table(
 
 declare_job_tables(metadata)
 
-USER_TABLES = (facet_changes, signals, executions, hypothesis_sets, utterances, ingests, memories, users)
+USER_TABLES = (
+    facet_changes,
+    signals,
+    executions,
+    hypothesis_sets,
+    recalls,
+    quarantine,
+    utterances,
+    ingests,
+    memories,
+    users,
+)
 """Every table that holds rows of a user, in an order in which they can be deleted; vectors go with
 them."""

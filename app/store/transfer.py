@@ -125,6 +125,12 @@ def _encode(column: Column[Any], value: Any) -> Any:
         return None
     if isinstance(column.type, VECTOR):
         return base64.b64encode(vector_from_bytes(value).astype("<f4").tobytes()).decode()
+    if isinstance(value, list) and isinstance(column.type, ARRAY):
+        return [_plain(item) for item in cast(list[Any], value)]
+    return _plain(value)
+
+
+def _plain(value: Any) -> Any:
     if isinstance(value, datetime):
         return value.astimezone(UTC).isoformat().replace("+00:00", "Z")
     return str(value) if isinstance(value, uuid.UUID) else value
@@ -158,7 +164,7 @@ def _decoder(column: Column[Any]) -> Callable[[Any], Any]:
     if isinstance(column.type, VECTOR):
         return _vector
     if isinstance(column.type, ARRAY):
-        return _texts
+        return _moments if isinstance(cast(Any, column.type).item_type, DateTime) else _texts
     for kind, decoder in (
         (Uuid, _uuid),
         (DateTime, _moment),
@@ -187,6 +193,12 @@ def _texts(value: Any) -> list[str]:
     if not isinstance(value, list):
         raise TypeError
     return [_text(item) for item in cast(list[Any], value)]
+
+
+def _moments(value: Any) -> list[datetime | None]:
+    if not isinstance(value, list):
+        raise TypeError
+    return [None if item is None else _moment(item) for item in cast(list[Any], value)]
 
 
 def _text(value: Any) -> str:

@@ -9,9 +9,9 @@ from rich.progress import Progress
 from app.domain.turns import Utterance
 from app.services.keys import DEFAULT_TENANT
 from app.services.ranking import SearchRequest
-from app.services.turns import TurnService
-from benchmarks.memory_quality.histories import History, Wording, generate
+from benchmarks.memory_quality.histories import History, generate
 from benchmarks.memory_quality.ours import House
+from benchmarks.memory_quality.wordings import Wording
 from benchmarks.report import Figure, Target
 
 COUNT = 500
@@ -54,7 +54,7 @@ async def freshness_figures(house: House, progress: Progress, count: int = COUNT
 
 
 async def _outcomes(house: House, histories: Sequence[History], progress: Progress) -> list[Outcome]:
-    turns = TurnService(house.services.memories)
+    turns = house.services.turns
     texts = {message.text for history in histories for message in history.messages}
     await house.embedder.embed(sorted(texts | {history.question for history in histories}))
     bar = progress.add_task("histories", total=len(histories))

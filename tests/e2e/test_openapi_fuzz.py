@@ -88,6 +88,7 @@ def test_every_operation_keeps_its_word(tmp_path: Path) -> None:
         for part, one in zip(PARTS, done, strict=True):
             print(f"\n{part}:\n{one.stdout[-8000:]}{one.stderr}")
         ask_for_a_job(service)
+        release_a_statement(service)
         check_every_operation_was_reached(service)
         assert [one.returncode for one in done] == [0] * len(PARTS)
         assert service.log_events("request_failed") == []
@@ -128,6 +129,19 @@ def ask_for_a_job(service: RunningService) -> None:
         found = client.get(f"/v1/jobs/{begun.json()['job_id']}")
     assert found.status_code == 200, found.text
     assert found.json()["turns"] == 1
+
+
+def release_a_statement(service: RunningService) -> None:
+    """A statement's id, drawn by chance, is nobody's: the one of a statement that was set apart."""
+    said = {"user_id": "ada", "messages": [{"role": "user", "content": "I need to buy milk today."}]}
+    with service.client(service.create_key("default")) as client:
+        job_id = client.post("/v1/memories/ingest", json=said).json()["job_id"]
+        while client.get(f"/v1/jobs/{job_id}").json()["state"] != "done":
+            time.sleep(0.1)
+        (found,) = client.get("/v1/memories/quarantine", params={"user_id": "ada"}).json()["statements"]
+        released = client.post(f"/v1/memories/quarantine/{found['id']}/release")
+        assert released.status_code == 200, released.text
+        assert client.get(f"/v1/memories/{released.json()['ids'][0]}").json()["content"] == found["content"]
 
 
 def check_every_operation_was_reached(service: RunningService) -> None:

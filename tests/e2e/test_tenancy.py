@@ -67,11 +67,14 @@ class Held:
     set_id: str
     execution_id: str
     job_id: str
+    recall_id: str
+    statement_id: str
 
     @property
     def ids(self) -> tuple[str, ...]:
         """The ids that belong to the tenant alone."""
-        return (self.memory_id, self.set_id, self.execution_id, self.job_id)
+        ids = (self.memory_id, self.set_id, self.execution_id, self.job_id)
+        return (*ids, self.recall_id, self.statement_id)
 
 
 @pytest.fixture(scope="module")
@@ -126,9 +129,16 @@ def fill(client: httpx.Client, user_id: str, word: str) -> Held:
     ok(client.patch(f"/v1/persona/{user_id}", json={"facets": {word: 0.9}}))
     ok(client.put("/v1/settings", json={"token_budget": 3000, "intents": {"vocabulary": {"object": [word]}}}))
     turns = [{"role": "user", "content": f"We saw a {word} yesterday."}]
+    turns += [{"role": "user", "content": f"I need to feed the {word} today."}]
     begun = client.post("/v1/memories/ingest", json={"user_id": user_id, "messages": turns})
     assert begun.status_code == 202, begun.text[:500]
-    return Held(user_id, added["ids"][0], shown["hypothesis_set_id"], done["execution_id"], begun.json()["job_id"])
+    job_id = begun.json()["job_id"]
+    found = ok(client.post("/v1/memories/search", json={"user_id": user_id, "query": word}))
+    while ok(client.get(f"/v1/jobs/{job_id}"))["state"] != "done":
+        time.sleep(0.1)
+    (set_apart,) = ok(client.get("/v1/memories/quarantine", params={"user_id": user_id}))["statements"]
+    ids = added["ids"][0], shown["hypothesis_set_id"], done["execution_id"], job_id
+    return Held(user_id, *ids, found["recall_id"], set_apart["id"])
 
 
 def ok(response: httpx.Response) -> Any:
@@ -236,6 +246,19 @@ def attempts(them: Held, me: Held | None) -> dict[tuple[str, str], list[tuple[in
         ("POST", "/v1/memories/ingest"): [
             (202, "", user | {"messages": [{"role": "user", "content": "What do I like?"}]}),
             (422, "", user | {"messages": [{"role": "user", "content": "hello"}], "job_id": them.job_id}),
+        ],
+        ("GET", "/v1/memories/quarantine"): [(reads, f"/v1/memories/quarantine?user_id={them.user_id}", None)],
+        ("POST", "/v1/memories/quarantine/{item_id}/release"): [
+            (404, f"/v1/memories/quarantine/{them.statement_id}/release", None)
+        ],
+        ("GET", "/v1/recalls"): [(reads, f"/v1/recalls?user_id={them.user_id}", None)],
+        ("GET", "/v1/recalls/{recall_id}"): [
+            (404, f"/v1/recalls/{them.recall_id}", None),
+            (404, f"/v1/recalls/{them.execution_id}", None),
+        ],
+        ("POST", "/v1/recalls/{recall_id}/replay"): [(404, f"/v1/recalls/{them.recall_id}/replay", None)],
+        ("POST", "/v1/recalls/{recall_id}/feedback"): [
+            (404, f"/v1/recalls/{them.recall_id}/feedback", {"helpful_ids": [them.memory_id]})
         ],
         ("GET", "/v1/jobs/{job_id}"): [(404, f"/v1/jobs/{them.job_id}", None)],
         ("GET", "/v1/memories/{memory_id}"): [(404, memory, None)],

@@ -1,6 +1,7 @@
 """The use cases on real parts: the session's embedded PostgreSQL and the built-in model, loaded once."""
 
 from collections.abc import AsyncIterator, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
@@ -15,6 +16,7 @@ from app.services.choices import ExecuteRequest
 from app.services.context import Execution
 from app.services.feedback import Feedback
 from app.services.hypotheses import HypothesisSet
+from app.services.ranking import SearchRequest
 from app.settings import Settings
 from app.store.engine import Database
 from app.store.tenants import TenantStore
@@ -114,7 +116,10 @@ async def live_a_little(services: Services, tenant: str, user: str, word: str) -
     await memories.add(tenant, user, facts("My editor is Emacs"))
     await memories.update(tenant, added.ids[2], {"content": f"{word} came back"})
     said = Utterance("user", f"I heard of {word} today.", datetime(2026, 3, 1, tzinfo=UTC))
+    await services.turns.take(tenant, user, [replace(said, content=f"I need to call {word} today.")], f"with {word}")
     await services.ingest.begin(tenant, user, [said], f"about {word}")
+    await services.ranking.search(tenant, user, SearchRequest(f"what of {word}?"))
+    await services.recalls.log.aclose()
     _, executed = await choose(services, tenant, user, f"deploy my app {word}")
     comment = f"too long, I prefer {word}"
     await services.feedback.give(

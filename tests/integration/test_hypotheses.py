@@ -13,6 +13,7 @@ from app.domain.errors import InvalidInput, ModelUnavailable
 from app.domain.hypotheses import HypothesisContext, Reading, Turn
 from app.domain.memory import MemoryType
 from app.domain.persona import Signal
+from app.domain.turns import Stated, Utterance
 from app.services.choices import ExecuteRequest
 from app.services.feedback import Feedback
 from app.settings import Settings
@@ -47,6 +48,9 @@ class BrokenSLM:
     async def generate_followup_questions(
         self, conversation_context: str, context: HypothesisContext, count: int
     ) -> Sequence[str]:
+        raise ModelUnavailable("no answer in time")
+
+    async def extract(self, said: Sequence[Utterance]) -> Sequence[Stated]:
         raise ModelUnavailable("no answer in time")
 
     async def aclose(self) -> None:

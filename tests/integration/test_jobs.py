@@ -20,6 +20,8 @@ from app.settings import Settings
 from app.store.engine import MIGRATIONS, Database
 from app.store.expiry import ExpiryStore
 from app.store.ingests import IngestStore
+from app.store.quarantine import QuarantineStore
+from app.store.recalls import RecallStore
 from app.wiring_jobs import job_handlers
 from tests.jobs import (
     PATIENCE_S,
@@ -285,7 +287,16 @@ async def test_what_expired_long_ago_is_removed_with_its_versions(
         await services.memories.update(name, added.ids[0], {"expires_at": None})
         gone = await services.memories.add(name, USER, [Draft(MemoryType.HISTORY, "The bell rang", expires_at=None)])
         await services.memories.update(name, gone.ids[0], {"expires_at": moments["long ago"]})
-    expiry = ExpiryService(database, ExpiryStore(), IngestStore(), SystemClock(), timedelta(days=7))
+    expiry = ExpiryService(
+        database,
+        ExpiryStore(),
+        IngestStore(),
+        QuarantineStore(),
+        RecallStore(),
+        SystemClock(),
+        timedelta(days=7),
+        timedelta(days=7),
+    )
     kind = kind_of_its_own(JobPayload)
     async with database.begin(tenant) as connection:
         await queue.add(connection, new_job(kind, JobPayload(tenant_id=tenant)))

@@ -9,7 +9,6 @@ from app.clients.embeddings.onnx import OnnxEmbedder
 from app.domain.memory import Draft, MemoryType
 from app.domain.turns import Utterance
 from app.services.ranking import SearchRequest
-from app.services.turns import TurnService
 from benchmarks.memory_quality.histories import generate
 from tests.integration.conftest import create_tenant
 
@@ -55,7 +54,7 @@ async def test_the_answering_turn_is_found_by_the_words_of_the_question_before_i
 async def test_what_holds_comes_before_what_held(services: Services) -> None:
     """Of generated histories nearly all: the current fact first, and as of a moment the one that held then."""
     await create_tenant(services.database, f"{TENANT}-2")
-    turns = TurnService(services.memories)
+    turns = services.turns
     histories = generate(10, "seen", seed=3)
     right = 0
     for history in histories:

@@ -92,6 +92,10 @@ def test_few_routes_are_open_without_naming_a_user() -> None:
         "/v1/chat/completions",
         "/v1/models",
         "/v1/jobs/{job_id}",
+        "/v1/memories/quarantine/{item_id}/release",
+        "/v1/recalls/{recall_id}",
+        "/v1/recalls/{recall_id}/replay",
+        "/v1/recalls/{recall_id}/feedback",
         "/mcp",
     }
 

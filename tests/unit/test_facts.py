@@ -11,7 +11,7 @@ from app.domain.facts import Correction, Fact, correction_in, fact_in
 from app.domain.memory import Draft, Memory, MemoryType, Neighbour, resolve
 from app.domain.ranking import LATER, Candidate, newer_first, outdated
 from app.domain.times import asks_of_now
-from app.domain.turns import Utterance, corrected, drafts_of
+from app.domain.turns import Stated, Utterance, corrected, draft_of, draft_of_statement, stated_in, with_facts
 
 NOW = datetime(2026, 1, 10, tzinfo=UTC)
 DAY = timedelta(days=1)
@@ -103,14 +103,24 @@ def test_a_correction_says_the_fact_anew() -> None:
 def test_a_turn_is_kept_and_what_it_tells_beside_it() -> None:
     """The raw message is always there; an assistant's words tell nothing of the user."""
     said = Utterance("user", "Long day. I moved to Lyon!", NOW)
-    kept = drafts_of(said, "s", 3)
-    assert [(each.type, each.content) for each in kept] == [
-        (MemoryType.HISTORY, said.content),
-        (MemoryType.PROFILE, "I moved to Lyon"),
-    ]
-    assert (kept[0].session, kept[0].turn, kept[0].speaker) == ("s", 3, "user")
-    assert kept[1].source == "turn:s:3"
-    assert len(drafts_of(Utterance("assistant", "I moved to Lyon!", NOW), "s", 4)) == 1
+    own = draft_of(said, "s", 3)
+    assert (own.type, own.content) == (MemoryType.HISTORY, said.content)
+    assert (own.session, own.turn, own.speaker) == ("s", 3, "user")
+    (stated,) = stated_in([Utterance("assistant", "I moved to Oslo!", NOW), said])
+    assert (stated.position, stated.type, stated.quote) == (1, MemoryType.PROFILE, "I moved to Lyon")
+    draft = draft_of_statement(stated, said, "s", 3)
+    assert (draft.content, draft.quote, draft.valid_from) == ("I moved to Lyon", "I moved to Lyon", NOW)
+    assert draft.source == "turn:s:3"
+
+
+def test_a_model_is_not_left_alone_with_what_matters() -> None:
+    """A rule's fact stands beside the model's statements unless one of the same turn tells the same attribute."""
+    said = [Utterance("user", "I moved to Lyon. I like tea.", NOW)]
+    by_rules = stated_in(said)
+    tea = Stated(0, MemoryType.PREFERENCE, "I like green tea", "I like tea", 0.9)
+    home = Stated(0, MemoryType.PROFILE, "I live in Lyon", "I moved to Lyon", 0.9)
+    assert [each.content for each in with_facts([tea], by_rules)] == ["I like green tea", "I moved to Lyon"]
+    assert with_facts([tea, home], by_rules) == [tea, home]
 
 
 def test_what_tells_an_earlier_value_is_outdated() -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from app.domain.errors import InvalidInput
-from app.domain.memory import HALF_LIFE_DAYS, Memory, MemoryType
+from app.domain.memory import HALF_LIFE_DAYS, Memory, MemoryType, believed
 from app.domain.ranking import (
     LEXICAL_WEIGHT,
     Candidate,
@@ -50,8 +50,8 @@ def numbers(ranked: list[Ranked]) -> list[int]:
 def test_the_score_is_the_documented_sum() -> None:
     one = candidate(1, cosine=0.4, days=HALF_LIFE_DAYS[MemoryType.HISTORY], confidence=0.9)
     [ranked] = rank([one], Weights(), NOW, 5)
-    assert ranked.score == pytest.approx(0.6 * 0.4 + 0.25 * 0.5 + 0.15 * 0.9)
-    assert (ranked.similarity, ranked.recency, ranked.confidence) == pytest.approx((0.4, 0.5, 0.9))
+    assert ranked.score == pytest.approx(0.6 * 0.4 + 0.25 * 0.5 + 0.15 * believed(one.memory, NOW))
+    assert (ranked.similarity, ranked.recency, ranked.confidence) == pytest.approx((0.4, 0.5, 0.9 * 0.75))
 
 
 @pytest.mark.parametrize("kind", list(MemoryType))

@@ -7,7 +7,7 @@ import pytest
 
 from app.domain.memory import Draft, MemoryType
 from app.domain.places import LOOSE, conversation_of, place_of, placed, unnumbered
-from app.domain.relevance import Field, Fusion, Said, arms, best, said_log_odds
+from app.domain.relevance import ARMS, Field, Fusion, Said, arms, best, fusion_of, said_arms, weights_of
 from app.domain.times import closeness, spans
 
 NOW = datetime(2023, 7, 10, 12, tzinfo=UTC)
@@ -92,10 +92,17 @@ def test_no_memories_and_no_words() -> None:
 def test_who_is_asked_about_speaks() -> None:
     """The speaker named counts where not all are named; a question answers nothing."""
     said = [Said("Ada Byron", NOW, is_question=False), Said("Charles", NOW, is_question=True)]
-    weights = Fusion(speaker=1.0, question=-0.5, moment=0.0)
-    assert said_log_odds(said, "What did Ada build?", [], weights).tolist() == [1.0, -0.5]
-    assert said_log_odds(said, "What did Ada and Charles build?", [], weights).tolist() == [0.0, -0.5]
-    assert said_log_odds(said, "What was built?", [], weights).tolist() == [0.0, -0.5]
+    assert said_arms(said, "What did Ada build?", []).tolist() == [[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]]
+    assert said_arms(said, "What did Ada and Charles build?", []).tolist() == [[0.0, 0.0, 0.0], [0.0, 1.0, 0.0]]
+    assert said_arms(said, "What was built?", []).tolist() == [[0.0, 0.0, 0.0], [0.0, 1.0, 0.0]]
+
+
+def test_arms_of_some_come_in_the_order_of_their_names() -> None:
+    found = arms(field([[0, 0], [0, 1]]))
+    told = found.at([1])
+    assert told.shape == (1, 5)
+    assert told[0].tolist() == [getattr(found, name)[1] for name in ARMS[:5]]
+    assert fusion_of(weights_of(Fusion())) == Fusion()
 
 
 def test_turns_follow_one_another() -> None:

@@ -9,7 +9,9 @@ import orjson
 from pydantic import BaseModel, BeforeValidator, Field, StringConstraints, ValidationError
 
 from app.domain.errors import ModelUnavailable
+from app.domain.extracting import MOST_STATEMENTS, TYPES
 from app.domain.instructions import MAX_CITED, MAX_LINE, MOST_RELEVANCE, WISHES
+from app.domain.memory import MemoryType
 
 MAX_FENCED = 8
 """Fenced blocks that are looked at; a model that rambles writes thousands."""
@@ -73,6 +75,34 @@ class Wishes(BaseModel):
     """How much of each facet is wanted, in the words of WISHES."""
 
     facets: dict[str, Literal["much less", "less", "same", "more", "much more"]]
+
+
+class Statement(BaseModel):
+    """What a user states, as a model words it; `turn` is a number of the prompt, `confidence` is 0..100."""
+
+    turn: int
+    quote: Line
+    type: MemoryType
+    content: Line
+    confidence: Annotated[float, Field(ge=0, le=100)] = 70.0
+
+
+class Statements(BaseModel):
+    """What users state."""
+
+    statements: Annotated[list[Statement], Field(max_length=20)]
+
+
+def statements_schema(turns: int) -> Schema:
+    """For what users state in so many turns."""
+    statement = _object(
+        turn={"type": "integer", "minimum": 1, "maximum": turns},
+        quote=_text(MAX_LINE),
+        type={"enum": list(TYPES)},
+        content=_text(MAX_LINE),
+        confidence={"type": "integer", "minimum": 0, "maximum": 100},
+    )
+    return _object(statements=_array(statement, 0, MOST_STATEMENTS))
 
 
 def hypotheses_schema(count: int) -> Schema:

@@ -7,6 +7,7 @@ from app.domain.hypotheses import HypothesisContext, Reading
 from app.domain.persona import Signal, heuristic_deltas
 from app.domain.readings import local_readings
 from app.domain.summaries import extractive_summary
+from app.domain.turns import Stated, Utterance, stated_in
 from app.ports import Tokenizer
 
 
@@ -42,6 +43,10 @@ class LocalSLM:
     ) -> Sequence[str]:
         """Questions about what the conversation leaves open, most important first."""
         return enrichment.followup_questions(conversation_context, context, count)
+
+    async def extract(self, said: Sequence[Utterance]) -> Sequence[Stated]:
+        """Statements by plain rules, with the sentences that make them."""
+        return stated_in(said)
 
     async def aclose(self) -> None:
         """Nothing to let go of."""

@@ -1,25 +1,34 @@
 """The SLM port on a language model: domain values in, a client's calls, domain values out."""
 
 import asyncio
+import re
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
+from app.clients.slm import answers
 from app.clients.slm.builtin import BuiltinServer, find_model
 from app.clients.slm.resilience import Limits, reject
 from app.clients.slm.vllm import ModelHypothesis, VLLMClient
 from app.domain import wording
 from app.domain.calibration import prior_of, score
+from app.domain.extracting import TURNS
 from app.domain.hypotheses import HypothesisContext, Reading
 from app.domain.instructions import EXAMPLE_WORDS, offered, told
+from app.domain.memory import MemoryType
 from app.domain.persona import Signal
 from app.domain.ranking import Ranked
 from app.domain.readings import VALUE_SEPARATOR
 from app.domain.redaction import redact
 from app.domain.sampling import Sampling
+from app.domain.turns import Stated, Utterance
 from app.settings import Settings
 
 MIN_LETTERS_SHARE = 0.4
 """A line with fewer letters than this comes from a model that lost its way into digits and signs."""
+
+_TAKEN_OUT = re.compile(r"\[[A-Z_]+\]")
+"""What stands for details that a model does not get to read."""
 
 UNSUPPORTED = "A likely reading; nothing you told me before speaks for it or against it."
 
@@ -86,6 +95,16 @@ class ModelSLM:
         known = _known(context, offered(context.memories))
         questions = await self.client.generate_followup_questions(conversation_context, count=count, context=known)
         return readable("followups", questions)
+
+    async def extract(self, said: Sequence[Utterance]) -> Sequence[Stated]:
+        """The model's statements, as far as the turn that it names has the words that it quotes."""
+        found: list[Stated] = []
+        for start in range(0, len(said), TURNS):
+            part = said[start : start + TURNS]
+            if any(each.role == "user" for each in part):
+                made = await self.client.extract_statements(part)
+                found += [replace(each, position=start + each.position) for each in as_stated(made, part)]
+        return found
 
     async def aclose(self) -> None:
         """Close the connections."""
@@ -164,6 +183,28 @@ def as_reading(made: ModelHypothesis, memories: Sequence[Ranked], context: Hypot
         evidence=tuple(memories[index].memory.memory_id for index in found),
         features=made.features,
     )
+
+
+def as_stated(made: Sequence[answers.Statement], said: Sequence[Utterance]) -> list[Stated]:
+    """A model's statements: of a user, by a quote that stands in the turn, about nothing that was taken out of it."""
+    found: dict[tuple[int, str], Stated] = {}
+    for one in made:
+        position = one.turn - 1
+        if not 0 <= position < len(said) or said[position].role != "user":
+            continue
+        quote = _quoted(one.quote, said[position].content)
+        if quote is None or _TAKEN_OUT.search(one.content) or one.type is MemoryType.HISTORY:
+            continue
+        stated = Stated(position, one.type, one.content, quote, one.confidence / 100)
+        found.setdefault((position, wording.normalise(one.content)), stated)
+    return list(found.values())
+
+
+def _quoted(quote: str, content: str) -> str | None:
+    """The quote as it stands in a text, whatever its spaces, case and marks at the end; None where it does not."""
+    spoken = [re.escape(word) for word in quote.strip(" .,;:!?\"'“”…").split()]
+    match = re.search(r"\s+".join(spoken), content, re.IGNORECASE) if spoken else None
+    return None if match is None else match.group()
 
 
 def is_about(reading: Reading, input_text: str) -> bool:

@@ -22,6 +22,7 @@ from app.clients.slm.likelihood import mean_logprobs
 from app.clients.slm.resilience import Guard, Limits
 from app.domain.calibration import MODEL, model_features, prior_of, probabilities
 from app.domain.errors import ModelUnavailable
+from app.domain.extracting import EXTRACTION_VERSION, extraction_instruction
 from app.domain.instructions import (
     MOST_RELEVANCE,
     PROMPT_VERSION,
@@ -39,6 +40,7 @@ from app.domain.instructions import (
 )
 from app.domain.persona import DEFAULT_FACETS, NEUTRAL
 from app.domain.sampling import Sampling
+from app.domain.turns import Utterance
 from app.settings import Settings, load_settings
 
 log = structlog.get_logger(__name__)
@@ -68,7 +70,7 @@ class ModelHypothesis:
 
 
 class VLLMClient:
-    """Six judgements of one model. Every method raises ModelUnavailable (with a cause) and nothing else; the time
+    """Seven judgements of one model. Every method raises ModelUnavailable (with a cause) and nothing else; the time
     it may take is the request's budget (`app.request`), else `limits.budget_s`.
     """
 
@@ -214,6 +216,19 @@ class VLLMClient:
         questions = list(dict.fromkeys(answer.questions))[:count]
         self._log("vllm_followups_generated", completion, count=len(questions))
         return questions
+
+    async def extract_statements(self, said: Sequence[Utterance]) -> list[answers.Statement]:
+        """What users state of themselves in up to TURNS turns of a conversation, numbered from 1."""
+        ask = _constrained("extraction", extraction_instruction(said), answers.statements_schema(len(said)))
+        answer, completion = await self._run(ask, answers.Statements)
+        self._log(
+            "vllm_statements_extracted",
+            completion,
+            turns=len(said),
+            count=len(answer.statements),
+            extraction_version=EXTRACTION_VERSION,
+        )
+        return answer.statements
 
     async def rerank_by_relevance(self, query: str, memories: Sequence[T]) -> list[T]:
         """`memories` (texts, mappings or objects with `content`, or ranked ones), the most relevant first; those

@@ -70,6 +70,7 @@ class IngestJobs:
                 "memories": taken.memories,
                 "deduplicated": taken.deduplicated,
                 "superseded": taken.superseded,
+                "set_apart": taken.set_apart,
             }
             if not await self.ingests.take(connection, tenant_id, ingest_id, numbers, counts):
                 raise JobLost(f"another worker remembered these turns of ingest {ingest_id}")

@@ -134,6 +134,48 @@ class AsyncEmbedService:
         """The user's memories most relevant to a query, best first."""
         return await self._ask("POST", "/v1/memories/search", shapes.SearchOut, request, is_read=True)
 
+    async def list_recalls(self, user_id: str, *, limit: int = 200) -> AsyncIterator[shapes.RecallOut]:
+        """What was recalled for the user, the latest first; asked for `limit` at a time, as it is needed."""
+        cursor = None
+        while True:
+            path = _path("/v1/recalls", user_id=user_id, limit=str(limit), cursor=cursor)
+            page = await self._ask("GET", path, shapes.RecallsOut)
+            for recall in page.recalls:
+                yield recall
+            if page.cursor is None:
+                return
+            cursor = page.cursor
+
+    async def get_recall(self, recall_id: str) -> shapes.ReceiptOut:
+        """The receipt of a recall: each memory with its scores, the words that tell it, its validity and its age."""
+        return await self._ask("GET", _path("/v1/recalls/{}", recall_id), shapes.ReceiptOut)
+
+    async def replay_recall(self, recall_id: str) -> shapes.ReplayOut:
+        """Do a recall again, by what was known then and by what is known now."""
+        return await self._ask("POST", _path("/v1/recalls/{}/replay", recall_id), shapes.ReplayOut, is_read=True)
+
+    async def judge_recall(self, recall_id: str, helpful_ids: Sequence[str]) -> shapes.ReceiptOut:
+        """Say which of the memories of a recall were helpful."""
+        body = {"helpful_ids": list(helpful_ids)}
+        path = _path("/v1/recalls/{}/feedback", recall_id)
+        return await self._ask("POST", path, shapes.ReceiptOut, body, is_read=True)
+
+    async def list_quarantine(self, user_id: str, *, limit: int = 200) -> AsyncIterator[shapes.SetApartOut]:
+        """Statements of the user that did not pass the write gate, the latest first."""
+        cursor = None
+        while True:
+            path = _path("/v1/memories/quarantine", user_id=user_id, limit=str(limit), cursor=cursor)
+            page = await self._ask("GET", path, shapes.QuarantineOut)
+            for statement in page.statements:
+                yield statement
+            if page.cursor is None:
+                return
+            cursor = page.cursor
+
+    async def release_statement(self, item_id: str) -> shapes.AddedOut:
+        """Let a statement through the write gate after all: it becomes a memory."""
+        return await self._ask("POST", _path("/v1/memories/quarantine/{}/release", item_id), shapes.AddedOut)
+
     async def get_memory(self, memory_id: str) -> shapes.MemoryOut:
         """One memory."""
         return await self._ask("GET", _path("/v1/memories/{}", memory_id), shapes.MemoryOut)

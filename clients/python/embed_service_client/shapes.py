@@ -152,10 +152,12 @@ class SearchIn(TypedDict):
     """What to look for in a user's memories."""
 
     as_of: NotRequired[datetime | None]
+    known_at: NotRequired[datetime | None]
     limit: NotRequired[int]
     query: str
     rerank: NotRequired[bool | None]
     tags: NotRequired[list[str] | None]
+    token_budget: NotRequired[int | None]
     types: NotRequired[list[MemoryType] | None]
     user_id: str
     weights: NotRequired[WeightsIn | None]
@@ -187,6 +189,12 @@ class PreferenceIn(TypedDict):
     preferred: Literal["hypothesis_a", "hypothesis_b", "tie"]
     reward: NotRequired[float | None]
     user_id: str
+
+
+class RecallFeedbackIn(TypedDict):
+    """Which of the memories of a recall were helpful."""
+
+    helpful_ids: list[str]
 
 
 class DocumentIn(TypedDict):
@@ -391,6 +399,7 @@ class JobOut:
     memories: int
     passed_over: int
     session: str
+    set_apart: int
     state: Literal["waiting", "running", "done", "dead"]
     superseded: int
     taken: int
@@ -407,6 +416,8 @@ class MemoryOut:
     created_at: datetime
     expires_at: datetime | None
     id: str
+    proof_count: int = 1
+    quote: str | None = None
     session: str | None = None
     source: str
     speaker: str | None = None
@@ -445,6 +456,29 @@ class IngestedOut:
 
 
 @dataclass(frozen=True, kw_only=True)
+class SetApartOut:
+    """A statement that did not pass the write gate."""
+
+    content: str
+    created_at: datetime
+    id: str
+    quote: str | None
+    reason: Literal["unspecific", "perishable", "unsupported"]
+    source: str
+    type: MemoryType
+    user_id: str
+    valid_from: datetime
+
+
+@dataclass(frozen=True, kw_only=True)
+class QuarantineOut:
+    """Statements that were set apart, and the `cursor` of the page after them; null where there is none."""
+
+    cursor: str | None
+    statements: list[SetApartOut]
+
+
+@dataclass(frozen=True, kw_only=True)
 class ScoreParts:
     """What a score is made of, each 0..1: `similarity` is how likely the memory answers the query by its words, its
     meaning and its place in the conversation. And `cosine`, -1..1, of the two vectors: 0 where one is lacking."""
@@ -470,6 +504,7 @@ class SearchOut:
     """Memories, best first; `degraded` when they were found by words alone."""
 
     degraded: bool
+    recall_id: str | None = None
     results: list[SearchResult]
     space: str
 
@@ -542,6 +577,65 @@ class Accepted:
     """It was recorded."""
 
     accepted: Literal[True] = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecallOut:
+    """What was recalled, once."""
+
+    as_of: datetime
+    asked_at: datetime
+    degraded: bool
+    kind: Literal["search", "execute", "chat"]
+    memory_ids: list[str]
+    query: str
+    recall_id: str
+    space: str
+    user_id: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecallsOut:
+    """Recalls, and the `cursor` of the page after them; null where there is none."""
+
+    cursor: str | None
+    recalls: list[RecallOut]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReceiptItem:
+    """A memory that was recalled, and what it was ranked by then: no `score` where it holds whatever is asked."""
+
+    age_days: float | None
+    confidence: float | None
+    cosine: float | None
+    id: str
+    is_helpful: bool | None
+    is_valid: bool | None
+    memory: MemoryOut | None
+    quote: str | None
+    recency: float | None
+    rerank: float | None
+    score: float | None
+    similarity: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReceiptOut:
+    """A recall and its memories, best first."""
+
+    memories: list[ReceiptItem]
+    recall: RecallOut
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReplayOut:
+    """A recall done again, by what was known then and by what is known now."""
+
+    is_same: bool
+    now: list[SearchResult]
+    recall: RecallOut
+    then: list[SearchResult]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -391,6 +391,46 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/v1/memories/quarantine": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * List Quarantine
+         * @description Statements of a user that did not pass the write gate, the latest first; a page at a time.
+         */
+        get: operations["list_quarantine"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/memories/quarantine/{item_id}/release": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Release Statement
+         * @description Let a statement through the write gate after all: it becomes a memory.
+         */
+        post: operations["release_statement"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/v1/memories/search": {
         parameters: {
             query?: never;
@@ -597,6 +637,86 @@ export interface paths {
          * @description Say which of two wordings is better.
          */
         post: operations["prefer"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/recalls": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * List Recalls
+         * @description What was recalled for a user, the latest first; a page at a time.
+         */
+        get: operations["list_recalls"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/recalls/{recall_id}": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Get Recall
+         * @description The receipt of a recall: each memory with its scores, the words that tell it, its validity and its age.
+         */
+        get: operations["get_recall"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/recalls/{recall_id}/feedback": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Judge Recall
+         * @description Say which of the memories of a recall were helpful: the weights of search are fitted to it.
+         */
+        post: operations["judge_recall"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/recalls/{recall_id}/replay": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Replay Recall
+         * @description Do a recall again, by what was known then and by what is known now; nothing is written down.
+         */
+        post: operations["replay_recall"];
         delete?: never;
         options?: never;
         head?: never;
@@ -1588,6 +1708,11 @@ export interface components {
             /** Session */
             session: string;
             /**
+             * Set Apart
+             * @description Statements that did not pass the write gate.
+             */
+            set_apart: number;
+            /**
              * State
              * @description `dead`: given up after many tries; its operator may have it tried again.
              * @enum {string}
@@ -1700,6 +1825,17 @@ export interface components {
              * Format: uuid
              */
             id: string;
+            /**
+             * Proof Count
+             * @description How often it was told.
+             * @default 1
+             */
+            proof_count?: number;
+            /**
+             * Quote
+             * @description The words that tell it, where it was made of what somebody said.
+             */
+            quote?: string | null;
             /** Session */
             session?: string | null;
             /** Source */
@@ -2145,6 +2281,16 @@ export interface components {
             status: "provisioned" | "provisioning" | "failed";
         };
         /**
+         * QuarantineOut
+         * @description Statements that were set apart, and the `cursor` of the page after them; null where there is none.
+         */
+        QuarantineOut: {
+            /** Cursor */
+            cursor: string | null;
+            /** Statements */
+            statements: components["schemas"]["SetApartOut"][];
+        };
+        /**
          * ReadyOut
          * @description Each part's state.
          */
@@ -2158,6 +2304,130 @@ export interface components {
              * @enum {string}
              */
             status: "ready" | "degraded" | "unready";
+        };
+        /**
+         * RecallFeedbackIn
+         * @description Which of the memories of a recall were helpful.
+         */
+        RecallFeedbackIn: {
+            /** Helpful Ids */
+            helpful_ids: string[];
+        };
+        /**
+         * RecallOut
+         * @description What was recalled, once.
+         */
+        RecallOut: {
+            /**
+             * As Of
+             * Format: date-time
+             */
+            as_of: string;
+            /**
+             * Asked At
+             * Format: date-time
+             */
+            asked_at: string;
+            /** Degraded */
+            degraded: boolean;
+            /**
+             * Kind
+             * @enum {string}
+             */
+            kind: "search" | "execute" | "chat";
+            /** Memory Ids */
+            memory_ids: string[];
+            /** Query */
+            query: string;
+            /**
+             * Recall Id
+             * Format: uuid
+             */
+            recall_id: string;
+            /** Space */
+            space: string;
+            /** User Id */
+            user_id: string;
+        };
+        /**
+         * RecallsOut
+         * @description Recalls, and the `cursor` of the page after them; null where there is none.
+         */
+        RecallsOut: {
+            /** Cursor */
+            cursor: string | null;
+            /** Recalls */
+            recalls: components["schemas"]["RecallOut"][];
+        };
+        /**
+         * ReceiptItem
+         * @description A memory that was recalled, and what it was ranked by then: no `score` where it holds whatever is asked.
+         */
+        ReceiptItem: {
+            /**
+             * Age Days
+             * @description How long it had been true.
+             */
+            age_days: number | null;
+            /** Confidence */
+            confidence: number | null;
+            /** Cosine */
+            cosine: number | null;
+            /**
+             * Id
+             * Format: uuid
+             */
+            id: string;
+            /**
+             * Is Helpful
+             * @description What somebody said of it; null where nobody did.
+             */
+            is_helpful: boolean | null;
+            /**
+             * Is Valid
+             * @description Whether it is true now.
+             */
+            is_valid: boolean | null;
+            /** @description As it is now; null where it was deleted. */
+            memory: components["schemas"]["MemoryOut"] | null;
+            /**
+             * Quote
+             * @description The words that tell it: its own, where it was told as it is.
+             */
+            quote: string | null;
+            /** Recency */
+            recency: number | null;
+            /** Rerank */
+            rerank: number | null;
+            /** Score */
+            score: number | null;
+            /** Similarity */
+            similarity: number | null;
+        };
+        /**
+         * ReceiptOut
+         * @description A recall and its memories, best first.
+         */
+        ReceiptOut: {
+            /** Memories */
+            memories: components["schemas"]["ReceiptItem"][];
+            recall: components["schemas"]["RecallOut"];
+        };
+        /**
+         * ReplayOut
+         * @description A recall done again, by what was known then and by what is known now.
+         */
+        ReplayOut: {
+            /**
+             * Is Same
+             * @description Whether what was known then gives what was shown then.
+             */
+            is_same: boolean;
+            /** Now */
+            now: components["schemas"]["SearchResult"][];
+            recall: components["schemas"]["RecallOut"];
+            /** Then */
+            then: components["schemas"]["SearchResult"][];
         };
         /**
          * ReportOut
@@ -2425,8 +2695,16 @@ export interface components {
          * @description What to look for in a user's memories.
          */
         SearchIn: {
-            /** As Of */
+            /**
+             * As Of
+             * @description What was true then; absent: what is true now.
+             */
             as_of?: string | null;
+            /**
+             * Known At
+             * @description By what was known then, later corrections left out; absent: by what is known now.
+             */
+            known_at?: string | null;
             /**
              * Limit
              * @default 10
@@ -2441,6 +2719,11 @@ export interface components {
             rerank?: boolean | null;
             /** Tags */
             tags?: string[] | null;
+            /**
+             * Token Budget
+             * @description Most tokens of all contents together; a memory that does not fit is left out whole.
+             */
+            token_budget?: number | null;
             /** Types */
             types?: components["schemas"]["MemoryType"][] | null;
             /** User Id */
@@ -2454,6 +2737,11 @@ export interface components {
         SearchOut: {
             /** Degraded */
             degraded: boolean;
+            /**
+             * Recall Id
+             * @description Under which this can be looked at and replayed, where it is kept.
+             */
+            recall_id?: string | null;
             /** Results */
             results: components["schemas"]["SearchResult"][];
             /** Space */
@@ -2468,6 +2756,41 @@ export interface components {
             parts: components["schemas"]["ScoreParts"];
             /** Score */
             score: number;
+        };
+        /**
+         * SetApartOut
+         * @description A statement that did not pass the write gate.
+         */
+        SetApartOut: {
+            /** Content */
+            content: string;
+            /**
+             * Created At
+             * Format: date-time
+             */
+            created_at: string;
+            /**
+             * Id
+             * Format: uuid
+             */
+            id: string;
+            /** Quote */
+            quote: string | null;
+            /**
+             * Reason
+             * @enum {string}
+             */
+            reason: "unspecific" | "perishable" | "unsupported";
+            /** Source */
+            source: string;
+            type: components["schemas"]["MemoryType"];
+            /** User Id */
+            user_id: string;
+            /**
+             * Valid From
+             * Format: date-time
+             */
+            valid_from: string;
         };
         /**
          * SettingsIn
@@ -3396,6 +3719,73 @@ export interface operations {
             503: components["responses"]["503"];
         };
     };
+    list_quarantine: {
+        parameters: {
+            query: {
+                /** @description Most of a page. */
+                limit?: number;
+                /** @description Where the page before ended: its `cursor`. */
+                cursor?: string | null;
+                /** @description The tenant's own name for a user. */
+                user_id: string;
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    "X-Request-ID": components["headers"]["RequestId"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["QuarantineOut"];
+                };
+            };
+            400: components["responses"]["400"];
+            401: components["responses"]["401"];
+            403: components["responses"]["403"];
+            404: components["responses"]["404"];
+            422: components["responses"]["422"];
+            429: components["responses"]["429"];
+            503: components["responses"]["503"];
+        };
+    };
+    release_statement: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                /** @description The id of a statement that was set apart. */
+                item_id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    "X-Request-ID": components["headers"]["RequestId"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["AddedOut"];
+                };
+            };
+            400: components["responses"]["400"];
+            401: components["responses"]["401"];
+            403: components["responses"]["403"];
+            404: components["responses"]["404"];
+            409: components["responses"]["409"];
+            422: components["responses"]["422"];
+            429: components["responses"]["429"];
+            503: components["responses"]["503"];
+        };
+    };
     search_memories: {
         parameters: {
             query?: never;
@@ -3819,6 +4209,140 @@ export interface operations {
             409: components["responses"]["409"];
             413: components["responses"]["413"];
             415: components["responses"]["415"];
+            422: components["responses"]["422"];
+            429: components["responses"]["429"];
+            503: components["responses"]["503"];
+        };
+    };
+    list_recalls: {
+        parameters: {
+            query: {
+                /** @description Most of a page. */
+                limit?: number;
+                /** @description Where the page before ended: its `cursor`. */
+                cursor?: string | null;
+                /** @description The tenant's own name for a user. */
+                user_id: string;
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    "X-Request-ID": components["headers"]["RequestId"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["RecallsOut"];
+                };
+            };
+            400: components["responses"]["400"];
+            401: components["responses"]["401"];
+            403: components["responses"]["403"];
+            404: components["responses"]["404"];
+            422: components["responses"]["422"];
+            429: components["responses"]["429"];
+            503: components["responses"]["503"];
+        };
+    };
+    get_recall: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                /** @description A recall's id. */
+                recall_id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    "X-Request-ID": components["headers"]["RequestId"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ReceiptOut"];
+                };
+            };
+            400: components["responses"]["400"];
+            401: components["responses"]["401"];
+            403: components["responses"]["403"];
+            404: components["responses"]["404"];
+            422: components["responses"]["422"];
+            429: components["responses"]["429"];
+            503: components["responses"]["503"];
+        };
+    };
+    judge_recall: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                /** @description A recall's id. */
+                recall_id: string;
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["RecallFeedbackIn"];
+            };
+        };
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    "X-Request-ID": components["headers"]["RequestId"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ReceiptOut"];
+                };
+            };
+            400: components["responses"]["400"];
+            401: components["responses"]["401"];
+            403: components["responses"]["403"];
+            404: components["responses"]["404"];
+            413: components["responses"]["413"];
+            415: components["responses"]["415"];
+            422: components["responses"]["422"];
+            429: components["responses"]["429"];
+            503: components["responses"]["503"];
+        };
+    };
+    replay_recall: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                /** @description A recall's id. */
+                recall_id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    "X-Request-ID": components["headers"]["RequestId"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ReplayOut"];
+                };
+            };
+            400: components["responses"]["400"];
+            401: components["responses"]["401"];
+            403: components["responses"]["403"];
+            404: components["responses"]["404"];
             422: components["responses"]["422"];
             429: components["responses"]["429"];
             503: components["responses"]["503"];

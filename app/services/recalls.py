@@ -1,0 +1,123 @@
+"""Recalls: what was found for what can be looked at, judged and done again."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from uuid import UUID
+
+import structlog
+
+from app.domain.errors import InvalidInput, NotFound
+from app.domain.memory import Memory, MemoryType
+from app.domain.ranking import Weights
+from app.domain.relevance import fusion_of
+from app.services.ranking import Found, RankingService, SearchRequest
+from app.services.recall_log import RecallLog
+from app.store.engine import Database
+from app.store.memories import MemoryStore
+from app.store.recalls import Recall, RecallStore
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True)
+class Receipt:
+    """A recall with its memories as they are now, None for each that is gone."""
+
+    recall: Recall
+    memories: Sequence[Memory | None]
+
+
+@dataclass(frozen=True)
+class Replay:
+    """A recall done again: by what was known then, and by what is known now."""
+
+    recall: Recall
+    then: Found
+    now: Found
+
+    @property
+    def is_same(self) -> bool:
+        """Whether what was known then gives the same memories in the same order; of those for a prompt or a chat, where
+        more were found than told, those that were told."""
+        told = [UUID(each["id"]) for each in self.recall.shown if each.get("score") is not None]
+        again = [each.memory.memory_id for each in self.then.ranked]
+        if self.recall.kind != "search":
+            told, again = sorted(told), sorted(each for each in again if each in told)
+        return again == told
+
+
+@dataclass(frozen=True)
+class RecallService:
+    """The use cases about recalls."""
+
+    database: Database
+    ranking: RankingService
+    recalls: RecallStore
+    memories: MemoryStore
+    log: RecallLog
+
+    async def receipt(self, tenant_id: str, recall_id: UUID) -> Receipt:
+        """A recall with its memories. Raises NotFound."""
+        recall = await self._get(tenant_id, recall_id)
+        async with self.database.begin(tenant_id) as connection:
+            held = await self.memories.many(connection, tenant_id, recall.user_id, recall.memory_ids)
+        return Receipt(recall, [held.get(memory_id) for memory_id in recall.memory_ids])
+
+    async def page(
+        self, tenant_id: str, user_id: str, *, after: tuple[datetime, UUID] | None = None, limit: int = 100
+    ) -> list[Recall]:
+        """A user's recalls, the latest first; those behind `after`, the `asked_at` and id of the last one that was
+        seen. Raises NotFound for an unknown user."""
+        async with self.database.begin(tenant_id) as connection:
+            found = await self.recalls.page(connection, tenant_id, user_id, after=after, limit=limit)
+            if not found and not await self.ranking.users.exists(connection, tenant_id, user_id):
+                raise NotFound("no such user")
+        return found
+
+    async def judge(self, tenant_id: str, recall_id: UUID, helpful: Sequence[UUID]) -> Recall:
+        """Note which of the memories shown were helpful; what was noted before is replaced. Raises NotFound, and
+        InvalidInput for a memory that was not shown."""
+        recall = await self._get(tenant_id, recall_id)
+        unknown = [str(each) for each in helpful if each not in recall.memory_ids]
+        if unknown:
+            raise InvalidInput(f"the recall did not show {', '.join(unknown)}", "helpful_ids")
+        async with self.database.begin(tenant_id) as connection:
+            if not await self.recalls.judge(connection, tenant_id, recall_id, helpful):
+                raise NotFound("no such recall")
+        log.info("recall_judged", recall_id=str(recall_id), shown=len(recall.shown), helpful=len(helpful))
+        return replace(recall, helpful=[str(each) for each in helpful])
+
+    async def replay(self, tenant_id: str, recall_id: UUID) -> Replay:
+        """Do a recall again, and write nothing down. Raises NotFound, and as `RankingService.search`."""
+        recall = await self._get(tenant_id, recall_id)
+        request = request_of(recall)
+        known = replace(request, as_of=recall.as_of, known_at=recall.asked_at)
+        then = await self.ranking.search(tenant_id, recall.user_id, known, is_recorded=False)
+        plain = replace(request, weights=None, fusion=None)
+        now = await self.ranking.search(tenant_id, recall.user_id, plain, is_recorded=False)
+        return Replay(recall, then, now)
+
+    async def _get(self, tenant_id: str, recall_id: UUID) -> Recall:
+        recall = self.log.waiting(tenant_id, recall_id)
+        if recall is None:
+            async with self.database.begin(tenant_id) as connection:
+                recall = await self.recalls.get(connection, tenant_id, recall_id)
+        if recall is None:
+            raise NotFound("no such recall")
+        return recall
+
+
+def request_of(recall: Recall) -> SearchRequest:
+    """The search that a recall was, as of now."""
+    asked = recall.asked
+    types = asked.get("types")
+    return SearchRequest(
+        recall.query,
+        asked.get("limit") or 10,
+        [MemoryType(each) for each in types] if types else None,
+        asked.get("tags"),
+        weights=Weights(**asked["weights"]) if asked.get("weights") else None,
+        is_reranked=asked.get("is_reranked", False),
+        fusion=fusion_of(asked["fusion"]) if asked.get("fusion") else None,
+    )

@@ -1,0 +1,165 @@
+"""Queries about recalls: what memories were found for what, and what each was ranked by."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Literal
+from uuid import UUID
+
+import orjson
+from sqlalchemy import and_, func, select, text, tuple_, update
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from app.store.tables import recalls, users
+
+Kind = Literal["search", "execute", "chat"]
+"""What memories were recalled for: for the caller, for a prompt, for a chat."""
+
+
+@dataclass(frozen=True)
+class Recall:
+    """What was recalled, once. `asked`: how it was asked for; `shown`: each memory's id, score and parts, best first;
+    `helpful`: which of them were, where somebody said so."""
+
+    recall_id: UUID
+    user_id: str
+    kind: Kind
+    query: str
+    asked_at: datetime
+    as_of: datetime
+    asked: Mapping[str, Any]
+    space: str
+    is_degraded: bool
+    shown: Sequence[Mapping[str, Any]]
+    helpful: Sequence[str] | None = None
+
+    @property
+    def memory_ids(self) -> list[UUID]:
+        """The memories shown, best first."""
+        return [UUID(each["id"]) for each in self.shown]
+
+
+_COLUMNS = (
+    recalls.c.recall_id,
+    recalls.c.user_id,
+    recalls.c.kind,
+    recalls.c.query,
+    recalls.c.asked_at,
+    recalls.c.as_of,
+    recalls.c.asked,
+    recalls.c.space,
+    recalls.c.is_degraded,
+    recalls.c.shown,
+    recalls.c.helpful,
+)
+
+_PUT = text("""
+INSERT INTO recalls (
+    tenant_id, recall_id, user_id, kind, query, asked_at, as_of, asked, space, is_degraded, shown
+)
+SELECT :tenant_id, given.* FROM jsonb_to_recordset(CAST(:rows AS jsonb)) AS given(
+    recall_id uuid, user_id text, kind text, query text, asked_at timestamptz, as_of timestamptz, asked jsonb,
+    space text, is_degraded boolean, shown jsonb
+)
+WHERE EXISTS (SELECT FROM users u WHERE u.tenant_id = :tenant_id AND u.user_id = given.user_id)
+ON CONFLICT DO NOTHING
+""")
+
+_CONTENTS = text("""
+SELECT DISTINCT m.content
+FROM recalls r
+CROSS JOIN LATERAL jsonb_array_elements(r.shown) AS told(item)
+CROSS JOIN LATERAL (
+    SELECT content FROM memories m
+    WHERE m.tenant_id = r.tenant_id AND m.user_id = r.user_id AND m.memory_id = (told.item ->> 'id')::uuid LIMIT 1
+) AS m
+WHERE r.tenant_id = :tenant_id AND r.user_id = :user_id AND r.asked_at >= :since
+""")
+
+_DELETE_OLD = text("""
+WITH old AS MATERIALIZED (
+    SELECT recall_id FROM recalls WHERE tenant_id = :tenant_id AND asked_at < :before
+    ORDER BY asked_at LIMIT :count FOR UPDATE SKIP LOCKED
+)
+DELETE FROM recalls AS held USING old WHERE held.tenant_id = :tenant_id AND held.recall_id = old.recall_id
+""")
+
+
+class RecallStore:
+    """What is asked and written about recalls."""
+
+    async def put(self, connection: AsyncConnection, tenant_id: str, made: Sequence[Recall]) -> None:
+        """Write some down, of users who are not erased by now."""
+        rows = [
+            {
+                "recall_id": recall.recall_id,
+                "user_id": recall.user_id,
+                "kind": recall.kind,
+                "query": recall.query,
+                "asked_at": recall.asked_at,
+                "as_of": recall.as_of,
+                "asked": recall.asked,
+                "space": recall.space,
+                "is_degraded": recall.is_degraded,
+                "shown": recall.shown,
+            }
+            for recall in made
+        ]
+        await connection.execute(_PUT, {"tenant_id": tenant_id, "rows": orjson.dumps(rows, default=str).decode()})
+
+    async def get(self, connection: AsyncConnection, tenant_id: str, recall_id: UUID) -> Recall | None:
+        """One of them."""
+        query = select(*_COLUMNS).where(recalls.c.tenant_id == tenant_id, recalls.c.recall_id == recall_id)
+        row = (await connection.execute(query)).one_or_none()
+        return None if row is None else Recall(*row)
+
+    async def page(
+        self,
+        connection: AsyncConnection,
+        tenant_id: str,
+        user_id: str,
+        *,
+        after: tuple[datetime, UUID] | None,
+        limit: int,
+    ) -> list[Recall]:
+        """A user's, the latest first: the first `limit`, or those that come after one (its `asked_at`, its id)."""
+        c = recalls.c
+        query = select(*_COLUMNS).where(c.tenant_id == tenant_id, c.user_id == user_id)
+        if after is not None:
+            query = query.where(tuple_(c.asked_at, c.recall_id) < tuple_(*after))
+        rows = await connection.execute(query.order_by(c.asked_at.desc(), c.recall_id.desc()).limit(limit))
+        return [Recall(*row) for row in rows]
+
+    async def judge(
+        self, connection: AsyncConnection, tenant_id: str, recall_id: UUID, helpful: Sequence[UUID]
+    ) -> bool:
+        """Note which memories of a recall were helpful; False where it is not there."""
+        query = update(recalls).where(recalls.c.tenant_id == tenant_id, recalls.c.recall_id == recall_id)
+        return (await connection.execute(query.values(helpful=[str(each) for each in helpful]))).rowcount == 1
+
+    async def judged(self, connection: AsyncConnection, tenant_id: str, limit: int) -> list[Recall]:
+        """Recalls of which somebody said what was helpful, of users who let their data be learned from, the latest
+        `limit`, oldest first."""
+        c = recalls.c
+        learns = and_(users.c.tenant_id == c.tenant_id, users.c.user_id == c.user_id, users.c.has_consent)
+        query = select(*_COLUMNS).join(users, learns).where(c.tenant_id == tenant_id, c.helpful.is_not(None))
+        rows = await connection.execute(query.order_by(c.asked_at.desc(), c.recall_id.desc()).limit(limit))
+        return [Recall(*row) for row in rows][::-1]
+
+    async def count_judged(self, connection: AsyncConnection, tenant_id: str) -> int:
+        """Of how many somebody said what was helpful."""
+        query = select(func.count()).select_from(recalls)
+        query = query.where(recalls.c.tenant_id == tenant_id, recalls.c.helpful.is_not(None))
+        return (await connection.execute(query)).scalar_one()
+
+    async def contents_since(
+        self, connection: AsyncConnection, tenant_id: str, user_id: str, since: datetime
+    ) -> list[str]:
+        """What the memories say that were recalled for a user since a moment."""
+        arguments = {"tenant_id": tenant_id, "user_id": user_id, "since": since}
+        return list((await connection.execute(_CONTENTS, arguments)).scalars())
+
+    async def delete_old(self, connection: AsyncConnection, tenant_id: str, before: datetime, count: int) -> int:
+        """Delete up to `count` of before a moment; how many."""
+        arguments = {"tenant_id": tenant_id, "before": before, "count": count}
+        return (await connection.execute(_DELETE_OLD, arguments)).rowcount
