@@ -106,11 +106,13 @@ class AttributeVectors:
     def told(self, name: str, memories: Vectors) -> NDArray[np.bool_]:
         """Which memories tell an attribute, of shape (n,)."""
         scores = self._scores(memories)
-        return scores[:, _place(name)] >= scores.max(axis=1) - AS_GOOD_AS
+        told: NDArray[np.bool_] = scores[:, _place(name)] >= scores.max(axis=1) - AS_GOOD_AS
+        return told
 
     def corrects(self, memories: Vectors) -> NDArray[np.bool_]:
         """Which memories may set right something that was said before, of shape (n,)."""
-        return self._scores(memories)[:, _place(CORRECTION)] >= CORRECTS_SCORE
+        corrects: NDArray[np.bool_] = self._scores(memories)[:, _place(CORRECTION)] >= CORRECTS_SCORE
+        return corrects
 
     def _scores(self, memories: Vectors) -> NDArray[np.float64]:
         """How much each memory is like the examples of each attribute, of shape (n, attributes)."""
@@ -135,4 +137,5 @@ def _ridge(vectors: Vectors, owners: NDArray[np.int_]) -> NDArray[np.float64]:
     share = 1.0 / np.sqrt(np.bincount(owners)[owners])
     wanted = np.eye(len(attributes()))[owners]
     held = RIDGE * share.mean() * np.eye(rows.shape[1])
-    return np.linalg.solve((rows * share[:, None]).T @ rows + held, (rows * share[:, None]).T @ wanted)
+    weighed = (rows * share[:, None]).T
+    return np.asarray(np.linalg.solve(weighed @ rows + held, weighed @ wanted), dtype=np.float64)

@@ -142,17 +142,24 @@ def _is_set_right(memory: Memory, correction: Correction, correcting: Memory) ->
     )
 
 
-def with_corrections(memories: Sequence[Memory], tells: Sequence[bool], corrects: Sequence[bool]) -> list[bool]:
-    """Which memories tell an attribute, where what sets right one that does, shortly before, tells it too."""
-    told = list(tells)
+def set_right(memories: Sequence[Memory], tells: Sequence[bool], corrects: Sequence[bool]) -> dict[int, int]:
+    """Which memory each correction sets right, by positions: of those told shortly before it the last that says one of
+    its names, else the last that tells what is asked for."""
+    found: dict[int, int] = {}
     for at, memory in enumerate(memories):
-        if corrects[at] or correction_in(memory.content) is not None:
-            told[at] = told[at] or any(
-                tells[other] and timedelta(0) <= memory.valid_from - earlier.valid_from <= CORRECTED_WITHIN
-                for other, earlier in enumerate(memories)
-                if other != at
-            )
-    return told
+        if not corrects[at] and correction_in(memory.content) is None:
+            continue
+        before = [
+            other
+            for other, earlier in enumerate(memories)
+            if timedelta(0) < memory.valid_from - earlier.valid_from <= CORRECTED_WITHIN and not corrects[other]
+        ]
+        names = wording.names(memory.content)
+        named = [other for other in before if names & wording.names(memories[other].content)]
+        candidates = named or [other for other in before if tells[other]]
+        if candidates:
+            found[at] = max(candidates, key=lambda other: _told(memories[other]))
+    return found
 
 
 def newer_first(

@@ -25,17 +25,26 @@ CHUNK = 16
 MAX_HELD = 128
 """Catalogues in spaces."""
 
+PACKAGED = Path(__file__).with_name("example_vectors")
+"""Vectors of the service's own examples by its own model, written by `scripts/write_example_vectors.py`: a service that
+starts does not have to make them."""
+
 REST_S = 30.0
 """Where what embeds in a space failed, nothing is prepared for it so long."""
 
 
-def _read(file: Path, count: int, dimension: int) -> Vectors | None:
+def file_name(examples: Sequence[str], space_id: str) -> str:
+    """The file of some examples' vectors in a space: another one, when a word of them changes."""
+    return blake2b("\n".join((space_id, *examples)).encode(), digest_size=16).hexdigest() + ".npy"
+
+
+def _read(file: Path, shape: tuple[int, int]) -> Vectors | None:
     """Vectors that were kept; None where there are none that can be used."""
     try:
         vectors = np.load(file, allow_pickle=False)
     except (OSError, ValueError, EOFError):
         return None
-    return vectors if vectors.shape == (count, dimension) and vectors.dtype == np.float32 else None
+    return vectors.astype(np.float32) if vectors.shape == shape else None
 
 
 def _keep(file: Path, vectors: Vectors) -> None:
@@ -81,10 +90,13 @@ class ExampleVectors:
         return task
 
     async def _embed(self, examples: Sequence[str], space: StoredSpace) -> Embedded:
-        file = self._file(examples, space)
-        held = None if file is None else await asyncio.to_thread(_read, file, len(examples), space.space.dimension)
-        if held is not None:
-            return Embedded(space, held)
+        name = file_name(examples, space.id)
+        file = None if self._folder is None else self._folder / name
+        shape = len(examples), space.space.dimension
+        for each in (PACKAGED / name, file):
+            held = None if each is None else await asyncio.to_thread(_read, each, shape)
+            if held is not None:
+                return Embedded(space, held)
         chunks = [
             (await self._spaces.embed_in(space, examples[at : at + CHUNK])).vectors
             for at in range(0, len(examples), CHUNK)
@@ -93,12 +105,6 @@ class ExampleVectors:
         if file is not None:
             await asyncio.to_thread(_keep, file, vectors)
         return Embedded(space, vectors)
-
-    def _file(self, examples: Sequence[str], space: StoredSpace) -> Path | None:
-        if self._folder is None:
-            return None
-        name = blake2b("\n".join((space.id, *examples)).encode(), digest_size=16).hexdigest()
-        return self._folder / f"{name}.npy"
 
     def _note(self, place: tuple[bytes, int], done: asyncio.Task[Embedded]) -> None:
         """One that failed is begun anew by who asks next."""

@@ -12,7 +12,7 @@ import numpy as np
 from app.domain.attributes import AttributeVectors, is_of_another
 from app.domain.extraction import facts_in
 from app.domain.memory import Memory
-from app.domain.ranking import OUTDATED_LOST, Candidate, newer_first, outdated, with_corrections
+from app.domain.ranking import OUTDATED_LOST, Candidate, newer_first, outdated, set_right
 from app.domain.relevance import DEFAULT_FUSION, Fusion, Said, arms, best, said_arms, weights_of
 from app.domain.times import asks_of_now, spans
 from app.store.engine import Statements
@@ -93,7 +93,9 @@ class Retrieval:
         if not any(tells):
             return None
         corrects: list[bool] = self._attributes.corrects(vectors).tolist()
-        return with_corrections([each.memory for each in found], tells, corrects)
+        for correction, wrong in set_right([each.memory for each in found], tells, corrects).items():
+            tells[correction] = tells[correction] or tells[wrong]
+        return tells
 
 
 def _asks(memory: Memory) -> bool:

@@ -6,6 +6,8 @@ import pytest
 from app.clients.embeddings.onnx import OnnxEmbedder
 from app.domain.attributes import AttributeVectors, attributes, examples, is_of_another
 from app.domain.facts import fact_in
+from app.services.examples import PACKAGED, file_name
+from scripts.write_example_vectors import sets
 
 TOLD = [
     ("residence", "We are done with the boxes and feel at home in Granada."),
@@ -66,3 +68,14 @@ async def test_corrections_are_recognised(known: AttributeVectors, embedder: Onn
 
 def test_examples_are_all_different() -> None:
     assert len(set(examples())) == len(examples()) == sum(len(each.asked) + len(each.told) for each in attributes())
+
+
+async def test_the_vectors_that_come_with_the_service_are_the_models(embedder: OnnxEmbedder) -> None:
+    """`python scripts/write_example_vectors.py` renews them."""
+    names = {file_name(texts, embedder.space.id) for texts in sets()}
+    assert {file.name for file in PACKAGED.glob("*.npy")} == names, "run: python scripts/write_example_vectors.py"
+    for texts in sets():
+        kept = np.load(PACKAGED / file_name(texts, embedder.space.id)).astype(np.float32)
+        some = list(range(0, len(texts), 40))
+        made = await embedder.embed([texts[at] for at in some])
+        assert np.einsum("ij,ij->i", kept[some], made).min() > 0.999
