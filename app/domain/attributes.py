@@ -26,7 +26,7 @@ ASKED_COSINE = 0.5
 AS_GOOD_AS = 0.05
 """How much less a sentence may be like an attribute's examples than like another's, and still tell it."""
 
-CORRECTS_SCORE = 0.2
+CORRECTS_SCORE = 0.35
 """From here on a sentence may set something right, whatever else it is like; it does only where there is something."""
 
 RIDGE = 3.0
