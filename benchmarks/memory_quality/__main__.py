@@ -32,7 +32,7 @@ from benchmarks.memory_quality.data import Conversation, Embedded, data_sets, wi
 from benchmarks.memory_quality.figures import quality_figures
 from benchmarks.memory_quality.freshness import COUNT, freshness_figures
 from benchmarks.memory_quality.latency import QUICK, Plan, measure_latency
-from benchmarks.memory_quality.latency_figures import latency_figures, note_of
+from benchmarks.memory_quality.latency_figures import latency_figures, note_of, search_figures
 from benchmarks.memory_quality.measures import Scores, by_scores, score
 from benchmarks.memory_quality.ours import House, open_house
 from benchmarks.memory_quality.peer import Peer, find_python, open_peers
@@ -85,6 +85,8 @@ async def measure(options: argparse.Namespace, own: argparse.Namespace, progress
                 some = conversations[: 1 if options.quick else None]
                 outcome.scores[name] = await _scores(house, peers, name, some, progress)
                 outcome.figures += quality_figures(name, outcome.scores[name])
+                took = {"ours": house.searched} | {who: peer.searched for who, peer in peers.items() if peer.searched}
+                outcome.figures += search_figures(name, took)
             if sets:
                 timed = sets.get("locomo") or next(iter(sets.values()))
                 measured = await measure_latency(house, peers, timed, QUICK if options.quick else Plan(), progress)
@@ -100,8 +102,10 @@ async def _scores(
 ) -> Scores:
     asked_too = {"mem0": peers["mem0"]} if "mem0" in peers else {}
     scores: Scores = {who: [] for who in ("ours", "cosine", "bm25", "rrf", *asked_too)}
+    house.searched.clear()
     for peer in asked_too.values():
         await peer.open(name)
+        peer.searched.clear()
     bar = progress.add_task("conversations", total=len(conversations))
     for conversation in conversations:
         texts = [turn.text for turn in conversation.turns]

@@ -9,7 +9,7 @@ import shutil
 import tempfile
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +49,8 @@ class Peer:
     version: str
     is_hybrid: bool
     """Whether it compares lemmas and entities too, by spaCy."""
+    searched: list[float] = field(default_factory=list[float])
+    """The seconds of each search for turns."""
 
     async def open(self, collection: str) -> None:
         """Go on in a collection."""
@@ -70,6 +72,7 @@ class Peer:
         answers: list[Answer] = []
         for question in conversation.questions:
             found = await self.search(user, question.text, DEPTH)
+            self.searched.append(found.seconds)
             deep = await self.search(user, question.text, SESSION_DEPTH)
             sessions = [conversation.turns[positions[each]].session for each in deep.ids]
             answers.append(Answer([positions[each] for each in found.ids], list(dict.fromkeys(sessions))))

@@ -17,7 +17,8 @@ def write_plot(path: Path, sets: Mapping[str, Scores]) -> None:
     except ImportError:
         raise SystemExit("--plot needs matplotlib: pip install matplotlib, or leave it out") from None
     canvas = Figure(figsize=(11, 4.5 * len(sets)), layout="constrained")
-    for axes, (name, scores) in zip(np.ravel(canvas.subplots(len(sets), squeeze=False)), sets.items(), strict=True):
+    rows = np.ravel(canvas.subplots(len(sets), squeeze=False))
+    for axes, (name, scores) in zip(rows, sets.items(), strict=True):
         heights = recalls(scores)
         width = 0.8 / len(scores)
         for at, (who, of_type) in enumerate(heights.items()):
@@ -26,8 +27,8 @@ def write_plot(path: Path, sets: Mapping[str, Scores]) -> None:
             axes.bar_label(bars, fmt="{:.2f}", fontsize=7)
         types = next(iter(heights.values()))
         axes.set_xticks(range(len(types)), list(types))
-        axes.set(title=name, ylabel="recall@10 of turns", ylim=(0, 1))
-        axes.legend(fontsize=8, ncols=len(scores))
+        axes.set(title=name, ylabel="recall@10 of turns", ylim=(0, 1.05))
+    canvas.legend(*rows[0].get_legend_handles_labels(), loc="outside lower center", fontsize=8, ncols=8)
     canvas.savefig(path, dpi=130)
 
 

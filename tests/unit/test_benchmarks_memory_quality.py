@@ -11,7 +11,7 @@ import pytest
 
 from benchmarks.memory_quality.data import Conversation, Question, Turn
 from benchmarks.memory_quality.latency import Measured, memories_of
-from benchmarks.memory_quality.latency_figures import latency_figures, note_of
+from benchmarks.memory_quality.latency_figures import latency_figures, note_of, search_figures
 from benchmarks.memory_quality.measures import Score
 from benchmarks.memory_quality.peer import find_python, running
 from benchmarks.memory_quality.plot import recalls, write_plot
@@ -130,6 +130,11 @@ def test_times_are_beside_those_of_mem0_and_as_a_ratio() -> None:
     assert figures["add_ratio/plain/p50"].is_met is None
     assert figures["mem0/bytes_per_memory"].value == 200
     assert "mem0 was not run" in note_of(measured, {})
+    of_set = {
+        figure.path: figure.value for figure in search_figures("locomo", {"ours": [0.02, 0.02], "mem0": [0.04, 0.04]})
+    }
+    assert of_set["mem0/locomo/search_ms/p95"] == pytest.approx(40)
+    assert of_set["locomo/search_ratio/p50"] == pytest.approx(0.5)
 
 
 def test_recall_is_drawn_by_type_of_question(tmp_path: Path) -> None:
