@@ -63,7 +63,7 @@ $(VENV)/.chart: requirements/chart.txt $(VENV)/.dev
 	@npm install --prefix .cache/inspector --ignore-scripts --no-audit --no-fund --silent
 	@touch $@
 
-.PHONY: help install install-builtin install-training install-serving install-ray install-mem0 embed-serve slm-serve run test check demo bench lock format lint types floors test-e2e setup-vllm test-vllm setup-training test-training test-loop train-deps embed-finetune embed-quantize embed-eval test-fine-tuning runtime-serve test-runtime test-ray clients test-clients
+.PHONY: help install install-builtin install-training install-serving install-ray install-peer embed-serve slm-serve run test check demo bench lock format lint types floors test-e2e setup-vllm test-vllm setup-training test-training test-loop train-deps embed-finetune embed-quantize embed-eval test-fine-tuning runtime-serve test-runtime test-ray clients test-clients
 install: $(VENV)/.dev ## .venv with the service and its test tools
 
 install-builtin: $(VENV)/.builtin ## a small chat model beside the service, for SLM_IMPL=builtin
@@ -74,7 +74,7 @@ install-serving: $(VENV)/.serving ## OpenVINO and sentence-transformers (without
 
 install-ray: $(VENV)/.ray ## Ray, for the model servers and bulk work over a cluster
 
-install-mem0: venv-mem0/.installed ## mem0 in an environment of its own, to be compared with in benchmarks.memory_quality
+install-peer: venv-mem0/.installed ## mem0 in an environment of its own, which benchmarks.memory_quality compares with
 
 embed-serve: $(VENV)/.service ## serve the model in a folder (MODEL=dir PORT=8000 NORMALIZE=1)
 	@$(PY) scripts/serve_embedding_model.py $(if $(MODEL),--model $(MODEL)) $(if $(PORT),--port $(PORT)) $(if $(filter-out 0 false,$(NORMALIZE)),--normalize)

@@ -9,7 +9,7 @@ turns that a question names as its evidence. Measured are turns and sessions, be
 vectors in the same run: cosine, BM25, a fusion of four arms by reciprocal rank with a session prior, and mem0.
 
 mem0 runs as its package ships in an environment and a process of its own, on pgvector in a database of the same server,
-with the same vectors and no language model: `make install-mem0` makes `venv-mem0`, else --mem0 names the Python of
+with the same vectors and no language model: `make install-peer` makes `venv-mem0`, else --mem0 names the Python of
 another one. Without one its rows are left out. Beside it the service is timed (`latency.py`), on LoCoMo's turns or
 those of the first set.
 

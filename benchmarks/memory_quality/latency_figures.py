@@ -54,7 +54,7 @@ def note_of(measured: Measured, peers: Mapping[str, Peer]) -> str:
         f"name is the search for {DEPTH} turns where each conversation is a user's, conversation by conversation."
     )
     if not peers:
-        return f"mem0 was not run: `make install-mem0` makes its environment. {timed}"
+        return f"mem0 was not run: `make install-peer` makes its environment. {timed}"
     by = "vectors, lemmas and entities (`plain`: without spaCy)" if "mem0/plain" in peers else "vectors, without spaCy"
     return f"mem0 is as its package ships, `infer=False`, on pgvector in the same server: by {by}. {timed}"
 

@@ -23,7 +23,7 @@ from benchmarks.memory_quality.ours import SESSION_DEPTH, House
 
 ROOT = Path(__file__).parents[2]
 PYTHON = ROOT / "venv-mem0" / "bin" / "python"
-"""Where `make install-mem0` puts it."""
+"""Where `make install-peer` puts it."""
 DATABASE = "mem0"
 _LONGEST_LINE = 2**24
 _PATIENCE_S = 10.0
@@ -97,7 +97,7 @@ def find_python(named: Path | None) -> Path | None:
     if python.is_file():
         return python.absolute()
     if named:
-        raise SystemExit(f"--mem0 {named}: no such file; `make install-mem0` makes {PYTHON.relative_to(ROOT)}")
+        raise SystemExit(f"--mem0 {named}: no such file; `make install-peer` makes {PYTHON.relative_to(ROOT)}")
     return None
 
 

@@ -103,7 +103,7 @@ async def test_mem0_that_fails_says_why(tmp_path: Path) -> None:
 
 
 def test_an_environment_that_is_named_has_to_be_there(tmp_path: Path) -> None:
-    with pytest.raises(SystemExit, match="make install-mem0"):
+    with pytest.raises(SystemExit, match="make install-peer"):
         find_python(tmp_path / "python")
 
 
