@@ -63,7 +63,7 @@ $(VENV)/.chart: requirements/chart.txt $(VENV)/.dev
 	@npm install --prefix .cache/inspector --ignore-scripts --no-audit --no-fund --silent
 	@touch $@
 
-.PHONY: help install install-builtin install-training install-serving install-ray embed-serve slm-serve run test check demo bench lock format lint types floors test-e2e setup-vllm test-vllm setup-training test-training test-loop train-deps embed-finetune embed-quantize embed-eval test-fine-tuning runtime-serve test-runtime test-ray clients test-clients
+.PHONY: help install install-builtin install-training install-serving install-ray install-peer embed-serve slm-serve run test check demo bench lock format lint types floors test-e2e setup-vllm test-vllm setup-training test-training test-loop train-deps embed-finetune embed-quantize embed-eval test-fine-tuning runtime-serve test-runtime test-ray clients test-clients
 install: $(VENV)/.dev ## .venv with the service and its test tools
 
 install-builtin: $(VENV)/.builtin ## a small chat model beside the service, for SLM_IMPL=builtin
@@ -73,6 +73,8 @@ install-training: $(VENV)/.training ## what training datasets are prepared with
 install-serving: $(VENV)/.serving ## OpenVINO and sentence-transformers (without torch) for embed-serve
 
 install-ray: $(VENV)/.ray ## Ray, for the model servers and bulk work over a cluster
+
+install-peer: venv-mem0/.installed ## mem0 in an environment of its own, which benchmarks.memory_quality compares with
 
 embed-serve: $(VENV)/.service ## serve the model in a folder (MODEL=dir PORT=8000 NORMALIZE=1)
 	@$(PY) scripts/serve_embedding_model.py $(if $(MODEL),--model $(MODEL)) $(if $(PORT),--port $(PORT)) $(if $(filter-out 0 false,$(NORMALIZE)),--normalize)
@@ -146,6 +148,12 @@ venv-clients/.installed: requirements/clients.txt | $(PY)
 	@venv-clients/bin/python -m pip install -q --disable-pip-version-check --no-deps --require-hashes -r requirements/clients.txt
 	@touch $@
 
+venv-mem0/.installed: requirements/mem0.txt | $(PY)
+	@echo "installing mem0 into venv-mem0 ..."
+	@$(PY) -m venv --clear venv-mem0
+	@venv-mem0/bin/python -m pip install -q --disable-pip-version-check --no-deps --require-hashes -r requirements/mem0.txt
+	@touch $@
+
 clients/typescript/node_modules/.package-lock.json: clients/typescript/package-lock.json
 	@cd clients/typescript && npm ci --silent
 
@@ -185,5 +193,6 @@ lock: ## recompute the lock files (needs uv)
 	uv pip compile -q --universal --python-version 3.11 --no-emit-index-url --no-header --generate-hashes --extra ray pyproject.toml -o requirements/ray.txt
 	uv pip compile -q --universal --python-version 3.11 --no-emit-index-url --no-header --generate-hashes --group fine-tuning --no-emit-package torch -o requirements/embedding-training.txt
 	uv pip compile -q --universal --python-version 3.11 --no-emit-index-url --no-header --generate-hashes --group chart -o requirements/chart.txt
+	uv pip compile -q --universal --python-version 3.11 --no-emit-index-url --no-header --generate-hashes --group mem0 -o requirements/mem0.txt
 	uv pip compile -q --universal --python-version 3.11 --no-emit-index-url --no-header --generate-hashes --extra langchain --extra llamaindex --group clients/python/pyproject.toml:test clients/python/pyproject.toml -o requirements/clients.txt
 	uv pip compile -q --universal --python-version 3.11 --no-emit-index-url --no-header --generate-hashes --extra dev --extra builtin --extra training pyproject.toml -o requirements/dev.txt

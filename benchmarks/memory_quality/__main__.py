@@ -1,19 +1,25 @@
 """Memory that is right: whether the turn that answers a question comes back, and the outdated fact does not.
 
-    python -m benchmarks.memory_quality [--data DIR] [--json FILE] [--results FILE] [--vectors FILE]
-        [--histories N] [--quick]
+    python -m benchmarks.memory_quality [--data DIR] [--json FILE] [--results FILE] [--plot PNG] [--vectors FILE]
+        [--histories N] [--mem0 PYTHON] [--quick]
 
 With --data, every set in LoCoMo's layout in the folder (`DIR/locomo/locomo.json`, and `DIR/NAME/NAME.json`): one
 memory a turn, the built-in embedder, no language model, default settings, all categories of questions. Relevant are the
-turns that a question names as its evidence. Measured are turns and sessions, beside baselines on the same texts,
-vectors and stems in the same run: cosine, BM25, and a fusion of four arms by reciprocal rank with a session prior.
+turns that a question names as its evidence. Measured are turns and sessions, beside baselines on the same texts and
+vectors in the same run: cosine, BM25, a fusion of four arms by reciprocal rank with a session prior, and mem0.
+
+mem0 runs as its package ships in an environment and a process of its own, on pgvector in a database of the same server,
+with the same vectors and no language model: `make install-peer` makes `venv-mem0`, else --mem0 names the Python of
+another one. Without one its rows are left out. Beside it the service is timed (`latency.py`), on LoCoMo's turns or
+those of the first set.
 
 Always, 500 generated histories (`histories.py`) of what changes in a life, told turn by turn: whether a search puts the
 fact that holds before those that do not, now and as of moments in between, in wordings that no rule was written beside.
 """
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -25,12 +31,23 @@ from benchmarks.memory_quality.baselines import bm25, cosine, four_arms
 from benchmarks.memory_quality.data import Conversation, Embedded, data_sets, windows
 from benchmarks.memory_quality.figures import quality_figures
 from benchmarks.memory_quality.freshness import COUNT, freshness_figures
-from benchmarks.memory_quality.measures import Score, by_scores, score
+from benchmarks.memory_quality.latency import QUICK, Plan, measure_latency
+from benchmarks.memory_quality.latency_figures import latency_figures, note_of, search_figures
+from benchmarks.memory_quality.measures import Scores, by_scores, score
 from benchmarks.memory_quality.ours import House, open_house
+from benchmarks.memory_quality.peer import Peer, find_python, open_peers
+from benchmarks.memory_quality.plot import write_plot
 from benchmarks.report import Figure, arguments, describe_machine, new_progress, publish
 
-Scores = dict[str, list[Score]]
-"""The scores of all questions by who answered."""
+
+@dataclass
+class Outcome:
+    """What there is to tell: figures, the scores of each data set, versions of mem0, and a note."""
+
+    figures: list[Figure] = field(default_factory=list[Figure])
+    scores: dict[str, Scores] = field(default_factory=dict[str, Scores])
+    versions: dict[str, str] = field(default_factory=dict[str, str])
+    note: str = ""
 
 
 def main() -> None:
@@ -39,8 +56,10 @@ def main() -> None:
     options = arguments(__doc__, rest)
     machine = describe_machine(("onnxruntime", "asyncpg", "numpy"))
     with new_progress(Console(stderr=True)) as progress:
-        figures = uvloop.run(measure(options, own, progress))
-    publish(options, "Memory quality", figures, machine)
+        outcome = uvloop.run(measure(options, own, progress))
+    if own.plot and outcome.scores:
+        write_plot(own.plot, outcome.scores)
+    publish(options, "Memory quality", outcome.figures, machine | outcome.versions, outcome.note)
 
 
 def own_arguments(argv: Sequence[str] | None = None) -> tuple[argparse.Namespace, list[str]]:
@@ -48,26 +67,45 @@ def own_arguments(argv: Sequence[str] | None = None) -> tuple[argparse.Namespace
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--vectors", type=Path, metavar="FILE", help="keep vectors in FILE.npz for the next run")
     parser.add_argument("--histories", type=int, default=COUNT, help="generated histories in held-out wordings")
+    parser.add_argument("--mem0", type=Path, metavar="PYTHON", help="the Python of an environment with mem0")
+    parser.add_argument("--plot", type=Path, metavar="PNG", help="draw recall@10 by type of question")
     return parser.parse_known_args(argv)
 
 
-async def measure(options: argparse.Namespace, own: argparse.Namespace, progress: Progress) -> list[Figure]:
-    """All figures. Raises SystemExit where there is nothing to measure."""
+async def measure(options: argparse.Namespace, own: argparse.Namespace, progress: Progress) -> Outcome:
+    """Everything. Raises SystemExit where there is nothing to measure."""
     sets = data_sets(options.data) if options.data else {}
     if options.data and not sets:
         raise SystemExit(f"no set in LoCoMo's layout in {options.data}: it looks for NAME/NAME.json")
-    figures: list[Figure] = []
+    python = find_python(own.mem0) if sets else None
+    outcome = Outcome()
     async with open_house(own.vectors) as house:
-        for name, conversations in sets.items():
-            figures += quality_figures(
-                name, await _scores(house, conversations[: 1 if options.quick else None], progress)
-            )
-        figures += await freshness_figures(house, progress, 20 if options.quick else own.histories)
-    return figures
+        async with open_peers(python, house) as peers:
+            for name, conversations in sets.items():
+                some = conversations[: 1 if options.quick else None]
+                outcome.scores[name] = await _scores(house, peers, name, some, progress)
+                outcome.figures += quality_figures(name, outcome.scores[name])
+                took = {"ours": house.searched} | {who: peer.searched for who, peer in peers.items() if peer.searched}
+                outcome.figures += search_figures(name, took)
+            if sets:
+                timed = sets.get("locomo") or next(iter(sets.values()))
+                measured = await measure_latency(house, peers, timed, QUICK if options.quick else Plan(), progress)
+                outcome.figures += latency_figures(measured)
+                outcome.note = note_of(measured, peers)
+                outcome.versions = {"mem0ai": peers["mem0"].version} if peers else {}
+        outcome.figures += await freshness_figures(house, progress, 20 if options.quick else own.histories)
+    return outcome
 
 
-async def _scores(house: House, conversations: Sequence[Conversation], progress: Progress) -> Scores:
-    scores: Scores = {name: [] for name in ("ours", "cosine", "bm25", "rrf")}
+async def _scores(
+    house: House, peers: Mapping[str, Peer], name: str, conversations: Sequence[Conversation], progress: Progress
+) -> Scores:
+    asked_too = {"mem0": peers["mem0"]} if "mem0" in peers else {}
+    scores: Scores = {who: [] for who in ("ours", "cosine", "bm25", "rrf", *asked_too)}
+    house.searched.clear()
+    for peer in asked_too.values():
+        await peer.open(name)
+        peer.searched.clear()
     bar = progress.add_task("conversations", total=len(conversations))
     for conversation in conversations:
         texts = [turn.text for turn in conversation.turns]
@@ -79,9 +117,11 @@ async def _scores(house: House, conversations: Sequence[Conversation], progress:
             "bm25": bm25(turns, questions),
             "rrf": four_arms(conversation, embedded, turns, questions),
         }
-        for name, each in ranked.items():
-            scores[name] += score(conversation, by_scores(conversation, each))
+        for who, each in ranked.items():
+            scores[who] += score(conversation, by_scores(conversation, each))
         scores["ours"] += score(conversation, await house.answer(conversation))
+        for who, peer in asked_too.items():
+            scores[who] += score(conversation, await peer.answer(conversation))
         progress.advance(bar)
     return scores
 

@@ -29,6 +29,10 @@ class Score:
     values: Mapping[str, float]
 
 
+Scores = dict[str, list[Score]]
+"""The scores of all questions by who answered."""
+
+
 def score(conversation: Conversation, answers: Sequence[Answer]) -> list[Score]:
     """The measures of each question's answer: evidence recall at 5, 10 and 20, the reciprocal rank of the first
     evidence, nDCG at 10, and at the level of sessions recall at 5 and 10."""

@@ -10,6 +10,7 @@ from pathlib import Path
 from uuid import UUID
 
 import numpy as np
+from sqlalchemy.engine import make_url
 
 from app.api.deps import Services
 from app.clients.embeddings.onnx import OnnxEmbedder
@@ -22,7 +23,7 @@ from app.settings import Settings
 from app.store.engine import Statements
 from app.wiring import build_services, open_database
 from benchmarks.memory_quality.baselines import Stems, read_stems
-from benchmarks.memory_quality.data import Conversation
+from benchmarks.memory_quality.data import Conversation, Turn
 from benchmarks.memory_quality.measures import DEPTH, Answer
 
 BATCH = 100
@@ -80,6 +81,13 @@ class House:
     added: list[float] = field(default_factory=list[float])
     searched: list[float] = field(default_factory=list[float])
 
+    @property
+    def url(self) -> str:
+        """Of the database, as its superuser."""
+        server = self.services.database.server
+        assert server is not None
+        return make_url(server.url).set(drivername="postgresql").render_as_string(hide_password=False)
+
     async def remember(self, conversation: Conversation) -> dict[UUID, int]:
         """Add a conversation, one memory a turn, as the memories of a user of its name; the position of each memory's
         turn (of the first, where several say the same)."""
@@ -91,17 +99,7 @@ class House:
             added = await self.services.memories.add(
                 DEFAULT_TENANT,
                 conversation.name,
-                [
-                    Draft(
-                        MemoryType.HISTORY,
-                        turn.text,
-                        valid_from=turn.said_at,
-                        session=str(turn.session),
-                        turn=turn.number,
-                        speaker=turn.speaker,
-                    )
-                    for turn in part
-                ],
+                [draft_of(turn, turn.text, str(turn.session)) for turn in part],
             )
             self.added.append((time.perf_counter() - began) / len(part))
             for at, memory_id in enumerate(added.ids, start):
@@ -136,6 +134,18 @@ class House:
                 list(texts),
             )
         return [read_stems(row["words"]) for row in rows]
+
+
+def draft_of(turn: Turn, text: str, session: str) -> Draft:
+    """A turn as it is remembered, with another text and in a session of another name where they differ."""
+    return Draft(
+        MemoryType.HISTORY,
+        text,
+        valid_from=turn.said_at,
+        session=session,
+        turn=turn.number,
+        speaker=turn.speaker,
+    )
 
 
 @asynccontextmanager
