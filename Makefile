@@ -8,6 +8,7 @@ PY := $(VENV)/bin/python
 # Files of tests side by side, one for each core.
 PARALLEL := -n auto --maxprocesses 4 --dist loadfile
 EMBED_VENV ?= venv-embed
+DIST ?= dist
 EMBED_PY := $(EMBED_VENV)/bin/python
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do command -v $$p >/dev/null 2>&1 && $$p -c 'import sys; sys.exit(not (3,11) <= sys.version_info[:2] <= (3,13))' 2>/dev/null && { echo $$p; break; }; done)
 # A full, hashed lock is installed without dependency resolution: what is in it is all there is.
@@ -63,7 +64,7 @@ $(VENV)/.chart: requirements/chart.txt $(VENV)/.dev
 	@npm install --prefix .cache/inspector --ignore-scripts --no-audit --no-fund --silent
 	@touch $@
 
-.PHONY: help install install-builtin install-training install-serving install-ray install-peer embed-serve slm-serve run test check demo bench lock format lint types floors test-e2e setup-vllm test-vllm setup-training test-training test-loop train-deps embed-finetune embed-quantize embed-eval test-fine-tuning runtime-serve test-runtime test-ray clients test-clients
+.PHONY: help install install-builtin install-training install-serving install-ray install-peer embed-serve slm-serve run test check demo bench lock format lint types floors test-e2e setup-vllm test-vllm setup-training test-training test-loop train-deps embed-finetune embed-quantize embed-eval test-fine-tuning runtime-serve test-runtime test-ray clients test-clients dist
 install: $(VENV)/.dev ## .venv with the service and its test tools
 
 install-builtin: $(VENV)/.builtin ## a small chat model beside the service, for SLM_IMPL=builtin
@@ -162,8 +163,20 @@ clients: $(VENV)/.dev clients/typescript/node_modules/.package-lock.json ## rene
 	$(PY) scripts/write_python_client.py
 	@cd clients/typescript && npm run --silent generate
 
-test-clients: $(VENV)/.dev venv-clients/.installed clients/typescript/node_modules/.package-lock.json .cache/inspector/.installed ## the TypeScript client, the adapters and the MCP inspector, on a running service
+test-clients: $(VENV)/.dev venv-clients/.installed venv-dist/.installed clients/typescript/node_modules/.package-lock.json .cache/inspector/.installed ## the clients as they are published, the adapters and the MCP inspector, on a running service
 	$(PY) -m pytest -m "clients" tests/clients
+
+venv-dist/.installed: requirements/dist.txt | $(PY)
+	@$(PY) -m venv --clear venv-dist
+	@venv-dist/bin/python -m pip install -q --disable-pip-version-check --no-deps --require-hashes -r requirements/dist.txt
+	@touch $@
+
+dist: venv-dist/.installed clients/typescript/node_modules/.package-lock.json ## the packages of a release: the service and its clients (DIST=dist)
+	@mkdir -p $(DIST) && rm -f $(DIST)/embed_service-* $(DIST)/embed_service_client-* $(DIST)/embed-service-client-*
+	@for project in . clients/python; do venv-dist/bin/python -m build --no-isolation --outdir $(DIST) $$project >/dev/null || exit 1; done
+	@cd clients/typescript && npm pack --silent --pack-destination $(abspath $(DIST)) >/dev/null
+	@rm -rf *.egg-info clients/python/*.egg-info
+	@ls $(DIST)
 
 bench: $(VENV)/.dev ## the benchmark tables
 	$(PY) -m benchmarks.core_loop
@@ -194,5 +207,6 @@ lock: ## recompute the lock files (needs uv)
 	uv pip compile -q --universal --python-version 3.11 --no-emit-index-url --no-header --generate-hashes --group fine-tuning --no-emit-package torch -o requirements/embedding-training.txt
 	uv pip compile -q --universal --python-version 3.11 --no-emit-index-url --no-header --generate-hashes --group chart -o requirements/chart.txt
 	uv pip compile -q --universal --python-version 3.11 --no-emit-index-url --no-header --generate-hashes --group mem0 -o requirements/mem0.txt
+	uv pip compile -q --universal --python-version 3.11 --no-emit-index-url --no-header --generate-hashes --group dist -o requirements/dist.txt
 	uv pip compile -q --universal --python-version 3.11 --no-emit-index-url --no-header --generate-hashes --extra langchain --extra llamaindex --group clients/python/pyproject.toml:test clients/python/pyproject.toml -o requirements/clients.txt
 	uv pip compile -q --universal --python-version 3.11 --no-emit-index-url --no-header --generate-hashes --extra dev --extra builtin --extra training pyproject.toml -o requirements/dev.txt

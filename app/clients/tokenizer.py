@@ -5,7 +5,7 @@ whose code is never imported. Other models split text a little differently; for 
 Source: https://github.com/mistralai/mistral-common.
 """
 
-import hashlib
+from hashlib import blake2b, sha256
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -21,18 +21,34 @@ SHA256 = "9addc8bdce5988448ae81b729336f43a81262160ae8da760674badab9d4c7d33"
 _LONGEST_PIECE = 18
 """Characters in the longest piece of the vocabulary."""
 
+MOST_COUNTS = 16_384
+"""Counts that are kept: 3 MB."""
+
 
 class SentencePieceTokenizer:
-    """The Tokenizer port on SentencePiece, without begin and end marks. 4 µs for a sentence, 2 MB/s and more."""
+    """The Tokenizer port on SentencePiece, without begin and end marks. 4 to 12 µs for a sentence, 2 MB/s and more.
+
+    The same lines are counted again and again, for each chat of a user: a count that is known takes half a microsecond.
+    It is kept by the text's digest, so that no text of a user's stays in memory.
+    """
 
     def __init__(self) -> None:
         """Load the vocabulary (20 ms). Raises ModelUnavailable when its file is missing or not the expected one."""
         self._processor = SentencePieceProcessor()
         self._processor.load_from_serialized_proto(_checked_file().read_bytes())
+        self._counts: dict[bytes, int] = {}
 
     def count(self, text: str) -> int:
         """Number of tokens of `text`; 0 for the empty string."""
-        return len(self._processor.encode(_readable(text), return_type="numpy"))
+        readable = text.encode("utf-8", "replace")
+        digest = blake2b(readable, digest_size=16).digest()
+        held = self._counts.get(digest)
+        if held is None:
+            held = len(self._processor.encode(readable.decode("utf-8"), return_type="numpy"))
+            if len(self._counts) >= MOST_COUNTS:
+                self._counts.clear()
+            self._counts[digest] = held
+        return held
 
     def truncate(self, text: str, max_tokens: int) -> str:
         """The prefix of `text` that ends where its token number `max_tokens` does, or the whole text.
@@ -73,7 +89,7 @@ def _checked_file() -> Path:
     path = Path(spec.submodule_search_locations[0]) / "data" / FILE
     if not path.is_file():
         raise ModelUnavailable(f"{path} is missing: install the package again.")
-    found = hashlib.sha256(path.read_bytes()).hexdigest()
+    found = sha256(path.read_bytes()).hexdigest()
     if found != SHA256:
         raise ModelUnavailable(f"{path} is not the expected file: its SHA-256 is {found}, not {SHA256}.")
     return path

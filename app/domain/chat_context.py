@@ -39,11 +39,17 @@ STANDING_TITLE = "## How the user wants it"
 RECALLED_TITLE = "## What the user said before"
 
 
+class Guess(str):
+    """What a user probably means, which is told as no more than that: their own words count."""
+
+    __slots__ = ()
+
+
 @dataclass(frozen=True)
 class Known:
     """What is known when a chat comes: how the user likes to be answered, a sentence each; the memories of the types
     in STANDING, oldest first; those that what is asked calls for, best first. `meaning` is what the user means, where
-    that is more than they wrote."""
+    that is more than they wrote; a Guess where nobody has said so."""
 
     persona: Sequence[str]
     standing: Sequence[Memory]
@@ -112,7 +118,8 @@ def _meaning(known: Known) -> str:
     if known.meaning is None:
         return ""
     facts = [(item, redact(item.memory.content).text) for item in known.recalled]
-    return f"I mean: {fence_quotations(redact(known.meaning).text, facts)}"
+    opening = "I probably mean" if isinstance(known.meaning, Guess) else "I mean"
+    return f"{opening}: {fence_quotations(redact(known.meaning).text, facts)}"
 
 
 def _fitted(

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from app.domain.chat import Chat
+from app.domain.hypotheses import clarification_need
 from app.domain.wording import as_request, content_words, normalise, words
 
 OPENING = "Before I answer: which of these do you mean?"
@@ -22,6 +23,12 @@ WORTH_NEED = 0.5
 WORTH_SHARE = 0.5
 """A question is put to the user of a chat only when it helps at least so much (clarification need), and when it is at
 least this likely that one of its options is meant: people who chat want an answer."""
+
+GUESS_CONFIDENCE = 0.55
+GUESS_OPEN = 0.5
+"""Where no question is put, the best reading is told as a guess when it is at least so likely, and the input leaves at
+least so much open (1 - specificity): a guess that is wrong as often as right is in the way, and what says enough by
+itself needs none."""
 
 LEAST_TOKENS = 64
 """A caller who allows fewer tokens than this wants a value, not a conversation."""
@@ -101,6 +108,15 @@ def may_ask(chat: Chat) -> bool:
     if chat.turn != len(chat.messages) - 1 or asked_before(chat) is not None:
         return False
     return _is_plain(chat.fields) and chat.messages[-1].is_text and _is_vague(chat)
+
+
+def may_guess(confidences: Sequence[float], need: float) -> bool:
+    """Whether the best of these readings of an input may be told as a guess. `need` is their clarification need."""
+    return (
+        bool(confidences)
+        and confidences[0] >= GUESS_CONFIDENCE
+        and need >= GUESS_OPEN * clarification_need(confidences, 0.0)
+    )
 
 
 def _is_plain(fields: Mapping[str, Any]) -> bool:

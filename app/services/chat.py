@@ -16,6 +16,7 @@ from app.domain.chat_answers import question_answer
 from app.domain.chat_context import NOTHING, Context
 from app.domain.chat_headers import to_caller
 from app.domain.errors import NotReady, StoreUnavailable, UpstreamUnavailable
+from app.domain.garbled import Garble, check_of
 from app.domain.hypotheses import Turn
 from app.domain.remembering import new_turns
 from app.ports import Clock, Headers, Upstream, UpstreamAnswer
@@ -77,6 +78,8 @@ class Passed:
         self._answer = answer
         self._silence = silence
         self._after = after
+        self._check = check_of(answer.status, answer.headers)
+        self._is_garbled = False
         self._outcome = "left"
         self.memories = 0
         """How many memories were added to the request."""
@@ -96,12 +99,14 @@ class Passed:
         return to_caller(self._answer.headers)
 
     async def pieces(self) -> AsyncGenerator[bytes]:
-        """The body as it comes. Raises UpstreamUnavailable where it breaks off."""
+        """The body as it comes, looked at when it is gone. Raises UpstreamUnavailable where it breaks off."""
         try:
             async for piece in self._answer.pieces():
                 self._silence.heard()
                 yield piece
                 self._silence.heard()  # the caller may have taken its time
+                if self._check is not None:
+                    self._note(self._check.take(piece))
         except UpstreamUnavailable as error:
             self._outcome = "broken_off"
             log.warning("upstream_failed", cause=error.cause, has_begun=True)
@@ -112,9 +117,12 @@ class Passed:
         """End the request at the upstream, and begin what comes after it: nothing where the upstream refused, for the
         caller will send the same again."""
         self._silence.end()
-        CHATS.labels(self._outcome).inc()
         if self._outcome == "left":
             log.info("chat_left", has_begun=True)
+        elif self._outcome != "broken_off" and self._check is not None:
+            self._note(self._check.end())
+        is_garbled = self._is_garbled and self._outcome == "answered"
+        CHATS.labels("garbled" if is_garbled else self._outcome).inc()
         try:
             await self._answer.aclose()
         finally:
@@ -125,6 +133,13 @@ class Passed:
         """End the request as if it had not been."""
         self._silence.end()
         await self._answer.aclose()
+
+    def _note(self, wrong: Garble | None) -> None:
+        """Tell the log, once, that the answer is not what it says it is."""
+        if wrong is not None:
+            self._check = None
+            self._is_garbled = True
+            log.warning("upstream_garbled", cause=wrong, status=self.status)
 
 
 def _nothing() -> None:

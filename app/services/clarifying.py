@@ -10,6 +10,7 @@ from uuid import UUID
 import structlog
 
 from app.domain.chat import Chat
+from app.domain.chat_context import Guess
 from app.domain.clarifying import (
     WORTH_NEED,
     WORTH_SHARE,
@@ -17,10 +18,12 @@ from app.domain.clarifying import (
     asked_before,
     is_same,
     may_ask,
+    may_guess,
     read_reply,
 )
 from app.domain.hypotheses import Turn
 from app.domain.remembering import is_made
+from app.domain.wording import normalise
 from app.request import budget
 from app.services.choices import ExecuteRequest
 from app.services.context import ContextService
@@ -57,6 +60,11 @@ class Settled:
     rejected_ids: tuple[str, ...] = ()
     is_said: bool = False
     is_recorded: bool = False
+
+    @property
+    def is_guess(self) -> bool:
+        """Whether nobody settled on it: nothing is learned from what the service guessed itself."""
+        return isinstance(self.meaning, Guess)
 
 
 @dataclass(frozen=True)
@@ -97,7 +105,7 @@ class ClarifyingService:
 
     async def record(self, tenant_id: str, user_id: str, settled: Settled) -> None:
         """Record and learn from what a user settled on, as `/v1/execute` and `/v1/feedback` do."""
-        if settled.is_recorded:
+        if settled.is_recorded or settled.is_guess:
             return
         if settled.rejected_ids:
             rejected = Feedback(set_id=settled.set_id, rejected_ids=settled.rejected_ids)
@@ -114,11 +122,18 @@ def is_worth_asking(made: HypothesisSet) -> bool:
 
 
 def assumed(made: HypothesisSet, input_text: str) -> Settled | None:
-    """The best reading, where the service goes ahead with it."""
-    if made.decision != "auto_advance":
+    """The best reading, where the service goes ahead with it: as what is meant where it is as good as sure, else as a
+    guess where it is likely and says more than the input."""
+    if not made.hypotheses:
         return None
     best = made.hypotheses[0]
-    return Settled(made.set_id, input_text, best.request, best.id)
+    if made.decision == "auto_advance":
+        return Settled(made.set_id, input_text, best.request, best.id)
+    is_likely = may_guess([one.confidence for one in made.hypotheses], made.clarification_need)
+    if not is_likely or normalise(best.request) == normalise(input_text):
+        return None
+    log.info("chat_guessed", hypothesis_set_id=str(made.set_id), confidence=round(best.confidence, 4))
+    return Settled(made.set_id, input_text, Guess(best.request), best.id)
 
 
 def _options(shown: AnyRow) -> list[str]:

@@ -345,6 +345,68 @@ def test_small_talk_is_not_asked_about(client: httpx.Client) -> None:
     assert say(client, "amy", "build an API", "Fine.", "make it shorter").content == SAID
 
 
+# --- a guess
+
+
+@pytest.fixture(scope="module")
+def unspoilt(upstream: UpstreamServer) -> Iterator[RunningService]:
+    """A service whose confidences no other test's choices have moved."""
+    with open_service({"UPSTREAM_BASE_URL": upstream.base_url}) as opened:
+        yield opened
+
+
+TOOLING = ("PREFERENCE", "I write my services in Python with FastAPI and deploy them with Docker on AWS")
+
+
+def test_a_vague_input_that_is_not_asked_about_is_guessed(unspoilt: RunningService, upstream: UpstreamServer) -> None:
+    """Where a question would bring too little, the chat goes on with the likely reading, told as no more than that and
+    behind the user's own words; the guess teaches nothing."""
+    upstream.forget()
+    upstream.script = lambda _: answer(SAID)
+    text = "deploy the new photo app for my friends soon"
+    with unspoilt.client() as client:
+        remember(client, "ute", TOOLING)
+
+        answered = say(client, "ute", text)
+
+        assert answered.content == SAID
+        (message,) = got(upstream)
+        own, _, guess = message["content"].rpartition("\n\n")
+        assert own.endswith(text)
+        assert guess == f"I probably mean: {text} on AWS with Docker in Python"
+        set_id = answered.headers["x-hypothesis-set-id"]
+        assert unspoilt.log_events("chat_guessed")[-1]["hypothesis_set_id"] == set_id
+        say(client, "ute", "I play the oboe in an orchestra.")
+        wait_for(lambda: "I play the oboe in an orchestra." in memories_of(client, "ute", "orchestra"))
+        held = [json.loads(line) for line in client.get("/v1/memory/export", params={"user_id": "ute"}).iter_lines()]
+    assert [row["outcome"] for row in held if row["table"] == "hypothesis_sets"] == [None]
+    assert {row["table"] for row in held}.isdisjoint({"executions", "signals"})
+    assert not [row for row in held if row["table"] == "memories" and row["type"] == "GOAL"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "write a Dockerfile, Terraform and GitHub workflows for photos",
+        "what is Docker for?",
+        "build a small REST api for my pets and photos",
+    ],
+    ids=["it says enough itself", "it is a question", "nothing is likely"],
+)
+def test_what_is_clear_or_unlikely_is_not_guessed(
+    unspoilt: RunningService, upstream: UpstreamServer, text: str
+) -> None:
+    """The upstream gets the user's words, and nothing behind them."""
+    upstream.forget()
+    upstream.script = lambda _: answer(SAID)
+    with unspoilt.client() as client:
+        remember(client, "uli", TOOLING if "Docker" in text else ("PROFILE", "I live in Lyon"))
+
+        assert say(client, "uli", text).content == SAID
+
+    assert got(upstream)[0]["content"].endswith(text)
+
+
 # --- when our own parts fail
 
 

@@ -250,12 +250,44 @@ def test_an_upstream_that_breaks_off(service: RunningService, upstream: Upstream
     assert event["cause"] in {"broken_answer", "reset"}
 
 
-def test_garbage_in_the_stream_passes(service: RunningService, upstream: UpstreamServer) -> None:
-    """What is no event, no JSON and no UTF-8 is the client's to judge, as without a proxy."""
-    garbage = [b"data: {broken\n", b"\xff\xfe\x00", b"event: ???\n\n\n", b"data: [DONE]\n\n"]
-    upstream.script = lambda _: stream(*garbage)
+GARBAGE: dict[str, tuple[list[bytes], str | None, str]] = {
+    "a stream": ([b"data: {broken\n", b"\xff\xfe\x00", b"event: ???\n\n\n", b"data: [DONE]\n\n"], None, "no_event"),
+    "events that are no JSON": ([b"data: {}\n\ndata: {bro", b"ken\n\n", b"data: [DONE]\n\n"], None, "no_json_event"),
+    "a page instead of a stream": ([b"<html>broken</html>"], "text/event-stream", "no_event"),
+    "half a document": ([b'{"choices": [{"broken'], "application/json", "no_json"),
+}
+"""Pieces, what they say they are where they do not come in chunks, and what is wrong."""
 
-    assert exchange(service, request(b'{"messages": []}')).body == b"".join(garbage)
+
+@pytest.mark.parametrize(("pieces", "kind", "cause"), GARBAGE.values(), ids=GARBAGE)
+def test_garbage_passes_and_is_told_of(
+    service: RunningService, upstream: UpstreamServer, pieces: list[bytes], kind: str | None, cause: str
+) -> None:
+    """What is no event, no JSON and no UTF-8 is the client's to judge, as without a proxy; the log tells what is wrong,
+    once and without a word of it."""
+    before = len(service.log_events("upstream_garbled"))
+    upstream.script = lambda _: stream(*pieces) if kind is None else answer(b"".join(pieces), kind=kind)
+
+    got = exchange(service, request(b'{"messages": []}'))
+
+    assert (got.body, got.is_whole) == (b"".join(pieces), True)
+    wait_for(lambda: len(service.log_events("upstream_garbled")) > before)
+    (event,) = service.log_events("upstream_garbled")[before:]
+    assert (event["cause"], event["status"]) == (cause, 200)
+    assert "broken" not in json.dumps(event)
+
+
+def test_an_answer_as_it_should_be_is_not_told_of(service: RunningService, upstream: UpstreamServer) -> None:
+    """Whole or as a stream, wherever it is cut: the next event is that of the next garbage."""
+    before = len(service.log_events("upstream_garbled"))
+    events = b': hello\n\ndata: {"choices": [{"delta": {"content": "\xc3\xbc"}}]}\r\n\r\ndata: [DONE]\n\n'
+    for steps in (stream(*(events[at : at + 1] for at in range(len(events)))), answer(b'{"choices": []}')):
+        upstream.script = lambda _, steps=steps: steps
+        assert exchange(service, request(b'{"messages": []}')).is_whole
+    upstream.script = lambda _: answer(b"garbage", status=201)
+    exchange(service, request(b'{"messages": []}'))
+    wait_for(lambda: len(service.log_events("upstream_garbled")) > before)
+    assert [event["status"] for event in service.log_events("upstream_garbled")[before:]] == [201]
 
 
 UNANSWERED: dict[str, Callable[[Received], Sequence[Step]]] = {

@@ -1,5 +1,6 @@
 """The Model Context Protocol with its official client: every tool on both transports, for one user and no other."""
 
+import asyncio
 import json
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
@@ -14,6 +15,8 @@ from mcp import StdioServerParameters
 from mcp.client.client import Client
 from mcp.client.streamable_http import streamable_http_client
 from mcp.shared.exceptions import MCPError
+from mcp_types import Request
+from pydantic import TypeAdapter
 
 from tests.e2e.running import COMMAND, Key, RunningService, open_service
 from tests.e2e.test_tenancy import Held, export_of, fill, ok
@@ -321,6 +324,47 @@ def test_no_argument_reaches_another_user(raw: httpx.Client, tenant: httpx.Clien
     assert tries >= 200
     assert done >= 30, "hardly anything was understood: nothing was tried"
     assert post(raw, "tools/list", {}, **{"X-User-ID": OTHER}).status_code == 403
+    assert export_of(tenant, OTHER) == before
+
+
+async def test_no_argument_reaches_another_user_over_stdio(
+    service: RunningService, tenant: httpx.Client, other: Held
+) -> None:
+    """The same tries with the official client, at a process that was started for somebody else."""
+    before = export_of(tenant, OTHER)
+    loop = asyncio.get_running_loop()
+    done = tries = 0
+
+    async def send(client: Client, method: str, params: dict[str, Any]) -> tuple[str, bool]:
+        """The answer's text, and whether it is a success."""
+        request = Request[dict[str, Any], str](method=method, params=params)
+        try:
+            result = await client.session.send_request(request, TypeAdapter(dict[str, Any]))
+        except MCPError as error:
+            return repr(error.error), False
+        return json.dumps(result, ensure_ascii=False), not result.get("isError")
+
+    def attack_with(client: Client) -> None:
+        @settings(
+            max_examples=200, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck)
+        )
+        @given(attacks(other))
+        def attack(sent: tuple[str, Any, str]) -> None:
+            nonlocal done, tries
+            method, params, _ = sent
+            said, is_done = asyncio.run_coroutine_threadsafe(send(client, method, params), loop).result(timeout=60)
+            tries += 1
+            assert MARKER not in said
+            assert not any(one in said for one in other.ids)
+            done += is_done
+
+        attack()
+
+    async with over_stdio(service, "auto", OWN) as client:
+        await asyncio.to_thread(attack_with, client)
+        assert [tool.name for tool in (await client.list_tools()).tools] == TOOLS
+    assert tries >= 200
+    assert done >= 30, "hardly anything was understood: nothing was tried"
     assert export_of(tenant, OTHER) == before
 
 

@@ -1,12 +1,18 @@
-"""Clarifying questions in chats: when one may be put, and what the next message makes of it."""
+"""Clarifying questions in chats: when one may be put, what the next message makes of it, and when a guess stands in."""
 
 import json
+from collections.abc import Sequence
 from typing import Any
+from uuid import UUID
 
 import pytest
 
 from app.domain.chat import Chat, read_chat
+from app.domain.chat_context import Guess, Known, make_context
 from app.domain.clarifying import asked_before, is_same, may_ask, put, read_reply
+from app.domain.hypotheses import Hypothesis, clarification_need, decide
+from app.services.clarifying import assumed, is_worth_asking
+from app.services.hypotheses import HypothesisSet
 
 OPTIONS = ["Build an API in Python using FastAPI?", "Build a REST API?", "Build a small tool?"]
 
@@ -143,3 +149,74 @@ def test_images_and_prefills_are_answered() -> None:
         read = read_chat(json.dumps({"messages": messages}).encode())
         assert read is not None
         assert not may_ask(read)
+
+
+def made(confidences: Sequence[float], specific: float, request: str = "build an API in Python") -> HypothesisSet:
+    """What becomes of readings with these confidences, of an input that says so much itself."""
+    need = clarification_need(confidences, specific)
+    hypotheses = [
+        Hypothesis(f"h{number}", "Build it?", request, "why", confidence, 0.0, "memory", {}, (), {})
+        for number, confidence in enumerate(confidences, start=1)
+    ]
+    return HypothesisSet(UUID(int=1), decide(confidences, need, 0.86), need, hypotheses, "local", False, 0)
+
+
+@pytest.mark.parametrize(
+    ("confidences", "specific", "decision"),
+    [
+        ((0.82, 0.06, 0.04), 0.1, "ask"),  # as good as told: a question would bring too little
+        ((0.65, 0.15, 0.1), 0.45, "ask"),
+        ((0.8, 0.02), 0.45, "proceed"),
+    ],
+)
+def test_a_likely_reading_of_a_vague_input_is_a_guess(
+    confidences: Sequence[float], specific: float, decision: str
+) -> None:
+    """Where no question is put; nothing of it is learned from."""
+    given = made(confidences, specific)
+    settled = assumed(given, "build api")
+
+    assert (given.decision, is_worth_asking(given)) == (decision, False)
+    assert settled is not None
+    assert settled.is_guess
+    assert (settled.meaning, settled.set_id, settled.is_said) == ("build an API in Python", given.set_id, False)
+
+
+@pytest.mark.parametrize(
+    ("confidences", "specific"),
+    [
+        ((), 0.1),
+        ((0.1, 0.1), 0.1),  # nobody knows
+        ((0.52, 0.1, 0.05), 0.45),  # hardly more than even
+        ((0.8, 0.05), 0.6),  # the input says it itself
+        ((0.8, 0.05), 1.0),
+    ],
+)
+def test_what_is_unlikely_or_clear_is_left_alone(confidences: Sequence[float], specific: float) -> None:
+    """A guess that is wrong is in the way, and one that is not needed, too."""
+    given = made(confidences, specific)
+
+    assert not is_worth_asking(given)
+    assert assumed(given, "build api") is None
+
+
+def test_what_says_no_more_than_the_input_is_no_guess() -> None:
+    assert assumed(made((0.82, 0.06, 0.04), 0.1, "Build  API."), "build api") is None
+
+
+def test_what_is_as_good_as_sure_is_meant() -> None:
+    settled = assumed(made((0.9, 0.05), 0.1), "build api")
+
+    assert settled is not None
+    assert (settled.meaning, settled.is_guess) == ("build an API in Python", False)
+
+
+@pytest.mark.parametrize(
+    ("meaning", "told"),
+    [("build an API", "I mean: build an API"), (Guess("build an API"), "I probably mean: build an API")],
+)
+def test_a_guess_is_told_as_one(meaning: str, told: str) -> None:
+    """Behind the user's own words."""
+    context = make_context(chat("build api"), Known((), (), (), meaning), 100, lambda text: len(text.split()))
+
+    assert [(each.message, each.text, each.is_before) for each in context.additions] == [(0, told, False)]

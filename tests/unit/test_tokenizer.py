@@ -53,6 +53,23 @@ def test_counts_as_the_model_does() -> None:
     assert TOKENIZER.truncate("Hello, world!", 0) == ""
 
 
+def test_a_text_is_counted_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its count is kept and the text is not; what is kept has an end."""
+    monkeypatch.setattr(module, "MOST_COUNTS", 3)
+    tokenizer, encoded = SentencePieceTokenizer(), list[str]()
+    encode = tokenizer._processor.encode
+    monkeypatch.setattr(
+        tokenizer._processor, "encode", lambda text, **options: encoded.append(text) or encode(text, **options)
+    )
+    said = ["a secret of mine", "\ud800", "?", "", "東京"]
+
+    for text in said:
+        assert tokenizer.count(text) == tokenizer.count(text) == TOKENIZER.count(text)
+    assert encoded == ["a secret of mine", "?", "", "東京"]
+    assert len(tokenizer._counts) <= 3
+    assert not any(b"secret" in digest for digest in tokenizer._counts)
+
+
 def test_cutting_a_long_text_takes_no_longer_for_its_length() -> None:
     text = "lorem ipsum dolor sit amet " * 400_000
 
