@@ -25,7 +25,7 @@ def status(as_json: Json = False) -> None:
     async def look(service: ShardService) -> list[ShardStatus]:
         return await service.status()
 
-    found = opened(_open, look)
+    found = opened(_open, None, look)
 
     def table() -> Table:
         made = Table("shard", "users", "strays")
@@ -43,7 +43,7 @@ def tidy(as_json: Json = False) -> None:
     async def clean(service: ShardService) -> list[int]:
         return await service.tidy()
 
-    deleted = opened(_open, clean)
+    deleted = opened(_open, None, clean)
     print_document({"deleted": deleted}, as_json, lambda: f"deleted {sum(deleted)} copies of users")
 
 

@@ -45,6 +45,11 @@ class ShardService:
     store: ShardStore
     users: UserStore
 
+    @property
+    def database(self) -> Database:
+        """The first one, the home."""
+        return self.databases[0]
+
     async def take_places(self) -> None:
         """Have each database know which shard it is. Where there were fewer before, each new one has to be a copy of
         the one it is split from: raises StoreUnavailable, and changes nothing, where a user would be lost."""
