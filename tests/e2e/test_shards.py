@@ -172,9 +172,11 @@ async def test_splitting_and_tidying_lose_nobody_and_leave_every_row_in_its_user
     after_split = {each: await cluster.export(*each) for each in cluster.before}
     async with open_shard_service(cluster.settings, cluster.urls[1:]) as service:
         strays = [shard.strays for shard in await service.status()]
-        deleted = await service.tidy()
+        told: list[tuple[int, int]] = []
+        deleted = await service.tidy(lambda done, total: told.append((done, total)))
         status = await service.status()
 
+    assert told == [(done, sum(strays)) for done in range(1, sum(strays) + 1)]
     assert after_split == cluster.before
     assert deleted == strays
     assert sum(strays) == (COUNT - 1) * len(TENANTS) * len(USERS)
