@@ -15,7 +15,7 @@ from app.store.engine import Database, open_database
 from app.store.shards import ShardStore
 from app.store.tenants import TenantStore
 from app.store.users import UserStore
-from app.wiring import build_services
+from app.wiring import build_services, open_services
 from app.wiring_jobs import running_worker
 
 
@@ -39,6 +39,18 @@ async def open_shards(settings: Settings, home: Services, urls: Sequence[str]) -
             ),
         )
         yield Shards([of_all, *others], tenants)
+
+
+@asynccontextmanager
+async def open_every_shard(settings: Settings) -> AsyncGenerator[Shards]:
+    """The databases that `settings` name with the services on each, for a command: it runs no background jobs. Raises
+    as `open_shards`."""
+    own = settings.model_copy(update={"worker_inside": False})
+    async with (
+        open_services(own) as home,
+        open_shards(own, home, own.database_shard_urls or ()) as shards,
+    ):
+        yield shards
 
 
 @asynccontextmanager

@@ -36,6 +36,11 @@ class Training:
     runs: RunService
     deployments: DeploymentService
 
+    @property
+    def database(self) -> Database:
+        """Where they are kept."""
+        return self.runs.database
+
 
 @asynccontextmanager
 async def open_training(settings: Settings) -> AsyncGenerator[Training]:

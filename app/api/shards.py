@@ -15,6 +15,7 @@ from app.api.paths import user_in_segment
 from app.domain.errors import NotFound
 from app.domain.shards import shard_of
 from app.services.shards import ShardTenants
+from app.store.engine import Database
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,16 @@ class Shards:
 
     stacks: Sequence[Services]
     tenants: ShardTenants
+
+    @property
+    def home(self) -> Services:
+        """The first one's, which also do what is about several."""
+        return self.stacks[0]
+
+    @property
+    def database(self) -> Database:
+        """The home's, which knows keys and tenants."""
+        return self.home.database
 
     def install(self, app: FastAPI) -> None:
         """Have every route work with the services of its request's shard, where there are several. Keys are looked up

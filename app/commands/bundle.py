@@ -144,7 +144,7 @@ def _build(settings: Settings, flags: argparse.Namespace, plan: BundlePlan | Non
             built = await bundles.build(tenant, run.run_id, seen.rows, seen.step, seen.stage)
         return built, bundles.registry.path
 
-    run, registry = opened(open_training, work)
+    run, registry = opened(open_training, None, work)
     if run.status == "failed":
         said = [line for line in run.metadata["error"] if line]
         tell(f"error: {run.run_id} failed: {said[-1] if said else 'it said nothing'}; all: {run.folder}/training.log")

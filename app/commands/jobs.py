@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from app.commands.terminal import Json, T, opened, print_document
+from app.commands.terminal import Json, T, check_tenant_option, opened, print_document
 from app.domain.errors import InvalidInput
 from app.domain.jobs import JobState, JobView
 from app.services.jobs.queue import JobQueue
@@ -16,7 +16,9 @@ from app.wiring_jobs import open_jobs
 jobs = typer.Typer(no_args_is_help=True, help="Background jobs.")
 
 Kind = Annotated[str | None, typer.Option(help="Only jobs of this kind.")]
-OneTenant = Annotated[str | None, typer.Option("--tenant", help="Only jobs of this tenant.")]
+OneTenant = Annotated[
+    str | None, typer.Option("--tenant", help="Only jobs of this tenant.", callback=check_tenant_option)
+]
 Limit = Annotated[int, typer.Option(min=1, help="Most jobs shown, the oldest first.")]
 Ids = Annotated[list[int] | None, typer.Argument(help="Dead jobs, by number.")]
 All = Annotated[bool, typer.Option("--all", help="All dead jobs.")]
@@ -37,7 +39,7 @@ def dead(kind: Kind = None, tenant: OneTenant = None, limit: Limit = 100, as_jso
 @jobs.command()
 def count(as_json: Json = False) -> None:
     """Count the jobs by kind and state."""
-    counts = _on_jobs(lambda queue: queue.counts())
+    counts = _on_jobs(None, lambda queue: queue.counts())
     documents = [{"kind": kind, "state": state, "jobs": jobs} for (kind, state), jobs in sorted(counts.items())]
 
     def table() -> Table:
@@ -53,7 +55,7 @@ def count(as_json: Json = False) -> None:
 def retry(job_ids: Ids = None, is_all: All = False, as_json: Json = False) -> None:
     """Put dead jobs back into the queue, with all their tries."""
     chosen = _chosen(job_ids, is_all)
-    back = _on_jobs(lambda queue: queue.put_back(chosen))
+    back = _on_jobs(None, lambda queue: queue.put_back(chosen))
     print_document({"put_back": back}, as_json, lambda: f"put back {len(back)}")
 
 
@@ -61,7 +63,7 @@ def retry(job_ids: Ids = None, is_all: All = False, as_json: Json = False) -> No
 def drop(job_ids: Ids = None, is_all: All = False, as_json: Json = False) -> None:
     """Delete dead jobs."""
     chosen = _chosen(job_ids, is_all)
-    dropped = _on_jobs(lambda queue: queue.drop(chosen))
+    dropped = _on_jobs(None, lambda queue: queue.drop(chosen))
     print_document({"dropped": dropped}, as_json, lambda: f"dropped {len(dropped)}")
 
 
@@ -71,13 +73,13 @@ def _chosen(job_ids: Sequence[int] | None, is_all: bool) -> Sequence[int] | None
     return None if is_all else job_ids
 
 
-def _on_jobs(work: Callable[[JobQueue], Awaitable[T]]) -> T:
-    """Run `work` on the queue, without loading a model."""
-    return opened(open_jobs, work)
+def _on_jobs(tenant: str | None, work: Callable[[JobQueue], Awaitable[T]]) -> T:
+    """Run `work` on the queue, without loading a model. Raises as `opened`."""
+    return opened(open_jobs, tenant, work)
 
 
 def _show(states: Sequence[JobState], kind: str | None, tenant: str | None, limit: int, as_json: bool) -> None:
-    found = _on_jobs(lambda queue: queue.find(states=states, kind=kind, tenant_id=tenant, limit=limit))
+    found = _on_jobs(tenant, lambda queue: queue.find(states=states, kind=kind, tenant_id=tenant, limit=limit))
     print_document([asdict(job) for job in found], as_json, lambda: _table(found))
 
 

@@ -22,7 +22,7 @@ def create_key(
     as_json: Json = False,
 ) -> None:
     """Make a key. It is shown now and never again."""
-    made = _on_keys(lambda service: service.create(tenant, name, scope or ["user"], user))
+    made = _on_keys(None, lambda service: service.create(tenant, name, scope or ["user"], user))
     document = {
         "key_id": made.key_id,
         "key": made.secret,
@@ -36,7 +36,7 @@ def create_key(
 @keys.command("list")
 def list_keys(tenant: Tenant = DEFAULT_TENANT, as_json: Json = False) -> None:
     """List a tenant's keys, without their secrets."""
-    rows = _on_keys(lambda service: service.list(tenant))
+    rows = _on_keys(tenant, lambda service: service.list(tenant))
     documents: list[dict[str, Any]] = [
         {
             "key_id": row.key_id,
@@ -62,10 +62,10 @@ def list_keys(tenant: Tenant = DEFAULT_TENANT, as_json: Json = False) -> None:
 @keys.command("revoke")
 def revoke_key(key_id: str, tenant: Tenant = DEFAULT_TENANT, as_json: Json = False) -> None:
     """Make a key useless at once."""
-    _on_keys(lambda service: service.revoke(tenant, key_id))
+    _on_keys(tenant, lambda service: service.revoke(tenant, key_id))
     print_document({"revoked": key_id}, as_json, lambda: f"revoked {key_id}")
 
 
-def _on_keys(work: Callable[[KeyService], Awaitable[T]]) -> T:
-    """Run `work` on the API keys, without loading what only the other commands need."""
-    return opened(open_keys, work)
+def _on_keys(tenant: str | None, work: Callable[[KeyService], Awaitable[T]]) -> T:
+    """Run `work` on the API keys, without loading what only the other commands need. Raises as `opened`."""
+    return opened(open_keys, tenant, work)

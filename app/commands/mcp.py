@@ -8,11 +8,12 @@ import structlog
 import typer
 
 from app.api.deps import Caller, Services
-from app.commands.terminal import Tenant, quiet_settings
+from app.commands.terminal import Tenant, expect_tenant, quiet_settings
 from app.domain.users import check_user_id
 from app.request import set_tenant
 from app.services.keys import DEFAULT_TENANT
 from app.settings import Settings
+from app.wiring_shards import open_every_shard
 
 
 def mcp(
@@ -41,13 +42,8 @@ async def _serve(settings: Settings, tenant: str, user: str) -> None:
 async def _hold(
     settings: Settings, tenant: str, user: str, opened: asyncio.Future[Services], over: asyncio.Event
 ) -> None:
-    from app.wiring import open_services  # noqa: PLC0415 - as the SDK: after the greeting
-    from app.wiring_shards import open_shards  # noqa: PLC0415
-
-    async with (
-        open_services(settings) as home,
-        open_shards(settings, home, settings.database_shard_urls or ()) as shards,
-    ):
+    async with open_every_shard(settings) as shards:
+        await expect_tenant(shards, tenant)
         opened.set_result(await shards.of_user(tenant, user))
         await over.wait()
 

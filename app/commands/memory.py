@@ -11,7 +11,7 @@ from rich.progress import DownloadColumn, TimeRemainingColumn
 from app.api.memories import added_out, draft_of, memory_out, search_out
 from app.api.schemas import OneMemoryIn, SearchIn
 from app.commands import memory_tables as tables
-from app.commands.terminal import Json, Tenant, on_services, parsed, print_document, progress_bar
+from app.commands.terminal import Json, Tenant, on_user, parsed, print_document, progress_bar
 from app.commands.users import export_user, import_user
 from app.domain.errors import InvalidInput
 from app.domain.imports import Format
@@ -55,7 +55,7 @@ def add(
             "valid_from": _in_utc(since),
         },
     )
-    added = on_services(lambda services: services.memories.add(tenant, user_id, [draft_of(draft)]))
+    added = on_user(tenant, user_id, lambda services: services.memories.add(tenant, user_id, [draft_of(draft)]))
     print_document(added_out(added).model_dump(mode="json"), as_json, lambda: tables.of_added(added))
 
 
@@ -74,7 +74,7 @@ def search(
     asked = {"user_id": user_id, "query": query, "tags": [tag] if tag else None}
     parsed(SearchIn, asked)
     request = SearchRequest(query, limit, [kind] if kind else None, asked["tags"], _in_utc(as_of))
-    found = on_services(lambda services: services.ranking.search(tenant, user_id, request))
+    found = on_user(tenant, user_id, lambda services: services.ranking.search(tenant, user_id, request))
     print_document(search_out(found).model_dump(mode="json"), as_json, lambda: tables.of_found(found))
 
 
@@ -105,7 +105,9 @@ def import_memories(
             for _ in read_batches(file, form, whose, SystemClock().now(), report):
                 show(report)
         else:
-            report = on_services(lambda services: build_imports(services).bring(tenant, whose, form, file, show))
+            report = on_user(
+                tenant, whose, lambda services: build_imports(services).bring(tenant, whose, form, file, show)
+            )
     print_document(report.document(), as_json, lambda: tables.of_import(report, is_dry=is_dry))
 
 
@@ -119,7 +121,11 @@ def list_memories(
     as_json: Json = False,
 ) -> None:
     """List the memories that hold now, newest first."""
-    held = on_services(lambda services: services.memories.page(tenant, user_id, kind=kind, tag=tag, limit=limit + 1))
+    held = on_user(
+        tenant,
+        user_id,
+        lambda services: services.memories.page(tenant, user_id, kind=kind, tag=tag, limit=limit + 1),
+    )
     documents = [memory_out(each).model_dump(mode="json") for each in held[:limit]]
     print_document(documents, as_json, lambda: tables.of_memories(held[:limit], has_more=len(held) > limit))
 

@@ -8,7 +8,7 @@ from rich.table import Column, Table
 
 from app.api.persona import history_out, persona_out
 from app.api.schemas import PersonaChangeIn
-from app.commands.terminal import Json, Tenant, on_services, parsed, print_document, shown
+from app.commands.terminal import Json, Tenant, on_user, parsed, print_document, shown
 from app.domain.errors import InvalidInput
 from app.domain.persona import Persona
 from app.services.keys import DEFAULT_TENANT
@@ -19,7 +19,7 @@ persona = typer.Typer(no_args_is_help=True, help="How a user likes to be answere
 @persona.command()
 def show(user_id: str, tenant: Tenant = DEFAULT_TENANT, as_json: Json = False) -> None:
     """Show a user's facets with their uncertainty."""
-    _print(on_services(lambda services: services.personas.get(tenant, user_id)), as_json)
+    _print(on_user(tenant, user_id, lambda services: services.personas.get(tenant, user_id)), as_json)
 
 
 @persona.command("set")
@@ -31,13 +31,13 @@ def set_facets(
 ) -> None:
     """Set facets outright, as the user says."""
     values = parsed(PersonaChangeIn, {"facets": dict(map(_facet, facets))}).facets
-    _print(on_services(lambda services: services.personas.correct(tenant, user_id, values)), as_json)
+    _print(on_user(tenant, user_id, lambda services: services.personas.correct(tenant, user_id, values)), as_json)
 
 
 @persona.command()
 def history(user_id: str, tenant: Tenant = DEFAULT_TENANT, as_json: Json = False) -> None:
     """Show every move of a facet, and why, oldest first."""
-    changes = history_out(on_services(lambda services: services.personas.history(tenant, user_id)))
+    changes = history_out(on_user(tenant, user_id, lambda services: services.personas.history(tenant, user_id)))
 
     def table() -> Table:
         made = Table("when", "facet", "from", "to", Column("why", ratio=1))

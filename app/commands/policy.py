@@ -18,34 +18,34 @@ policy = typer.Typer(no_args_is_help=True, help="How searches weigh, learned fro
 @policy.command()
 def status(tenant: Tenant = DEFAULT_TENANT, as_json: Json = False) -> None:
     """Show the weights that hold, and how many recalls were judged."""
-    found = _on_policy(lambda service: service.status(tenant))
+    found = _on_policy(tenant, lambda service: service.status(tenant))
     print_document(found, as_json, lambda: _status_table(found))
 
 
 @policy.command()
 def fit(tenant: Tenant = DEFAULT_TENANT, as_json: Json = False) -> None:
     """Learn weights from judged recalls and estimate what they would gain; nothing is changed."""
-    learned = _on_policy(lambda service: service.fit(tenant))
+    learned = _on_policy(tenant, lambda service: service.fit(tenant))
     print_document(_document(learned), as_json, lambda: _learned_table(learned))
 
 
 @policy.command()
 def promote(tenant: Tenant = DEFAULT_TENANT, as_json: Json = False) -> None:
     """Learn weights and use them, where the interval of the estimated gain lies above 0."""
-    learned = _on_policy(lambda service: service.promote(tenant))
+    learned = _on_policy(tenant, lambda service: service.promote(tenant))
     print_document(_document(learned), as_json, lambda: _learned_table(learned))
 
 
 @policy.command()
 def rollback(tenant: Tenant = DEFAULT_TENANT, as_json: Json = False) -> None:
     """Go back to the weights that held before."""
-    found = _on_policy(lambda service: service.rollback(tenant))
+    found = _on_policy(tenant, lambda service: service.rollback(tenant))
     print_document(found, as_json, lambda: _status_table(found))
 
 
-def _on_policy(work: Callable[[SearchPolicy], Awaitable[T]]) -> T:
-    """Run `work` on the policy, without loading a model."""
-    return opened(open_search_policy, work)
+def _on_policy(tenant: str, work: Callable[[SearchPolicy], Awaitable[T]]) -> T:
+    """Run `work` on the policy, without loading a model. Raises as `opened`."""
+    return opened(open_search_policy, tenant, work)
 
 
 def _document(learned: Learned) -> dict[str, Any]:

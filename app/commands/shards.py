@@ -6,9 +6,10 @@ from dataclasses import asdict
 from typing import Annotated
 
 import typer
+from rich.progress import MofNCompleteColumn, TimeRemainingColumn
 from rich.table import Table
 
-from app.commands.terminal import Json, Tenant, opened, print_document, quiet_settings
+from app.commands.terminal import Json, Tenant, opened, print_document, progress_bar, quiet_settings
 from app.domain.shards import shard_of
 from app.services.keys import DEFAULT_TENANT
 from app.services.shards import ShardService, ShardStatus
@@ -25,7 +26,7 @@ def status(as_json: Json = False) -> None:
     async def look(service: ShardService) -> list[ShardStatus]:
         return await service.status()
 
-    found = opened(_open, look)
+    found = opened(_open, None, look)
 
     def table() -> Table:
         made = Table("shard", "users", "strays")
@@ -41,9 +42,15 @@ def tidy(as_json: Json = False) -> None:
     """Delete the copies of users who belong to another shard, after a shard was split."""
 
     async def clean(service: ShardService) -> list[int]:
-        return await service.tidy()
+        with progress_bar(MofNCompleteColumn(), TimeRemainingColumn()) as bar:
+            task = bar.add_task("deleting", total=None)
 
-    deleted = opened(_open, clean)
+            def show(done: int, total: int) -> None:
+                bar.update(task, completed=done, total=total)
+
+            return await service.tidy(show)
+
+    deleted = opened(_open, None, clean)
     print_document({"deleted": deleted}, as_json, lambda: f"deleted {sum(deleted)} copies of users")
 
 

@@ -181,7 +181,7 @@ def _on_each(
                 done[name] = error
         return done
 
-    done = opened(open_switch, each)
+    done = opened(open_switch, None if is_all else tenant, each)
     good = {name: one for name, one in done.items() if not isinstance(one, DomainError)}
     if not is_all:
         print_document(document(good[tenant]), as_json, lambda: table(good[tenant]))
@@ -204,6 +204,6 @@ def _errors(failed: dict[str, str]) -> dict[str, Any]:
 
 
 def _write_revisions(tenant: str, endpoint: str | None, *, is_contract: bool, as_json: bool) -> None:
-    paths = opened(open_switch, lambda service: service.revisions(tenant, endpoint, is_contract=is_contract))
+    paths = opened(open_switch, tenant, lambda service: service.revisions(tenant, endpoint, is_contract=is_contract))
     documents = [str(path) for path in paths]
     print_document({"revisions": documents}, as_json, lambda: "\n".join([*documents, "then: alembic upgrade head"]))

@@ -30,14 +30,14 @@ def start(
     """Embed every memory with the server, then have a share of the users search in its space. Broken off, it goes on
     where it was; while the trial runs, it makes the vectors that are missing."""
     with filling_bar() as show:
-        made = _on_trials(lambda service: service.start(tenant, endpoint, share, show))
+        made = _on_trials(tenant, lambda service: service.start(tenant, endpoint, share, show))
     print_document(_status_document(made), as_json, lambda: _status_table(made))
 
 
 @trial.command()
 def status(trial_id: TrialId = None, tenant: Tenant = DEFAULT_TENANT, as_json: Json = False) -> None:
     """Show a trial: its space, its share, and how many memories have a vector there."""
-    found = _on_trials(lambda service: service.status(tenant, trial_id))
+    found = _on_trials(tenant, lambda service: service.status(tenant, trial_id))
     print_document(_status_document(found), as_json, lambda: _status_table(found))
 
 
@@ -49,7 +49,7 @@ def report(
     as_json: Json = False,
 ) -> None:
     """Compare what the users of both arms did, say what to do, and write a page with a plot."""
-    made = _on_trials(lambda service: service.report(tenant, trial_id))
+    made = _on_trials(tenant, lambda service: service.report(tenant, trial_id))
     page = write_trial_report(output or quiet_settings().data_dir / "trials" / made.trial.trial_id, made)
     print_document({**_report_document(made), "page": str(page)}, as_json, lambda: _report_table(made))
     if not as_json:
@@ -63,13 +63,13 @@ def stop(
     as_json: Json = False,
 ) -> None:
     """End the trial: all users search in the serving space again, and the trial's vectors go."""
-    ended = _on_trials(lambda service: service.stop(tenant, reason))
+    ended = _on_trials(tenant, lambda service: service.stop(tenant, reason))
     print_document(asdict(ended), as_json, lambda: f"{ended.trial_id} ended")
 
 
-def _on_trials(work: Callable[[TrialService], Awaitable[T]]) -> T:
-    """Run `work` on the trials, without loading a model."""
-    return opened(open_trials, work)
+def _on_trials(tenant: str, work: Callable[[TrialService], Awaitable[T]]) -> T:
+    """Run `work` on the trials, without loading a model. Raises as `opened`."""
+    return opened(open_trials, tenant, work)
 
 
 def _status_document(found: TrialStatus) -> dict[str, Any]:

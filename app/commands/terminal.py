@@ -5,7 +5,7 @@ import json
 import sys
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Protocol, TypeVar
 
 import typer
 from pydantic import BaseModel, ValidationError
@@ -15,16 +15,39 @@ from rich.table import Table
 from rich.text import Text
 
 from app.api.deps import Services
+from app.api.shards import Shards
 from app.domain.errors import InvalidInput
 from app.logs import configure_logs
+from app.services.keys import check_tenant
 from app.settings import Settings, load_settings_or_exit
-from app.wiring import open_services
+from app.store.engine import Database
+from app.wiring import build_keys
+from app.wiring_shards import open_every_shard
 
-S = TypeVar("S")
+
+class OnDatabase(Protocol):
+    """What is opened for a command: on one database, or on several of which this is the first."""
+
+    @property
+    def database(self) -> Database:
+        """The database that knows the tenants."""
+        ...
+
+
+S = TypeVar("S", bound=OnDatabase)
 T = TypeVar("T")
 B = TypeVar("B", bound=BaseModel)
 
-Tenant = Annotated[str, typer.Option("--tenant", help="The tenant to work in.")]
+
+def check_tenant_option(name: str | None) -> str | None:
+    """The callback of every `--tenant`: a name that no tenant can have was not understood."""
+    try:
+        return None if name is None else check_tenant(name)
+    except InvalidInput as error:
+        raise typer.BadParameter(str(error)) from None
+
+
+Tenant = Annotated[str, typer.Option("--tenant", help="The tenant to work in.", callback=check_tenant_option)]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of a table.")]
 
 ENDED_BY_HAND = 130
@@ -40,20 +63,36 @@ def quiet_settings() -> Settings:
     return settings
 
 
-def opened(opener: Callable[[Settings], AbstractAsyncContextManager[S]], work: Callable[[S], Awaitable[T]]) -> T:
-    """Run `work` on what `opener` opens, beside a running server or on a database started for it."""
+def opened(
+    opener: Callable[[Settings], AbstractAsyncContextManager[S]],
+    tenant: str | None,
+    work: Callable[[S], Awaitable[T]],
+) -> T:
+    """Run `work` on what `opener` opens, beside a running server or on a database started for it. Raises NotFound
+    where there is no such `tenant`; None: the work is about none, or makes it."""
     settings = quiet_settings()
 
     async def run() -> T:
         async with opener(settings) as held:
+            if tenant is not None:
+                await expect_tenant(held, tenant)
             return await work(held)
 
     return asyncio.run(run())
 
 
-def on_services(work: Callable[[Services], Awaitable[T]]) -> T:
-    """Run `work` on the services, beside a running server or on a database started for it."""
-    return opened(open_services, work)
+async def expect_tenant(held: OnDatabase, tenant: str) -> None:
+    """Raise NotFound, which names those there are, unless there is this tenant."""
+    await build_keys(held.database).expect_tenant(tenant)
+
+
+def on_user(tenant: str, user_id: str, work: Callable[[Services], Awaitable[T]]) -> T:
+    """Run `work` on the services of the shard that has a user. Raises as `opened`."""
+
+    async def there(shards: Shards) -> T:
+        return await work(await shards.of_user(tenant, user_id))
+
+    return opened(open_every_shard, tenant, there)
 
 
 def progress_bar(*columns: Any) -> Progress:

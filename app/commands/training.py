@@ -145,7 +145,7 @@ def run(
 
     signal.signal(signal.SIGTERM, _interrupt)
     try:
-        done = _on_training(work)
+        done = _on_training(tenant, work)
     except KeyboardInterrupt:
         tell("stopped")
         raise typer.Exit(ENDED_BY_HAND) from None
@@ -164,14 +164,14 @@ def _interrupt(*_: object) -> None:
 @train.command("list")
 def list_runs(tenant: Tenant = DEFAULT_TENANT, as_json: Json = False) -> None:
     """List a tenant's runs, newest first."""
-    runs = _on_training(lambda training: training.runs.list(tenant))
+    runs = _on_training(tenant, lambda training: training.runs.list(tenant))
     print_document([one.document() for one in runs], as_json, lambda: tables.of_runs(runs))
 
 
 @train.command()
 def show(run_id: str, tenant: Tenant = DEFAULT_TENANT, as_json: Json = False) -> None:
     """Show all about a run: data, settings, figures, judgement."""
-    found = _on_training(lambda training: training.runs.get(tenant, run_id))
+    found = _on_training(tenant, lambda training: training.runs.get(tenant, run_id))
     print_document(found.document(), as_json, lambda: tables.of_run(found))
 
 
@@ -191,7 +191,7 @@ def judge(
         def show_stage(stage: str, done: int, total: int) -> None:
             bar.update(task, description=stage, completed=done, total=total)
 
-        judged = opened(open_judge, lambda court: court.judge_run(tenant, run_id, reward_model, show_stage))
+        judged = opened(open_judge, tenant, lambda court: court.judge_run(tenant, run_id, reward_model, show_stage))
     print_document(judged.document(), as_json, lambda: tables.of_judgement(judged))
     if judged.status != "accepted":
         raise typer.Exit(1)
@@ -205,7 +205,7 @@ def promote(
     as_json: Json = False,
 ) -> None:
     """Have an accepted run's adapter answer a share of the users."""
-    made = _on_training(lambda training: training.deployments.promote(tenant, run_id, share))
+    made = _on_training(tenant, lambda training: training.deployments.promote(tenant, run_id, share))
     print_document(DeploymentOut.of(made).model_dump(mode="json"), as_json, lambda: tables.of_deployments([made]))
 
 
@@ -217,17 +217,17 @@ def rollback(
     as_json: Json = False,
 ) -> None:
     """Have the model of before answer again."""
-    made = _on_training(lambda training: training.deployments.rollback(tenant, run_id, reason))
+    made = _on_training(tenant, lambda training: training.deployments.rollback(tenant, run_id, reason))
     print_document(DeploymentOut.of(made).model_dump(mode="json"), as_json, lambda: tables.of_deployments([made]))
 
 
 @train.command()
 def status(tenant: Tenant = DEFAULT_TENANT, as_json: Json = False) -> None:
     """Show who is answered by what, and how often users choose what they are shown."""
-    now = _on_training(lambda training: training.deployments.status(tenant))
+    now = _on_training(tenant, lambda training: training.deployments.status(tenant))
     print_document(RouteOut.of(now).model_dump(mode="json"), as_json, lambda: tables.of_status(now))
 
 
-def _on_training(work: Callable[[Training], Awaitable[T]]) -> T:
-    """Run `work` on runs and deployments, without loading a model."""
-    return opened(open_training, work)
+def _on_training(tenant: str, work: Callable[[Training], Awaitable[T]]) -> T:
+    """Run `work` on runs and deployments, without loading a model. Raises as `opened`."""
+    return opened(open_training, tenant, work)

@@ -12,10 +12,11 @@ from rich.progress import DownloadColumn, Progress, TaskID, TextColumn, TimeRema
 from rich.table import Table
 
 from app.api.deps import Services
-from app.commands.terminal import Json, Tenant, console, on_services, print_document, progress_bar
+from app.commands.terminal import Json, Tenant, console, on_user, opened, print_document, progress_bar
 from app.services.keys import DEFAULT_TENANT
 from app.services.training.erasure import Erasure
 from app.services.training.run_files import DATASETS_FOLDER
+from app.wiring_shards import open_every_shard
 
 users = typer.Typer(no_args_is_help=True, help="Everything held on a user.")
 
@@ -44,7 +45,7 @@ def export_user(
             target.flush()
         return lines
 
-    lines = on_services(work)
+    lines = on_user(tenant, user_id, work)
     if out is not None:
         print_document({"file": str(out), "lines": lines}, as_json, lambda: f"{lines} lines in {out}")
 
@@ -54,7 +55,8 @@ def import_user(source: Path, tenant: Tenant = DEFAULT_TENANT, as_json: Json = F
     """Take in an export, in one transaction; rows that are there already stay as they are."""
     with source.open("rb") as file, progress_bar(DownloadColumn(), TimeRemainingColumn()) as bar:
         lines = _watched(file, bar)
-        imported = dict(on_services(lambda services: services.transfer.import_(tenant, lines)))
+        written = opened(open_every_shard, tenant, lambda shards: shards.home.transfer.import_(tenant, lines))
+        imported = dict(written)
     print_document({"imported": imported}, as_json, lambda: f"imported {sum(imported.values())} rows")
 
 
@@ -77,7 +79,7 @@ def erase_user(
     """Erase a user from every table, training file and dataset. There is no undo."""
     if not yes:
         typer.confirm(f"Erase everything held on {user_id!r}?", abort=True)
-    left = on_services(lambda services: services.transfer.erase(tenant, user_id))
+    left = on_user(tenant, user_id, lambda services: services.transfer.erase(tenant, user_id))
 
     def table() -> Table:
         made = Table("from", "erased")

@@ -13,7 +13,7 @@ from app.domain.users import check_user_id
 from app.ports import Clock
 from app.store.engine import Database
 from app.store.tables import AnyRow
-from app.store.tenants import KeyHolder, KeyStore, TenantStore
+from app.store.tenants import KeyHolder, KeyStore, TenantStore, every_tenant
 
 log = structlog.get_logger(__name__)
 
@@ -21,6 +21,8 @@ DEFAULT_TENANT = "default"
 SCOPES = ("user", "admin")
 PREFIX = "es_"
 _TENANT = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
+_NAMED = 10
+"""Tenants that are told to somebody who asked for one that is not there."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,17 @@ class CreatedKey:
     tenant_id: str
     scopes: tuple[str, ...]
     user_id: str | None = None
+
+
+def check_tenant(name: str) -> str:
+    """`name`, where a tenant can be called so. Raises InvalidInput."""
+    if not _TENANT.fullmatch(name):
+        raise InvalidInput(
+            f"{name!r} is no name of a tenant: 1 to 63 lower-case letters, digits, - and _, of which the first is a "
+            "letter or a digit",
+            "tenant",
+        )
+    return name
 
 
 def hash_key(secret: str) -> str:
@@ -51,8 +64,7 @@ class KeyService:
     async def create(self, tenant_id: str, name: str, scopes: Sequence[str], user_id: str | None = None) -> CreatedKey:
         """A new key for a tenant, which is created with its first key. With `user_id` it opens this user alone, who may
         come later."""
-        if not _TENANT.fullmatch(tenant_id):
-            raise InvalidInput("a tenant is 1 to 63 lower-case letters, digits, - and _", "tenant")
+        check_tenant(tenant_id)
         if not scopes or set(scopes) - set(SCOPES):
             raise InvalidInput(f"scopes are among {', '.join(SCOPES)}", "scopes")
         if user_id is not None:
@@ -101,3 +113,20 @@ class KeyService:
         """Create the tenant that keyless callers on this machine work in."""
         async with self.database.begin(DEFAULT_TENANT) as connection:
             await self.tenants.ensure(connection, DEFAULT_TENANT)
+
+    async def expect_tenant(self, tenant_id: str) -> None:
+        """Raise NotFound, which names those there are, unless there is this tenant. The one of keyless callers always
+        is."""
+        async with self.database.transact_jobs() as statements:
+            known = await every_tenant(statements)
+        if tenant_id in known:
+            return
+        if tenant_id == DEFAULT_TENANT:
+            await self.ensure_default_tenant()
+            return
+        names = sorted({*known, DEFAULT_TENANT})
+        others = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+        raise NotFound(
+            f"there is no tenant {tenant_id!r} but {', '.join(names[:_NAMED])}{others}; "
+            f"a tenant is made with its first key: embed-service keys create --tenant {tenant_id}"
+        )

@@ -94,7 +94,8 @@ class SearchRequest:
 
 @dataclass(frozen=True)
 class RankingService:
-    """Search: embed, one round trip for the candidates, rank, and rerank where asked."""
+    """Search: embed, look for candidates (one statement for a user of up to 60 memories, else two; two more for one
+    with a graph), rank, and rerank where asked."""
 
     database: Database
     reads: Reads

@@ -1,7 +1,7 @@
 """Several databases, each with its own users: which is which, and the few things that concern more than one."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -28,6 +28,10 @@ KNOWN = timedelta(seconds=5)
 MAX_CACHED = 4096
 
 
+OnDeleted = Callable[[int, int], None]
+"""Is told how many copies of users are deleted, and how many there are to delete."""
+
+
 @dataclass(frozen=True)
 class ShardStatus:
     """A shard: its place, how many users it has, and how many copies of users that are another shard's."""
@@ -44,6 +48,11 @@ class ShardService:
     databases: Sequence[Database]
     store: ShardStore
     users: UserStore
+
+    @property
+    def database(self) -> Database:
+        """The first one, the home."""
+        return self.databases[0]
 
     async def take_places(self) -> None:
         """Have each database know which shard it is. Where there were fewer before, each new one has to be a copy of
@@ -79,10 +88,11 @@ class ShardService:
             found.append(ShardStatus(Place(index, len(self.databases)), users, strays))
         return found
 
-    async def tidy(self) -> list[int]:
+    async def tidy(self, on_deleted: OnDeleted | None = None) -> list[int]:
         """Delete in each shard the copies of users who are another shard's; how many there were. Raises
         StoreUnavailable where the places are not taken."""
         await self.take_places()
+        total = sum(each.strays for each in await self.status())
         deleted: list[int] = []
         for index, database in enumerate(self.databases):
             count = 0
@@ -92,6 +102,8 @@ class ShardService:
                         if await self.users.hold_alone(connection, tenant_id, user_id):
                             await self.users.erase(connection, tenant_id, user_id)
                             count += 1
+                    if on_deleted is not None:
+                        on_deleted(sum(deleted) + count, total)
             deleted.append(count)
         return deleted
 

@@ -74,7 +74,7 @@ class TrialService:
         roles: SpaceStore,
         clock: Clock,
     ) -> None:
-        self._database = database
+        self.database = database
         self._spaces = spaces
         self._trial_spaces = trial_spaces
         self._trials = trials
@@ -96,7 +96,7 @@ class TrialService:
         trial = await self._opened(tenant_id, endpoint, share)
         await self._fill(tenant_id, trial, on_filled)
         if trial.status == "filling":
-            async with self._database.begin(tenant_id) as connection:
+            async with self.database.begin(tenant_id) as connection:
                 held = await self._trials.open(connection, tenant_id, lock=True)
                 if held is None or held.trial_id != trial.trial_id:
                     raise NotReady(f"The trial {trial.trial_id} was stopped while it was being filled.")
@@ -108,7 +108,7 @@ class TrialService:
 
     async def status(self, tenant_id: str, trial_id: str | None = None) -> TrialStatus:
         """A trial, by default the newest one. Raises NotFound."""
-        async with self._database.begin(tenant_id) as connection:
+        async with self.database.begin(tenant_id) as connection:
             trial = await self._found(tenant_id, trial_id, connection)
             space = await self._roles.registered(connection, trial.space) if trial.status != "ended" else None
             return TrialStatus(trial, *await self._trials.count(connection, tenant_id, space))
@@ -116,7 +116,7 @@ class TrialService:
     async def report(self, tenant_id: str, trial_id: str | None = None) -> TrialReport:
         """Both arms' outcomes since the trial began, with intervals. Raises NotFound, NotReady where it has not begun,
         ModelUnavailable where scipy is not installed."""
-        async with self._database.begin(tenant_id) as connection:
+        async with self.database.begin(tenant_id) as connection:
             trial = await self._found(tenant_id, trial_id, connection)
             if trial.started_at is None:
                 raise NotReady(f"The trial {trial.trial_id} has not begun: its vectors are not complete.")
@@ -127,7 +127,7 @@ class TrialService:
     async def stop(self, tenant_id: str, reason: str = "by hand") -> Trial:
         """End the open trial and delete its vectors: all users search in the serving space again, every process at
         most a few seconds later. The outcomes stay. Raises NotFound."""
-        async with self._database.begin(tenant_id) as connection:
+        async with self.database.begin(tenant_id) as connection:
             trial = await self._trials.open(connection, tenant_id, lock=True)
             if trial is None:
                 raise NotFound("no trial is filling or running")
@@ -142,7 +142,7 @@ class TrialService:
 
     async def _opened(self, tenant_id: str, endpoint: str, share: float) -> Trial:
         """The open trial of this endpoint, or a new one."""
-        async with self._database.begin(tenant_id) as connection:
+        async with self.database.begin(tenant_id) as connection:
             held = await self._trials.open(connection, tenant_id)
         if held is not None:
             if held.endpoint != endpoint:
@@ -170,7 +170,7 @@ class TrialService:
             "filling",
             self._clock.now(),
         )
-        async with self._database.begin(tenant_id) as connection:
+        async with self.database.begin(tenant_id) as connection:
             await self._roles.begin_to_serve(connection, tenant_id, spaces.serving)
             await self._roles.set_role(connection, tenant_id, space.number, "trial")
             if not await self._trials.insert(connection, tenant_id, trial):
@@ -184,7 +184,7 @@ class TrialService:
         is_complete = False
         while not is_complete:
             space = await self._spaces.stored(trial.space)
-            async with self._database.begin(tenant_id) as connection:
+            async with self.database.begin(tenant_id) as connection:
                 done, memories = await self._trials.count(connection, tenant_id, space)
             after: UUID | None = None
             while True:

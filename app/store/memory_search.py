@@ -1,9 +1,9 @@
 """The statements that find memories for a query: exactly, or by the graph of a user who has very many.
 
-Both answer alike, each in one round trip: up to $9 nearest memories, up to $9 by words, and up to $9 that name a value
-for one of $8, with the graph that the user has by now. They are written as text because they read best as what they
-are. One plan serves all users (`app.store.engine`) and takes each for an average one, so every look-up that has to go
-by key is fenced with LIMIT 1.
+Both answer alike, each in one statement, to which the graph adds two that say how it is planned: up to $9 nearest
+memories, up to $9 by words, and up to $9 that name a value for one of $8, with the graph that the user has by now. They
+are written as text because they read best as what they are. One plan serves all users (`app.store.engine`) and takes
+each for an average one, so every look-up that has to go by key is fenced with LIMIT 1.
 """
 
 from functools import cache

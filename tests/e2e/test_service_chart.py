@@ -58,8 +58,15 @@ EVERYTHING: dict[str, Any] = {
     "tolerations": [{"key": "a", "operator": "Exists"}],
     "affinity": {"nodeAffinity": {}},
 }
+SHARDED: dict[str, Any] = {
+    "database": {"existingSecret": "database", "replicaKey": "REPLICA", "shardKeys": ["ONE", "TWO"]},
+    "migration": {"enabled": True},
+    "networkPolicy": {"enabled": True, "monitoring": [PEER]},
+    "vllm": {"enabled": True},
+}
 VALUES: dict[str, dict[str, Any]] = {
     "production": PRODUCTION,
+    "users in three databases": SHARDED,
     "to try it out": TRIAL,
     "migrating first": {**PRODUCTION, "migration": {"enabled": True}, "serviceAccount": {"create": False}},
     "closed to everybody": {**PRODUCTION, "networkPolicy": {"enabled": True}},
@@ -134,6 +141,8 @@ def test_kubernetes_schemas_take_what_is_rendered(values: dict[str, Any], versio
         ({**PRODUCTION, "settings": {"HOST": "127.0.0.1"}}, "HOST"),
         ({**PRODUCTION, "postgres": {"image": "pgvector/pgvector:latest"}}, "image"),
         ({**PRODUCTION, "worker": {"terminationGracePeriodSeconds": 5}}, "terminationGracePeriodSeconds"),
+        ({**PRODUCTION, "settings": {"DATABASE_SHARD_URLS": "postgresql://a:b@c/d"}}, "DATABASE_SHARD_URLS"),
+        ({"database": {"existingSecret": "database", "shardKeys": ["ONE", "ONE"]}}, "shardKeys"),
     ],
 )
 def test_a_wrong_value_is_refused(values: dict[str, Any], said: str) -> None:
@@ -147,6 +156,7 @@ def test_a_wrong_value_is_refused(values: dict[str, Any], said: str) -> None:
         ({}, r"database\.existingSecret is needed"),
         ({"postgres": {"enabled": True}}, r"needs postgres\.existingSecret"),
         ({**TRIAL, "migration": {"enabled": True}}, "database outside"),
+        ({**TRIAL, "database": {"shardKeys": ["ONE"]}}, "databases outside"),
         ({**PRODUCTION, "trainingData": {"enabled": True}}, r"needs trainingData\.existingClaim"),
         ({**PRODUCTION, "embedding": {"enabled": True}}, r"needs embedding\.model"),
         ({**PRODUCTION, "embedding": {"enabled": True, "model": "bge"}}, r"needs models\.existingClaim"),
@@ -174,6 +184,50 @@ def test_the_service_takes_the_variables_it_is_given(name: str, monkeypatch: pyt
     assert (settings.host, settings.worker_inside, settings.slm_impl) == ("0.0.0.0", False, "vllm")
     assert (settings.token_budget, settings.budget_weights) == (1_000_000, {"goal_summary": 0.3})
     assert (str(settings.training_dir), settings.enable_training_data_collection) == ("/training", True)
+
+
+def secrets(found: Object) -> dict[str, tuple[str, str]]:
+    """The variables of a container that come from a Secret: its name and the key."""
+    held = {each["name"]: each["valueFrom"]["secretKeyRef"] for each in found["env"] if "valueFrom" in each}
+    return {name: (each["name"], each["key"]) for name, each in held.items()}
+
+
+def test_every_database_is_known_to_the_api_and_has_workers_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    api = container(SHARDED, "api")
+    given = secrets(api)
+    put_together = plain(api)["DATABASE_SHARD_URLS"]
+    names = re.findall(r"\$\((\w+)\)", put_together)
+    urls = {name: f"postgresql://embed:{name}@host/embed" for name in names}
+    monkeypatch.setenv("DATABASE_SHARD_URLS", re.sub(r"\$\((\w+)\)", lambda one: urls[one[1]], put_together))
+    variables = [each["name"] for each in api["env"]]
+
+    assert load_settings(_env_file=None).database_shard_urls == tuple(urls.values())
+    assert [given[name] for name in names] == [("database", "ONE"), ("database", "TWO")]
+    assert all(variables.index(name) < variables.index("DATABASE_SHARD_URLS") for name in names)
+    assert given["DATABASE_URL"] == ("database", "DATABASE_URL")
+    assert given["DATABASE_REPLICA_URL"] == ("database", "REPLICA")
+    for kind in ("worker", "migration"):
+        for component, key in ((kind, "DATABASE_URL"), (f"{kind}-1", "ONE"), (f"{kind}-2", "TWO")):
+            found = container(SHARDED, component)
+            assert secrets(found)["DATABASE_URL"] == ("database", key)
+            assert not {"DATABASE_SHARD_URLS", "DATABASE_REPLICA_URL"} & {each["name"] for each in found["env"]}
+    assert "DATABASE_SHARD_URLS" not in plain(container(PRODUCTION, "api"))
+    assert pods(PRODUCTION).keys() == {"api", "worker"}
+
+
+def test_the_workers_of_every_database_reach_the_models_and_are_watched() -> None:
+    found, templates = objects(SHARDED), pods(SHARDED)
+    workers = {"worker", "worker-1", "worker-2"}
+
+    peers = [rule["from"] for rule in found["NetworkPolicy", "vllm"]["spec"]["ingress"]]
+    chosen = [peer["podSelector"]["matchLabels"] for one in peers for peer in one if "podSelector" in peer]
+    assert {each for each in templates for one in chosen if is_selected(one, templates[each])} == {"api", *workers}
+    for name in workers:
+        for kind, field in (("Service", "selector"), ("NetworkPolicy", "podSelector")):
+            selector = found[kind, name]["spec"][field]
+            labels = selector.get("matchLabels", selector)
+            assert [each for each in templates if is_selected(labels, templates[each])] == [name]
+        assert found["NetworkPolicy", name]["spec"]["ingress"][0]["from"] == [PEER]
 
 
 def test_what_is_set_goes_before_what_the_chart_would_set() -> None:

@@ -1,8 +1,9 @@
 """One database becomes three, each with its own users: nobody is lost, and a request needs its user's shard alone."""
 
 import asyncio
+import json
 import re
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -23,7 +24,10 @@ from app.store.engine import Database, open_database
 from app.store.shards import ShardStore
 from app.store.users import UserStore
 from app.wiring import open_keys, open_services
+from app.wiring_jobs import open_worker
 from app.wiring_shards import open_shard_service, open_shards
+from tests.e2e.running import RunningService
+from tests.jobs import until
 from tests.servers import TcpServer, open_folder, start_replica, start_tcp_server
 
 pytestmark = pytest.mark.slow
@@ -168,9 +172,11 @@ async def test_splitting_and_tidying_lose_nobody_and_leave_every_row_in_its_user
     after_split = {each: await cluster.export(*each) for each in cluster.before}
     async with open_shard_service(cluster.settings, cluster.urls[1:]) as service:
         strays = [shard.strays for shard in await service.status()]
-        deleted = await service.tidy()
+        told: list[tuple[int, int]] = []
+        deleted = await service.tidy(lambda done, total: told.append((done, total)))
         status = await service.status()
 
+    assert told == [(done, sum(strays)) for done in range(1, sum(strays) + 1)]
     assert after_split == cluster.before
     assert deleted == strays
     assert sum(strays) == (COUNT - 1) * len(TENANTS) * len(USERS)
@@ -185,6 +191,153 @@ async def test_splitting_and_tidying_lose_nobody_and_leave_every_row_in_its_user
                 held.add((index, table))
     for table in ("users", "memories", "memory_vectors_1", "hypothesis_sets", "input_vectors_1"):
         assert {(index, table) for index in range(COUNT)} <= held
+
+
+@pytest.fixture(scope="module")
+def process(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> RunningService:
+    """Commands and services of other processes, on the same databases; none is started yet."""
+    urls = {"DATABASE_URL": cluster.urls[0], "DATABASE_SHARD_URLS": " ".join(cluster.urls[1:])}
+    return RunningService(tmp_path_factory.mktemp("process"), {**urls, "WORKER_INSIDE": "false"})
+
+
+async def shards_of(cluster: Cluster, tenant: str, user: str) -> dict[str, set[int]]:
+    """For each table that has rows of a user, the shards that have them."""
+    held: dict[str, set[int]] = {}
+    for index in range(COUNT):
+        for (table,) in await cluster.rows(index, OF_USERS):
+            if (tenant, user) in {tuple(row) for row in await cluster.rows(index, PLACED.format(table))}:
+                held.setdefault(table, set()).add(index)
+    return held
+
+
+async def test_commands_go_to_the_shard_of_their_user(cluster: Cluster, process: RunningService) -> None:
+    """Whatever they do: what is written lies there and nowhere else, and is found again."""
+    tenant = TENANTS[0]
+    users = [user_in(index, tenant, "typed") for index in range(COUNT)]
+    user = users[1]
+
+    def run(*words: str) -> Any:
+        return json.loads(process.run_command(*words, "--tenant", tenant, "--json").stdout)
+
+    process.folder.joinpath("theirs.json").write_text(json.dumps([{"id": "1", "memory": "Likes to swim"}]))
+    added = [run("memory", "add", each, "My editor is Emacs", "--type", "preference")["ids"][0] for each in users]
+    assert run("memory", "search", user, "which editor")["results"][0]["memory"]["id"] == added[1]
+    assert run("memory", "import", "theirs.json", "--from", "mem0", "--user", user)["written"] == 1
+    assert len(run("memory", "list", user)) == 2
+    assert run("persona", "set", user, "concise=0.9")["facets"] == run("persona", "show", user)["facets"]
+    assert len(run("persona", "history", user)["changes"]) == 1
+    run("users", "export", user, "--out", "user.ndjson")
+    held = [await shards_of(cluster, tenant, each) for each in users]
+    exported = await cluster.export(tenant, user)
+    assert run("users", "erase", user, "--yes")["erased"]["users"] == 1
+    erased = await shards_of(cluster, tenant, user)
+    assert run("users", "import", "user.ndjson")["imported"]["memories"] == 2
+
+    for index, each in enumerate(held):
+        assert {"users", "memories"} <= each.keys()
+        assert set(map(frozenset, each.values())) == {frozenset({index})}
+    assert erased == {}
+    assert process.folder.joinpath("user.ndjson").read_bytes() == exported
+    assert await shards_of(cluster, tenant, user) == held[1]
+    assert await cluster.export(tenant, user) == exported
+
+
+async def test_a_command_that_does_not_know_all_shards_or_would_be_about_several_does_nothing(
+    cluster: Cluster, process: RunningService
+) -> None:
+    tenant = TENANTS[0]
+    process.folder.joinpath("users.ndjson").write_bytes(b"".join(cluster.before[tenant, user] for user in USERS))
+    alone = RunningService(process.folder, {"DATABASE_URL": cluster.urls[1]})
+    user = user_in(0, tenant, "nowhere")
+
+    lost = alone.run_command("memory", "add", user, "x", "--type", "goal", "--tenant", tenant, check=False)
+    several = process.run_command("users", "import", "users.ndjson", "--tenant", tenant, check=False)
+
+    assert lost.stderr == (
+        "error: a database that is shard 1 of 3 is listed as shard 0 of 1: put DATABASE_URL (the first one) and "
+        "DATABASE_SHARD_URLS in order, all of them\n"
+    )
+    assert several.stderr == (
+        "error: the stream has users of several shards: import the export of one user at a time\n"
+    )
+    assert (lost.returncode, several.returncode) == (1, 1)
+    assert await shards_of(cluster, tenant, user) == {}
+
+
+@asynccontextmanager
+async def working(cluster: Cluster, index: int) -> AsyncGenerator[None]:
+    """While a worker runs that knows this one shard, as `embed-service worker` does."""
+    settings = cluster.settings.model_copy(update={"database_url": cluster.urls[index]})
+    async with open_worker(settings, 1) as worker:
+        task = asyncio.create_task(worker.run())
+        try:
+            yield
+        finally:
+            worker.stop()
+            await task
+
+
+async def hand_in(cluster: Cluster, tenant: str, user: str) -> str:
+    """A conversation; its job."""
+    said = [{"role": "user", "content": f"{text}, said {user}."} for text in ("I moved to Lyon", "I like the river")]
+    begun = await cluster.ask(tenant, "POST", "/v1/memories/ingest", json={"user_id": user, "messages": said})
+    assert begun.status_code == 202, begun.text
+    return begun.json()["job_id"]
+
+
+async def test_a_conversation_is_remembered_by_the_workers_of_its_users_shard(
+    cluster: Cluster, process: RunningService
+) -> None:
+    """By no other shard's, and its job is found by its id alone, through every process."""
+    tenant = TENANTS[0]
+    users = [user_in(index, tenant, "told") for index in range(COUNT)]
+    jobs = [await hand_in(cluster, tenant, user) for user in users]
+
+    async def states() -> list[str]:
+        answers = [await cluster.ask(tenant, "GET", f"/v1/jobs/{job}") for job in jobs]
+        assert [answer.status_code for answer in answers] == [200] * COUNT
+        return [answer.json()["state"] for answer in answers]
+
+    assert await states() == ["waiting"] * COUNT
+    for index in range(COUNT):
+        async with working(cluster, index):
+            await until(lambda index=index: _is_done(states, index))
+        assert await states() == ["done"] * (index + 1) + ["waiting"] * (COUNT - 1 - index)
+    for index, user in enumerate(users):
+        held = await shards_of(cluster, tenant, user)
+        assert {"users", "memories", "ingests"} <= held.keys()
+        assert set(map(frozenset, held.values())) == {frozenset({index})}
+
+    async with open_keys(cluster.settings) as keys:
+        bound = [await keys.create(tenant, "bound", ["user"], user) for user in users]
+    process.start()
+    try:
+        with process.client() as http:
+            for index, (user, job) in enumerate(zip(users, jobs, strict=True)):
+                found = http.get(f"/v1/jobs/{job}", headers=cluster.headers[tenant])
+                assert (found.status_code, found.json()["user_id"], found.json()["taken"]) == (200, user, 2)
+                seen = [http.get(f"/v1/jobs/{job}", headers={"Authorization": f"Bearer {key.secret}"}) for key in bound]
+                assert [each.status_code for each in seen] == [200 if own == index else 404 for own in range(COUNT)]
+                other = http.get(f"/v1/jobs/{job}", headers=cluster.headers[TENANTS[1]])
+                assert other.status_code == 404
+    finally:
+        process.stop()
+
+
+async def _is_done(states: Callable[[], Awaitable[list[str]]], index: int) -> bool:
+    return (await states())[index] == "done"
+
+
+async def test_a_job_may_be_in_a_shard_that_is_down(cluster: Cluster) -> None:
+    tenant = TENANTS[0]
+    lost = await hand_in(cluster, tenant, user_in(2, tenant, "waits"))
+    kept = await hand_in(cluster, tenant, user_in(1, tenant, "waits"))
+
+    async with stopped(cluster, 2):
+        answers = [await cluster.ask(tenant, "GET", f"/v1/jobs/{job}") for job in (lost, kept)]
+
+    assert [answer.status_code for answer in answers] == [503, 200]  # and not 404: it may be there
+    assert (await cluster.ask(tenant, "GET", f"/v1/jobs/{lost}")).json()["state"] == "waiting"
 
 
 async def live(cluster: Cluster, tenant: str, user: str) -> None:

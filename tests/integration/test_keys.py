@@ -5,7 +5,8 @@ from sqlalchemy import text
 
 from app.api.deps import Services
 from app.domain.errors import InvalidInput, NotFound
-from app.services.keys import PREFIX, hash_key
+from app.services import keys
+from app.services.keys import DEFAULT_TENANT, PREFIX, hash_key
 
 
 async def test_a_key_stands_for_its_tenant_until_it_is_revoked(services: Services, tenant: str) -> None:
@@ -54,6 +55,19 @@ async def test_what_makes_no_key(services: Services, tenant: str, name: str | No
     """A tenant's name that no address could hold, an unknown scope or none: InvalidInput."""
     with pytest.raises(InvalidInput):
         await services.keys.create(tenant if name is None else name, "", scopes)
+
+
+async def test_a_tenant_is_there_or_those_are_named_that_are(
+    services: Services, tenant: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What makes one is said, too. The tenant of keyless callers always is there."""
+    await services.keys.expect_tenant(tenant)
+    await services.keys.expect_tenant(DEFAULT_TENANT)
+    with pytest.raises(NotFound, match=r"there is no tenant 'typo' but .*: embed-service keys create --tenant typo$"):
+        await services.keys.expect_tenant("typo")
+    monkeypatch.setattr(keys, "_NAMED", 1)
+    with pytest.raises(NotFound, match=r"but [^,]+ and \d+ more; a tenant is made"):
+        await services.keys.expect_tenant("typo")
 
 
 async def test_revoking_the_last_key_does_not_open_the_service(services: Services, tenant: str) -> None:

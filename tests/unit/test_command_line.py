@@ -93,6 +93,30 @@ def test_what_is_wrong_is_one_line_that_says_what_to_do(
     assert said.err.count("\n") == 1
 
 
+OF_A_TENANT = [
+    path for path, command in leaves(ROOT) if "--tenant" in {option for each in command.params for option in each.opts}
+]
+
+
+@pytest.mark.parametrize(
+    ("path", "name"),
+    [
+        *((path, "A B") for path in OF_A_TENANT),
+        *(("jobs list", name) for name in ("", "a" * 64, "acme\n", "-x", "naïve")),
+    ],
+)
+def test_a_name_that_no_tenant_can_have_is_not_understood(
+    path: str, name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By every command that works in a tenant, in one line that says what a name is, before anything is started."""
+    monkeypatch.setattr(sys, "argv", ["embed-service", *path.split(), f"--tenant={name}"])
+    assert main() == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"error: Invalid value for '--tenant': {name!r} is no name of a tenant: 1 to 63 lower-case")
+    assert said.endswith(f"; see embed-service {path} --help\n")
+    assert said.count("\n") == 1
+
+
 def test_what_users_wrote_is_shown_as_text() -> None:
     """Neither markup nor a terminal's commands: the escape character and line ends are gone."""
     console = Console(width=200, file=None, force_terminal=False)

@@ -135,14 +135,27 @@ def test_links_lead_somewhere(path: Path) -> None:
 
 
 def test_the_picture_of_the_house_shows_what_is_there() -> None:
+    """Nothing else, and every package, every part of the service and of the bulk work."""
     picture = blocks(README, "")[0]
     folders: list[str] = []
+    shown: set[str] = set()
     for line in picture.splitlines():
         match = re.match(r"^((?:│   |    )*(?:├── |└── )?)(\S+)", line)
         assert match, line
         depth = len(match[1]) // 4
         folders[depth:] = [match[2].rstrip("/")]
         assert ROOT.joinpath(*folders).exists(), line
+        shown.add("/".join(folders))
+
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf8"))["tool"]
+    packages = {name.removesuffix("*") for name in project["setuptools"]["packages"]["find"]["include"]}
+    parts = {
+        path.relative_to(ROOT).as_posix()
+        for folder in ("app", "bulk")
+        for path in ROOT.joinpath(folder).iterdir()
+        if not path.name.startswith(("_", "."))
+    }
+    assert packages | {*project["importlinter"]["root_packages"]} | parts <= shown
 
 
 def constant(name: str) -> Any:
@@ -197,6 +210,16 @@ def test_decisions_have_four_parts_and_fit_a_screen(path: Path) -> None:
     assert re.match(rf"# {path.stem[:4]} ", text)
     assert re.findall(r"^## (.+)$", text, re.MULTILINE) == ["Context", "Decision", "Consequences", "Alternatives"]
     assert len(text.splitlines()) <= 60
+
+
+def test_every_page_of_results_is_listed_and_exists() -> None:
+    folder = ROOT / "benchmarks/results"
+    listed = re.findall(r"\[([\w.]+)\]\(([\w.]+)\)", (folder / "README.md").read_text("utf8"))
+
+    assert all(title == target for title, target in listed)
+    assert sorted(target for _, target in listed) == sorted(
+        path.name for path in folder.iterdir() if path.name != "README.md"
+    )
 
 
 def test_decisions_are_numbered_without_gaps() -> None:

@@ -17,6 +17,7 @@ from app.services.training.judge import Judge, Judgement, OnProgress
 from app.services.training.report import write_report
 from app.services.training.run_files import RunFolder, users_in
 from app.services.training.runs import Run, RunService
+from app.store.engine import Database
 
 _log: structlog.stdlib.BoundLogger = structlog.stdlib.get_logger(__name__)
 
@@ -29,6 +30,11 @@ class RunJudge:
     judge: Judge
     server: AdapterServer
     model: Callable[[str | None], Judged]
+
+    @property
+    def database(self) -> Database:
+        """Where the runs are kept."""
+        return self.runs.database
 
     async def judge_run(
         self, tenant_id: str, run_id: str, reward_run: str | None = None, on_progress: OnProgress | None = None

@@ -88,7 +88,7 @@ class PairExport:
                     counts.samples += 1
                     self._export(sample, negatives, target, seen, counts)
             if not counts.rows:
-                raise NotReady(_nothing(counts))
+                raise NotReady(_nothing(tenant_id, counts))
             target.publish()
         counts.dropped_rows["erased"] += target.erased
         made = Exported(
@@ -175,12 +175,12 @@ def _rarely(on_progress: Callable[[int, int], None] | None) -> Callable[[int, in
     return report
 
 
-def _nothing(counts: _Counts) -> str:
+def _nothing(tenant_id: str, counts: _Counts) -> str:
     """Why there are no pairs, and what to do."""
     if not counts.samples:
         return (
-            "There are no ranking samples of this tenant: ENABLE_TRAINING_DATA_COLLECTION=true collects them, one for "
-            "each POST /v1/execute."
+            f"There are no ranking samples of the tenant {tenant_id!r}: ENABLE_TRAINING_DATA_COLLECTION=true collects "
+            "them, one for each POST /v1/execute."
         )
     why = ", ".join(f"{name} {count}" for name, count in sorted((counts.dropped + counts.dropped_rows).items()))
     return f"None of the {counts.samples} ranking samples makes a pair: {why}."

@@ -107,25 +107,73 @@ livenessProbe:
   failureThreshold: 6
 {{- end -}}
 
+{{- /* The databases' keys in their Secret, as JSON: the home's first, then those of the other shards. */ -}}
+{{- define "embed-service.databases" -}}
+{{- prepend .Values.database.shardKeys .Values.database.key | toJson -}}
+{{- end -}}
+
+{{- /* Called with (list "worker" place): what works on the database in that place; the home's has no number. */ -}}
+{{- define "embed-service.ofDatabase" -}}
+{{- if last . }}{{ first . }}-{{ last . }}{{ else }}{{ first . }}{{ end -}}
+{{- end -}}
+
+{{- /* The components of all workers, as JSON. */ -}}
+{{- define "embed-service.workers" -}}
+{{- $names := list -}}
+{{- range $place, $_ := include "embed-service.databases" . | fromJsonArray -}}
+{{- $names = append $names (include "embed-service.ofDatabase" (list "worker" $place)) -}}
+{{- end -}}
+{{- toJson $names -}}
+{{- end -}}
+
+{{- /* Called with (list $ "key"): DATABASE_URL, out of that key of the databases' Secret. */ -}}
 {{- define "embed-service.databaseEnv" -}}
-{{- if .Values.postgres.enabled -}}
+{{- $root := first . -}}
+{{- if $root.Values.postgres.enabled -}}
 - name: EMBED_PASSWORD
   valueFrom:
     secretKeyRef:
-      name: {{ .Values.postgres.existingSecret }}
+      name: {{ $root.Values.postgres.existingSecret }}
       key: embed-password
 - name: DATABASE_URL
-  value: postgresql://embed:$(EMBED_PASSWORD)@{{ include "embed-service.name" (list . "postgres") }}:5432/embed
+  value: postgresql://embed:$(EMBED_PASSWORD)@{{ include "embed-service.name" (list $root "postgres") }}:5432/embed
 {{- else -}}
 - name: DATABASE_URL
   valueFrom:
     secretKeyRef:
-      name: {{ .Values.database.existingSecret }}
-      key: {{ .Values.database.key }}
+      name: {{ $root.Values.database.existingSecret }}
+      key: {{ last . }}
 {{- end -}}
 {{- end -}}
 
-{{- /* The settings of API and worker. What `settings` says goes before what the chart's own models suggest. */ -}}
+{{- /* The databases of the API: the home, its replica, the other shards. */ -}}
+{{- define "embed-service.databasesEnv" -}}
+{{ include "embed-service.databaseEnv" (list . .Values.database.key) }}
+{{- if and .Values.database.replicaKey (not .Values.postgres.enabled) }}
+- name: DATABASE_REPLICA_URL
+  valueFrom:
+    secretKeyRef:
+      name: {{ .Values.database.existingSecret }}
+      key: {{ .Values.database.replicaKey }}
+{{- end }}
+{{- with .Values.database.shardKeys }}
+{{- $urls := list }}
+{{- range $index, $key := . }}
+{{- $name := printf "SHARD_%d_URL" (add1 $index) }}
+{{- $urls = append $urls (printf "$(%s)" $name) }}
+- name: {{ $name }}
+  valueFrom:
+    secretKeyRef:
+      name: {{ $.Values.database.existingSecret }}
+      key: {{ $key }}
+{{- end }}
+- name: DATABASE_SHARD_URLS
+  value: {{ join " " $urls | quote }}
+{{- end }}
+{{- end -}}
+
+{{- /* The settings of API and worker, but for their databases. What `settings` says goes before what the chart's own
+models suggest. */ -}}
 {{- define "embed-service.env" -}}
 {{- $values := deepCopy .Values.settings -}}
 {{- if .Values.vllm.enabled -}}
@@ -136,14 +184,6 @@ livenessProbe:
 {{- $address := printf "http://%s:8000/embed" (include "embed-service.name" (list . "embedding")) -}}
 {{- $values = merge $values (dict "EMBED_ENDPOINT" $address) -}}
 {{- end -}}
-{{ include "embed-service.databaseEnv" . }}
-{{- if and .Values.database.replicaKey (not .Values.postgres.enabled) }}
-- name: DATABASE_REPLICA_URL
-  valueFrom:
-    secretKeyRef:
-      name: {{ .Values.database.existingSecret }}
-      key: {{ .Values.database.replicaKey }}
-{{- end }}
 - name: HOST
   value: 0.0.0.0
 - name: PORT
