@@ -62,7 +62,7 @@ def create_app(load: Callable[[], Settings] = load_settings_or_exit) -> FastAPI:
                     "service_started",
                     version=VERSION,
                     slm=services.slm.name,
-                    space=services.embedder.space.id,
+                    space=services.spaces.own_space.id,
                     serves="this machine only, until a key is made" if is_open else "callers with a key",
                 )
                 async with running_worker(settings, services):

@@ -16,6 +16,7 @@ from pydantic import Field, SecretStr, ValidationError, field_validator, model_v
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from app.domain.embeddings import LABEL, Labels
 from app.domain.errors import InvalidInput
 from app.domain.manifest import parse_overrides
 
@@ -59,6 +60,9 @@ class Settings(BaseSettings):
 
     embed_endpoint: str | None = None
     embed_dims: Annotated[int, Field(ge=1, le=16000)] | None = None
+    embed_revision: Annotated[str, Field(pattern=f"^{LABEL}$")] | None = None
+    embed_pooling: Annotated[str, Field(pattern=f"^{LABEL}$")] | None = None
+    embed_prefix: str | None = None
     embed_threads: Annotated[int, Field(ge=1, le=64)] = 1
 
     slm_impl: Literal["local", "vllm", "openai", "builtin"] = "local"
@@ -155,6 +159,18 @@ class Settings(BaseSettings):
             raise ValueError("SLM_IMPL=openai needs SLM_BASE_URL, the address of the server, e.g. http://host:11434/v1")
         return self
 
+    @model_validator(mode="after")
+    def _check_labels(self) -> Self:
+        said = {
+            "EMBED_REVISION": self.embed_revision,
+            "EMBED_POOLING": self.embed_pooling,
+            "EMBED_PREFIX": self.embed_prefix,
+        }
+        given = [name for name, value in said.items() if value is not None]
+        if given and self.embed_endpoint is None:
+            raise ValueError(f"{given[0]} is about the model of EMBED_ENDPOINT, which is not set")
+        return self
+
     @field_validator("database_shard_urls", mode="before")
     @classmethod
     def _split_shard_urls(cls, value: Any) -> Any:
@@ -173,6 +189,11 @@ class Settings(BaseSettings):
         if value and not value.startswith(_POSTGRES):
             raise ValueError("postgresql://USER:PASSWORD@HOST:PORT/NAME, or unset: the embedded one, no replica")
         return value or None
+
+    @property
+    def embed_labels(self) -> Labels:
+        """What is said of the model of EMBED_ENDPOINT beside what it tells itself."""
+        return Labels(self.embed_revision, self.embed_pooling, self.embed_prefix or "")
 
     @property
     def slm_key(self) -> str | None:

@@ -67,6 +67,7 @@ from app.store.memories import MemoryStore
 from app.store.quarantine import QuarantineStore
 from app.store.recalls import RecallStore
 from app.store.replica import Replica
+from app.store.space_drops import DropStore
 from app.store.space_fills import FillStore
 from app.store.spaces import SpaceStore
 from app.store.tenants import KeyStore, TenantStore
@@ -172,14 +173,23 @@ async def late_spaces(settings: Settings, database: Database) -> AsyncGenerator[
 
 
 def build_spaces(settings: Settings, database: Database, own: Embedder, *, deadline_s: float = DEADLINE_S) -> Spaces:
-    """The embedding spaces, whose endpoints have so many seconds for an answer; connects to none yet."""
-    remote = partial(HttpEmbedder, deadline_s=deadline_s)
-    return Spaces(database, SpaceStore(), own, remote, SystemClock(), endpoint=settings.embed_endpoint)
+    """The embedding spaces, whose endpoints have so many seconds for an answer; connects to none yet. Where the own
+    embedder is an endpoint's, the built-in model is loaded when somebody has memories in its space."""
+    return Spaces(
+        database,
+        SpaceStore(),
+        own,
+        partial(HttpEmbedder, deadline_s=deadline_s),
+        SystemClock(),
+        built_in=own if settings.embed_endpoint is None else LateEmbedder(lambda: _load_built_in(settings)),
+        endpoint=settings.embed_endpoint,
+        labels=settings.embed_labels,
+    )
 
 
 def build_switch(database: Database, spaces: Spaces) -> SpaceSwitch:
     """The use cases about changing the space."""
-    return SpaceSwitch(database, spaces, SpaceStore(), FillStore())
+    return SpaceSwitch(database, spaces, SpaceStore(), FillStore(), DropStore())
 
 
 @asynccontextmanager
@@ -250,6 +260,10 @@ async def open_embedder(settings: Settings) -> Embedder:
     embedder = HttpEmbedder(settings.embed_endpoint, dims=settings.embed_dims)
     await embedder.connect()
     return embedder
+
+
+async def _load_built_in(settings: Settings) -> Embedder:
+    return await asyncio.to_thread(OnnxEmbedder.load, settings.data_dir, settings.embed_threads)
 
 
 async def open_slm(settings: Settings, sampling: Callable[[str], Sampling] | None = None) -> SLM:

@@ -67,7 +67,7 @@ async def info(services: ServicesDep) -> schemas.InfoOut:
         slm=services.slm.name,
         model=space.model,
         dim=space.dimension,
-        space=space.id,
+        space=services.spaces.own_space.id,
         backend=services.embedder.backend,
         normalised=space.is_normalised,
     )

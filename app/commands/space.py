@@ -17,6 +17,7 @@ from app.commands.space_tables import (
 )
 from app.commands.space_trial import trial
 from app.commands.terminal import Json, T, Tenant, console, opened, print_document, tell
+from app.domain.embeddings import Labels
 from app.domain.errors import DomainError, InvalidInput
 from app.services.keys import DEFAULT_TENANT
 from app.services.space_switch import SpaceStatus, SpaceSwitch
@@ -27,6 +28,11 @@ space = typer.Typer(no_args_is_help=True, help="Embedding spaces.")
 space.add_typer(trial, name="trial")
 
 Endpoint = Annotated[str, typer.Option(help="An embedding server, as EMBED_ENDPOINT takes it.")]
+Revision = Annotated[
+    str | None, typer.Option(help="The model's revision, where its server does not tell: another one is another space.")
+]
+Pooling = Annotated[str | None, typer.Option(help="How the server pools tokens: a name, it changes nothing there.")]
+Prefix = Annotated[str, typer.Option(help="Put before each text that is embedded in the space, e.g. 'query: '.")]
 All = Annotated[bool, typer.Option("--all", help="Every tenant, one after the other.")]
 
 
@@ -37,24 +43,41 @@ def plan(
     contract: Annotated[
         bool, typer.Option("--contract", help="Of these, the one that gives up the old space.")
     ] = False,
+    revision: Revision = None,
+    pooling: Pooling = None,
+    prefix: Prefix = "",
     tenant: Tenant = DEFAULT_TENANT,
     is_all: All = False,
     as_json: Json = False,
 ) -> None:
     """Say what a change to the space of an embedding server takes; change nothing."""
+    labels = Labels(revision, pooling, prefix)
     if revisions:
-        _write_revisions(tenant, endpoint, is_contract=contract, as_json=as_json)
+        if is_all:
+            raise InvalidInput("revisions change every tenant: leave --all out (--tenant: the one whose space is kept)")
+        _write_revisions(tenant, endpoint, labels, is_contract=contract, as_json=as_json)
         return
     if endpoint is None or contract:
         raise InvalidInput("a plan needs --endpoint; --contract goes with --revisions")
     address = endpoint
-    _on_each(tenant, is_all, as_json, lambda service, name: service.plan(name, address), plan_document, plan_table)
+    _on_each(
+        tenant, is_all, as_json, lambda service, name: service.plan(name, address, labels), plan_document, plan_table
+    )
 
 
 @space.command()
-def create(endpoint: Endpoint, tenant: Tenant = DEFAULT_TENANT, is_all: All = False, as_json: Json = False) -> None:
+def create(
+    endpoint: Endpoint,
+    revision: Revision = None,
+    pooling: Pooling = None,
+    prefix: Prefix = "",
+    tenant: Tenant = DEFAULT_TENANT,
+    is_all: All = False,
+    as_json: Json = False,
+) -> None:
     """Make the new space's tables; from now on what is written is noted for it. Searches stay as they are."""
-    _on_status(tenant, is_all, as_json, lambda service, name: service.create(name, endpoint))
+    labels = Labels(revision, pooling, prefix)
+    _on_status(tenant, is_all, as_json, lambda service, name: service.create(name, endpoint, labels))
 
 
 def _check_slowdown(value: float) -> float:
@@ -121,7 +144,7 @@ def switch(tenant: Tenant = DEFAULT_TENANT, is_all: All = False, as_json: Json =
 
 @space.command()
 def drop(tenant: Tenant = DEFAULT_TENANT, is_all: All = False, as_json: Json = False) -> None:
-    """Delete the vectors of the space that does not serve."""
+    """Delete the vectors of the space that does not serve; broken off, the same command goes on."""
     _on_each(
         tenant,
         is_all,
@@ -203,7 +226,9 @@ def _errors(failed: dict[str, str]) -> dict[str, Any]:
     return {name: {"error": reason} for name, reason in failed.items()}
 
 
-def _write_revisions(tenant: str, endpoint: str | None, *, is_contract: bool, as_json: bool) -> None:
-    paths = opened(open_switch, tenant, lambda service: service.revisions(tenant, endpoint, is_contract=is_contract))
+def _write_revisions(tenant: str, endpoint: str | None, labels: Labels, *, is_contract: bool, as_json: bool) -> None:
+    paths = opened(
+        open_switch, tenant, lambda service: service.revisions(tenant, endpoint, labels, is_contract=is_contract)
+    )
     documents = [str(path) for path in paths]
-    print_document({"revisions": documents}, as_json, lambda: "\n".join([*documents, "then: alembic upgrade head"]))
+    print_document({"revisions": documents}, as_json, lambda: "\n".join([*documents, "then: alembic upgrade heads"]))

@@ -5,7 +5,9 @@ from dataclasses import asdict
 from typing import Any
 
 from rich.table import Table
+from rich.text import Text
 
+from app.commands.terminal import shown
 from app.services.space_check import Drift, Verified
 from app.services.space_switch import SpacePlan, SpaceStatus
 
@@ -18,8 +20,9 @@ def plan_document(found: SpacePlan) -> dict[str, Any]:
 def plan_table(found: SpacePlan) -> Table:
     """A plan for people."""
     table = Table("from", found.serving.id)
-    rows = {
+    rows: dict[str, str | Text] = {
         "to": found.to.id,
+        **({"prefix": shown(repr(found.to.prefix))} if found.to.prefix else {}),
         "memories": f"{found.memories:,}",
         "inputs": f"{found.inputs:,}",
         "the endpoint embeds": f"{found.texts_per_s:,.0f} texts a second",
@@ -37,6 +40,9 @@ def status_document(one: SpaceStatus) -> dict[str, Any]:
     return {
         "number": one.space.number,
         "space": one.space.id,
+        "revision": one.space.space.revision,
+        "pooling": one.space.space.pooling,
+        "prefix": one.space.space.prefix,
         "role": one.role,
         "endpoint": one.space.endpoint,
         "storage": one.space.column_type,
@@ -49,11 +55,12 @@ def status_document(one: SpaceStatus) -> dict[str, Any]:
 
 def status_table(found: Sequence[SpaceStatus]) -> Table:
     """The spaces of a tenant for people."""
-    table = Table("role", "space", "vectors", "lacking", "rate", "time left", "endpoint")
+    table = Table("role", "space", "prefix", "vectors", "lacking", "rate", "time left", "endpoint")
     for one in found:
         table.add_row(
             one.role,
             one.space.id,
+            shown(repr(one.space.space.prefix)) if one.space.space.prefix else "",
             f"{one.items - one.lacking:,} of {one.items:,}",
             f"{one.lacking:,}",
             "" if one.rate is None else f"{one.rate:,.0f}/s",

@@ -7,7 +7,7 @@ as that start may make them.
 import asyncio
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -69,6 +69,14 @@ class KeyCount(NamedTuple):
     live: int
 
 
+@dataclass(frozen=True)
+class Revisions:
+    """Migrations: the newest, and every one."""
+
+    newest: tuple[str, ...]
+    every: frozenset[str]
+
+
 @dataclass(frozen=True, slots=True)
 class DatabaseFacts:
     """What a database says of itself. None: it could not be read, or is not there."""
@@ -88,7 +96,8 @@ class DatabaseFacts:
     service_can_bypass: bool | None
     is_member: bool | None
     has_revision: bool
-    revision: str | None
+    revisions: tuple[str, ...]
+    """More than one where somebody's change of embedding space is beside the service's own tables."""
     unconfined: tuple[str, ...]
     """Tables without row-level security."""
     keys: KeyCount | None
@@ -154,7 +163,7 @@ async def _read_facts(connection: Any, address: str) -> DatabaseFacts:
     started = time.perf_counter()
     await connection.fetchval("SELECT 1")
     round_trip_ms = (time.perf_counter() - started) * 1000
-    revision = await _rows_or_none(connection, "SELECT version_num FROM alembic_version")
+    revisions = await _rows_or_none(connection, "SELECT version_num FROM alembic_version ORDER BY 1")
     named = [name for name in tables.metadata.tables if name != "alembic_version"]
     unconfined = await connection.fetch(_UNCONFINED, named)
     keys = await _rows_or_none(connection, _KEYS, "app.purpose", "authenticate")
@@ -162,7 +171,7 @@ async def _read_facts(connection: Any, address: str) -> DatabaseFacts:
     return DatabaseFacts(
         address=address,
         round_trip_ms=round_trip_ms,
-        revision=revision[0][0] if revision else None,
+        revisions=tuple(row[0] for row in revisions or ()),
         unconfined=tuple(name for (name,) in unconfined),
         keys=KeyCount(*keys[0]) if keys else None,
         spaces=None if spaces is None else {row[0]: row[1] for row in spaces},
@@ -192,30 +201,32 @@ def judge_database(facts: DatabaseFacts) -> Check:
     return Check("database", "ok", found)
 
 
-def find_revisions() -> list[str]:
-    """The migrations of this release, newest first."""
+def find_revisions() -> Revisions:
+    """The migrations of this release, and those that were written beside them."""
     config = Config()
     config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
     script = ScriptDirectory.from_config(config)
-    return [step.revision for step in script.walk_revisions()]
+    steps = list(script.walk_revisions())
+    return Revisions(tuple(sorted(script.get_heads())), frozenset(step.revision for step in steps))
 
 
-def judge_migrations(facts: DatabaseFacts, known: Sequence[str]) -> Check:
-    """Whether the tables are those of this release. `known`: its revisions, newest first."""
-    part, newest = "migrations", known[0]
-    if facts.revision == newest:
-        return Check(part, "ok", f"at {newest}, the newest")
-    if facts.revision is None and facts.has_revision and not facts.can_bypass and not facts.may_create_tables:
+def judge_migrations(facts: DatabaseFacts, known: Revisions) -> Check:
+    """Whether the tables are those of this release. `known`: its revisions."""
+    part, newest = "migrations", " and ".join(known.newest)
+    found = " and ".join(facts.revisions)
+    if set(facts.revisions) == set(known.newest):
+        return Check(part, "ok", f"at {found}, the newest")
+    if not facts.revisions and facts.has_revision and not facts.can_bypass and not facts.may_create_tables:
         return Check(part, "warning", f'role "{facts.login}" may not read alembic_version', _grant(facts))
-    if facts.revision is None:
+    if not facts.revisions:
         if not facts.can_bypass and not facts.may_create_tables:
             return Check(part, "wrong", f'no tables, and role "{facts.login}" may not create them', _grant(facts))
         return Check(part, "ok", "no tables yet: the first start makes them")
-    if facts.revision in known:
-        found = f"at {facts.revision}, the newest is {newest}: the next start brings it there"
-        return Check(part, "warning", found, ".venv/bin/alembic upgrade head")
-    found = f"at {facts.revision}, which this release ({VERSION}) does not know: a newer one made it"
-    return Check(part, "wrong", found, "run that newer release, or restore a backup of before")
+    if set(facts.revisions) <= known.every:
+        waits = f"at {found}, the newest is {newest}: the next start brings it there"
+        return Check(part, "warning", waits, ".venv/bin/alembic upgrade heads")
+    unknown = f"at {found}, which this release ({VERSION}) does not know: a newer one made it"
+    return Check(part, "wrong", unknown, "run that newer release, or restore a backup of before")
 
 
 def _grant(facts: DatabaseFacts) -> str:

@@ -47,7 +47,8 @@ async def _measure(settings: Settings) -> EmbedderFacts:
         await embedder.embed(["a first text, while everything is cold"])
         started = time.perf_counter()
         await embedder.embed(["How long does one short text take?"])
-        return EmbedderFacts(embedder.space, embedder.backend, (time.perf_counter() - started) * 1000)
+        space = settings.embed_labels.of(embedder.space)
+        return EmbedderFacts(space, embedder.backend, (time.perf_counter() - started) * 1000)
 
 
 def judge_embedder(facts: EmbedderFacts) -> Check:
@@ -58,7 +59,7 @@ def judge_embedder(facts: EmbedderFacts) -> Check:
 
 
 def judge_vectors(spaces: Mapping[str, int] | None, space: EmbeddingSpace) -> Check:
-    """Whether the stored vectors can be compared with the model's."""
+    """Whether the memories are where tenants begin; others are searched as well, by a model that has to be there."""
     part = "stored vectors"
     if spaces is None:
         return Check(part, "off", "not counted: too many rows for a short look, or not readable")
@@ -69,8 +70,6 @@ def judge_vectors(spaces: Mapping[str, int] | None, space: EmbeddingSpace) -> Ch
             part, "ok", f"{counted(own, 'memory', 'memories')} in the embedder's space" if own else "no memories yet"
         )
     elsewhere = ", ".join(f"{count:,} in {name}" for name, count in others.items())
-    found = f"{own:,} in the embedder's space {space.id}; not found by it: {elsewhere}"
-    mend = (
-        "go back to that model (EMBED_ENDPOINT), or per user: embed-service memory export, users erase, memory import"
-    )
+    found = f"{own:,} in the embedder's space {space.id}; in another, which its own model has to embed in: {elsewhere}"
+    mend = "embed-service space status; to bring them into this one: embed-service space create"
     return Check(part, "warning", found, mend)

@@ -60,6 +60,13 @@ class ModelUnavailable(DomainError):
         self.cause = cause
 
 
+class OtherSpace(ModelUnavailable):
+    """What embeds in a space gives vectors of another one, which nobody may compare with those of before."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, "other_space")
+
+
 class UpstreamUnavailable(DomainError):
     """The model server behind the chat proxy gave no answer that could be passed on; `cause` is one word for logs."""
 

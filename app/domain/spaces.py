@@ -4,14 +4,22 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from app.domain.embeddings import EmbeddingSpace, Vectors
+from app.domain.embeddings import EmbeddingSpace, Vector, Vectors, cosine
 
 Storage = Literal["vector", "halfvec"]
 """pgvector's types: float32, or float16 in half the bytes."""
 
-Role = Literal["serving", "filling", "filled", "kept", "trial"]
+Role = Literal["serving", "filling", "filled", "kept", "trial", "dropped"]
 """What a tenant uses a space for: it is searched; it gets vectors of what is there; it has them all, and may be
-switched to; it was switched from, and may be switched back to; it is on trial for a share of the users."""
+switched to; it was switched from, and may be switched back to; it is on trial for a share of the users; it is used for
+nothing any more, and its vectors are being deleted."""
+
+PROBE = "On 14 March the old ferry was late, and nobody on the quay could say why."
+"""What every space keeps the vector of, to be recognised by. It never changes: stored vectors are of these words."""
+
+SAME_MODEL = 0.99
+"""The least cosine of two vectors of PROBE by one model: what rounding, other hardware and the company in a batch do to
+a vector stays above it, another model far below."""
 
 EXACT_LIMIT = 2_000
 """Memories of a user up to which a search compares its query with each of them. Above it the nearest are found in a
@@ -87,8 +95,28 @@ class StoredSpace:
 
 
 @dataclass(frozen=True)
+class Fingerprint:
+    """What a space is recognised by: the name that its model gave its own space when it was first used, and the vector
+    of PROBE."""
+
+    told: str
+    vector: Vector
+
+
+def is_told_by(space: EmbeddingSpace, told: EmbeddingSpace) -> bool:
+    """Whether vectors of a model that calls its own space `told` can be in this space, by what does not depend on what
+    a person says of it."""
+    return (space.model, space.dimension, space.is_normalised) == (told.model, told.dimension, told.is_normalised)
+
+
+def likeness(held: Fingerprint, found: Fingerprint) -> float | None:
+    """The cosine of two fingerprints; None where their models do not even have the same name."""
+    return cosine(held.vector, found.vector) if held.told == found.told else None
+
+
+@dataclass(frozen=True)
 class TenantSpaces:
-    """The spaces that a tenant has, each in one role."""
+    """The spaces that a tenant has, each in one role. One that is dropped is none of them."""
 
     serving: StoredSpace
     others: tuple[tuple[StoredSpace, Role], ...] = ()

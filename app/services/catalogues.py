@@ -3,6 +3,7 @@
 import asyncio
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -15,7 +16,7 @@ import yaml
 from app.domain.attributes import AttributeVectors, examples
 from app.domain.catalogue import Catalogue, IntentMatch, merge_documents, parse_catalogue
 from app.domain.embeddings import Vector
-from app.domain.errors import InvalidInput, ModelUnavailable, Overloaded
+from app.domain.errors import InvalidInput, ModelUnavailable, OtherSpace, Overloaded
 from app.domain.ranking import Weights
 from app.domain.relevance import Fusion, fusion_of
 from app.domain.spaces import Embedded, StoredSpace
@@ -171,11 +172,13 @@ class CatalogueService:
         return [sorted(catalogue.values_in(text)) for text in texts]
 
     async def warm(self) -> None:
-        """Embed the built-in examples, so that the first request does not have to."""
+        """Embed the built-in examples, so that the first request does not have to. What embeds may have another model
+        by now, which nobody compares with: then there are none, and searches are by words."""
         settings = TenantSettings()
         own = await self._spaces.own()
         self._examples.prepare(_ATTRIBUTES, examples(), own)
-        await self._examples.of(_key(settings), _examples(self.catalogue(settings)), own)
+        with suppress(OtherSpace):  # it is logged
+            await self._examples.of(_key(settings), _examples(self.catalogue(settings)), own)
 
 
 def _examples(catalogue: Catalogue) -> list[str]:

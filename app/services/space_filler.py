@@ -192,6 +192,6 @@ class SpaceFiller:
             await self._fills.forget(connection, tenant_id, space.number, gone)
             if there:
                 texts = [contents[each.item_id] for each in there]
-                embedded = await self._spaces.embed_in(space, texts)
+                embedded = await self._spaces.embed_in(space, texts, connection)
                 await self._fills.write(connection, tenant_id, space, there, texts, embedded.vectors)
         return len(claimed), wanted

@@ -5,7 +5,7 @@ fill     note what was there before, and embed what is noted, by any number of p
          left it is `filled`, and writers embed in both spaces, else new notes would come for ever
 verify   nothing lacks, and the new space finds what comparing with every vector finds
 switch   in one transaction, while writers wait: nothing is noted, so the roles are swapped
-drop     the vectors of the old space, until when it is kept up, so that switching back loses nothing
+drop     the old space is not kept up any more; its vectors are deleted, part by part
 """
 
 import asyncio
@@ -14,15 +14,19 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import structlog
+from sqlalchemy.ext.asyncio import AsyncConnection
 
-from app.domain.embeddings import EmbeddingSpace
+from app.domain.embeddings import AS_TOLD, EmbeddingSpace, Labels
 from app.domain.errors import InvalidInput, ModelUnavailable, NotFound, NotReady, Overloaded, StaleSpace
 from app.domain.spaces import WRITTEN, Role, StoredSpace, TenantSpaces, storage_of
 from app.services.space_check import SpaceCheck, Verified
+from app.services.space_drop import SpaceDrop
 from app.services.space_filler import BATCH, OnFilled, Pause, SpaceFiller
 from app.services.space_throttle import Throttle
 from app.services.spaces import Spaces
+from app.store.brief import briefly
 from app.store.engine import MIGRATIONS, Database
+from app.store.space_drops import DropStore
 from app.store.space_fills import FillStore
 from app.store.space_revision_files import write_revisions
 from app.store.space_revisions import SpaceRow, row_of
@@ -65,7 +69,7 @@ class SpacePlan:
 @dataclass(frozen=True)
 class SpaceStatus:
     """A space of a tenant: its role, and how many of how many items have no vector in it yet. `rate`: how many a second
-    got one while it was watched; None where it was not, or nothing lacks."""
+    got one while it was watched; None where it was not, or nothing lacks. One that is dropped has to have nothing."""
 
     space: StoredSpace
     role: Role
@@ -82,54 +86,60 @@ class SpaceStatus:
 class SpaceSwitch:
     """The use cases about a tenant's change of space."""
 
-    def __init__(self, database: Database, spaces: Spaces, store: SpaceStore, fills: FillStore) -> None:
+    def __init__(
+        self, database: Database, spaces: Spaces, store: SpaceStore, fills: FillStore, drops: DropStore
+    ) -> None:
         self.database = database
         self._spaces = spaces
         self._store = store
         self._fills = fills
         self._filler = SpaceFiller(database, spaces, store, fills)
         self._check = SpaceCheck(database, spaces, store, fills)
+        self._drop = SpaceDrop(database, store, drops)
 
-    async def plan(self, tenant_id: str, endpoint: str) -> SpacePlan:
+    async def plan(self, tenant_id: str, endpoint: str, labels: Labels = AS_TOLD) -> SpacePlan:
         """What a change to the space of `endpoint` would be; nothing is changed. Raises InvalidInput where that space
         serves already, ModelUnavailable."""
         spaces = await self._spaces.of(tenant_id)
         async with self.database.begin(tenant_id) as connection:
             memories, inputs = await self._fills.counts(connection, tenant_id)
             texts = [text for _, text in await self._fills.sample(connection, tenant_id, SAMPLE)] or ["a text"]
+        to = await self._spaces.look_at(endpoint, labels)
         embedder = self._spaces.embedder_at(endpoint)
-        await embedder.embed(texts[:1])
         started = time.monotonic()
-        await embedder.embed(texts)
+        await embedder.embed([to.prefix + each for each in texts])
         rate = len(texts) / (time.monotonic() - started)
-        if embedder.space.id == spaces.serving.id:
+        if to.id == spaces.serving.id:
             raise InvalidInput(f"{endpoint} has the space that serves already: {spaces.serving.id}.", "endpoint")
         items = memories + inputs
         return SpacePlan(
             tenant_id,
             spaces.serving.space,
-            embedder.space,
+            to,
             endpoint,
             memories,
             inputs,
             rate,
             items / rate,
-            items * (_BYTES[storage_of(embedder.space)] * embedder.space.dimension + _ROW_BYTES),
+            items * (_BYTES[storage_of(to)] * to.dimension + _ROW_BYTES),
         )
 
-    async def create(self, tenant_id: str, endpoint: str) -> SpaceStatus:
+    async def create(self, tenant_id: str, endpoint: str, labels: Labels = AS_TOLD) -> SpaceStatus:
         """Make the space of an endpoint for the tenant: from now on the database notes what is written; what is there
         is noted when it is filled, for writers wait for this moment. One that is there is left as it is.
 
-        Raises InvalidInput (it serves, is on trial), ModelUnavailable.
+        Raises InvalidInput (it serves, is on trial), ModelUnavailable, NotReady where something of it is still being
+        deleted, or writers leave no moment.
         """
-        space = await self._spaces.register(endpoint)
-        async with self.database.begin(tenant_id) as connection:
+        serving = (await self._spaces.of(tenant_id)).serving
+        space = await self._spaces.register(endpoint, labels)
+
+        async def give_role(connection: AsyncConnection) -> None:
             await self._store.lock_roles(connection, tenant_id)
             spaces = await self._store.of_tenant(connection, tenant_id)
             if spaces is None:
-                spaces = TenantSpaces(await self._spaces.own())
-                await self._store.begin_to_serve(connection, tenant_id, spaces.serving)
+                spaces = TenantSpaces(serving)
+                await self._store.begin_to_serve(connection, tenant_id, serving)
             if spaces.serving.number == space.number:
                 raise InvalidInput(f"{endpoint} has the space that serves already: {space.id}.", "endpoint")
             role = spaces.role_of(space)
@@ -138,14 +148,16 @@ class SpaceSwitch:
             if role is None:
                 await self._store.set_role(connection, tenant_id, space.number, "filling")
                 log.info("space_created", space=space.id, number=space.number)
+
+        await briefly(self.database, tenant_id, give_role)
         self._spaces.forget(tenant_id)
         return await self._status_of(tenant_id, space)
 
     async def status(self, tenant_id: str) -> list[SpaceStatus]:
-        """The tenant's spaces, the serving one first."""
+        """The tenant's spaces, the serving one first, those last of which something is left to delete."""
         self._spaces.forget(tenant_id)
         spaces = await self._spaces.of(tenant_id)
-        return [await self._status_of(tenant_id, space) for space in spaces.every]
+        return [await self._status_of(tenant_id, space) for space in (*spaces.every, *await self._dropped(tenant_id))]
 
     async def watched_status(self, tenant_id: str, seconds: float) -> list[SpaceStatus]:
         """As `status`, with the rate over some seconds where something is lacking; 0.0: without."""
@@ -245,7 +257,13 @@ class SpaceSwitch:
             return await every_tenant(statements)
 
     async def revisions(
-        self, tenant_id: str, endpoint: str | None, *, is_contract: bool, migrations: Path = MIGRATIONS
+        self,
+        tenant_id: str,
+        endpoint: str | None,
+        labels: Labels = AS_TOLD,
+        *,
+        is_contract: bool,
+        migrations: Path = MIGRATIONS,
     ) -> list[Path]:
         """Write the change to the space of `endpoint` as Alembic revisions, or with `is_contract` the one that gives
         up the space from before. The files. Raises InvalidInput, NotFound."""
@@ -255,7 +273,7 @@ class SpaceSwitch:
             return write_revisions(_row(old), _row(serving), contract=True, migrations=migrations)
         if endpoint is None:
             raise InvalidInput("--revisions needs --endpoint, or --contract.", "endpoint")
-        to = (await self.plan(tenant_id, endpoint)).to
+        to = (await self.plan(tenant_id, endpoint, labels)).to
         return write_revisions(_row(serving), row_of(to, storage_of(to), endpoint), migrations=migrations)
 
     async def verify(self, tenant_id: str, queries: int = 50) -> Verified:
@@ -269,39 +287,43 @@ class SpaceSwitch:
         """Have the filled (or kept) space serve, and keep the one that served, up to date. Writers wait for the moment
         of it. Raises NotFound, NotReady where something goes on being lacking."""
         space = await self._new(tenant_id, "filled", "kept")
+
+        async def swap(connection: AsyncConnection) -> tuple[int, StoredSpace]:
+            """How many items are lacking, for which nothing is changed, and what served until now."""
+            await self._store.lock_roles(connection, tenant_id)
+            spaces = await self._store.of_tenant(connection, tenant_id)
+            if spaces is None or spaces.role_of(space) not in {"filled", "kept"}:
+                raise NotReady(f"{space.id} was switched or dropped by somebody else at this moment.")
+            lacking = await self._store.lacking(connection, tenant_id, space.number)
+            if not lacking:
+                await self._store.swap_roles(connection, tenant_id, space.number, spaces.serving.number)
+            return lacking, spaces.serving
+
         lacking = 0
         for attempt in range(TRIES):
-            async with self.database.begin(tenant_id) as connection:
-                await self._store.lock_roles(connection, tenant_id)
-                spaces = await self._store.of_tenant(connection, tenant_id)
-                if spaces is None or spaces.role_of(space) not in {"filled", "kept"}:
-                    raise NotReady(f"{space.id} was switched or dropped by somebody else at this moment.")
-                lacking = await self._store.lacking(connection, tenant_id, space.number)
-                if not lacking:
-                    await self._store.swap_roles(connection, tenant_id, space.number, spaces.serving.number)
-                    break
+            lacking, before = await briefly(self.database, tenant_id, swap)
+            if not lacking:
+                self._spaces.forget(tenant_id)
+                log.info("space_switched", space=space.id, before=before.id)
+                return await self._status_of(tenant_id, space)
             while await self._filler.fill_some(tenant_id, space):
                 pass
             await asyncio.sleep(0.05 * attempt)
-        else:
-            raise NotReady(f"{lacking} items have no vector in {space.id} yet: embed-service space fill")
-        self._spaces.forget(tenant_id)
-        log.info("space_switched", space=space.id, before=spaces.serving.id)
-        return await self._status_of(tenant_id, space)
+        raise NotReady(f"{lacking} items have no vector in {space.id} yet: embed-service space fill")
 
     async def drop(self, tenant_id: str) -> StoredSpace:
-        """Give up the space that does not serve, and its vectors; its tables, where no other tenant uses them. Raises
-        NotFound."""
-        space = await self._new(tenant_id, "kept", "filled", "filling")
-        async with self.database.begin(tenant_id) as connection:
-            await self._store.lock_roles(connection, tenant_id)
-            await self._store.set_role(connection, tenant_id, space.number, None)
-            await self._store.drop_vectors(connection, tenant_id, space)
-        async with self.database.begin(tenant_id) as connection:
-            is_gone = await self._store.unregister(connection, space)
+        """Give up the space that does not serve, and its vectors; its tables, where no other tenant uses them. Broken
+        off, the same call finishes that one, and no other. Raises NotFound."""
+        begun = await self._dropped(tenant_id)
+        space = begun[0] if begun else await self._new(tenant_id, "kept", "filled", "filling")
+        await self._drop.begin(tenant_id, space)
         self._spaces.forget(tenant_id)
-        log.info("space_dropped", space=space.id, tables_dropped=is_gone)
+        await self._drop.finish(tenant_id, space)
         return space
+
+    async def _dropped(self, tenant_id: str) -> list[StoredSpace]:
+        async with self.database.begin(tenant_id) as connection:
+            return await self._store.dropped(connection, tenant_id)
 
     async def _new(self, tenant_id: str, *roles: Role) -> StoredSpace:
         """The tenant's space in one of the roles, the first that has any."""
@@ -314,18 +336,23 @@ class SpaceSwitch:
 
     async def _call_filled(self, tenant_id: str, space: StoredSpace) -> None:
         """Have writers embed in it too, from now on."""
-        async with self.database.begin(tenant_id) as connection:
+
+        async def give_role(connection: AsyncConnection) -> bool:
             await self._store.lock_roles(connection, tenant_id)
-            spaces = await self._store.of_tenant(connection, tenant_id)
-            if spaces is not None and spaces.role_of(space) == "filling":
+            is_filling = await self._store.role(connection, tenant_id, space.number) == "filling"
+            if is_filling:
                 await self._store.set_role(connection, tenant_id, space.number, "filled")
-                log.info("space_filled", space=space.id)
+            return is_filling
+
+        if await briefly(self.database, tenant_id, give_role):
+            log.info("space_filled", space=space.id)
         self._spaces.forget(tenant_id)
 
     async def _status_of(self, tenant_id: str, space: StoredSpace) -> SpaceStatus:
         async with self.database.begin(tenant_id) as connection:
-            spaces = await self._store.of_tenant(connection, tenant_id)
-            role = "serving" if spaces is None else spaces.role_of(space) or "serving"
+            role = await self._store.role(connection, tenant_id, space.number) or "serving"
+            if role == "dropped":  # its tables may be gone
+                return SpaceStatus(space, role, 0, 0)
             if role in {"filling", "trial"}:  # not all of it may be noted
                 lacking = await self._fills.missing(connection, tenant_id, space)
             else:

@@ -9,10 +9,13 @@ from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 import structlog
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from app.domain.embeddings import AS_TOLD, EmbeddingSpace, Labels, Vector, address_of
 from app.domain.errors import ModelUnavailable, Overloaded, StaleSpace
-from app.domain.spaces import WRITTEN, Embedded, StoredSpace, TenantSpaces, storage_of
+from app.domain.spaces import PROBE, WRITTEN, Embedded, StoredSpace, TenantSpaces
 from app.ports import Clock, Embedder
 from app.request import remaining_s
+from app.services.fingerprints import Fingerprints
+from app.services.space_making import make_space
 from app.store.engine import Database
 from app.store.spaces import SpaceStore
 
@@ -47,22 +50,33 @@ class Spaces:
         open_embedder: Callable[[str], Embedder],
         clock: Clock,
         *,
+        built_in: Embedder,
         endpoint: str | None = None,
+        labels: Labels = AS_TOLD,
     ) -> None:
-        """`own`: what tenants begin with, answering at `endpoint` (None: in this process); `open_embedder` makes the
+        """`own`: what tenants begin with, answering at `endpoint` (None: in this process), of which a person says
+        `labels`; `built_in`: what embeds in spaces without an endpoint, closed with this; `open_embedder` makes the
         Embedder of another endpoint, and connects to nothing yet."""
         self._database = database
         self._store = store
         self._own = own
+        self._built_in = built_in
         self._endpoint = endpoint
+        self._labels = labels
         self._open_embedder = open_embedder
         self._clock = clock
+        self._fingerprints = Fingerprints(database, store, clock)
         self._own_stored: StoredSpace | None = None
         self._registering = asyncio.Lock()
         self._known: dict[str, tuple[datetime, TenantSpaces]] = {}
         self._stored: dict[str, StoredSpace] = {}
         self._embedders: dict[str, Embedder] = {}
         self._resting: dict[int, datetime] = {}
+
+    @property
+    def own_space(self) -> EmbeddingSpace:
+        """The space that tenants begin with. Raises ModelUnavailable before what embeds in it has answered once."""
+        return self._labels.of(self._own.space)
 
     async def of(self, tenant_id: str) -> TenantSpaces:
         """The tenant's spaces; before its first write, the service's own one serves."""
@@ -81,16 +95,13 @@ class Spaces:
         """The space that tenants begin with, with its tables."""
         async with self._registering:
             try:
-                current = self._own.space
+                current = self.own_space
             except ModelUnavailable:  # it answers for the first time
-                await self._own.embed(["probe"])
-                current = self._own.space
+                await self._own.embed([PROBE])
+                current = self.own_space
             if self._own_stored is None or self._own_stored.space != current:
-                async with self._database.begin("default") as connection:
-                    self._own_stored = await self._store.register(
-                        connection, current, storage=storage_of(current), endpoint=self._endpoint
-                    )
-        return self._own_stored
+                self._own_stored = await make_space(self._database, self._store, current, self._endpoint)
+            return self._own_stored
 
     async def stored(self, space_id: str) -> StoredSpace:
         """A space with tables, by its name. Raises StaleSpace where it has none (any more)."""
@@ -102,18 +113,28 @@ class Spaces:
             self._stored[space_id] = found
         return self._stored[space_id]
 
-    async def register(self, endpoint: str) -> StoredSpace:
-        """The space of an endpoint, with its tables. Raises ModelUnavailable."""
-        embedder = self.embedder_at(endpoint)
-        await embedder.embed(["probe"])
+    async def look_at(self, endpoint: str, labels: Labels = AS_TOLD) -> EmbeddingSpace:
+        """The space of what answers at an endpoint, of which a person says `labels`. Raises ModelUnavailable, of it
+        OtherSpace where that space is of another model."""
+        told, vector = await self._probe(endpoint, labels)
+        space = labels.of(told)
         async with self._database.begin("default") as connection:
-            return await self._store.register(
-                connection, embedder.space, storage=storage_of(embedder.space), endpoint=endpoint
-            )
+            held = await self._store.registered(connection, space.id)
+        if held is not None:
+            await self._fingerprints.compare(held, told, vector, address_of(endpoint))
+        return space
+
+    async def register(self, endpoint: str, labels: Labels = AS_TOLD) -> StoredSpace:
+        """The space of an endpoint, with its tables. Raises as `look_at`."""
+        told, vector = await self._probe(endpoint, labels)
+        made = await make_space(self._database, self._store, labels.of(told), endpoint)
+        await self._fingerprints.compare(made, told, vector, address_of(endpoint))
+        return made
 
     def forget(self, tenant_id: str) -> None:
-        """Read anew what the tenant's spaces are for."""
+        """Read anew what the tenant's spaces are for, and whether the one that tenants begin with is still there."""
         self._known.pop(tenant_id, None)
+        self._own_stored = None
 
     async def embed(self, tenant_id: str, texts: Sequence[str]) -> Embedded:
         """Vectors in the space that serves the tenant. Raises ModelUnavailable and Overloaded."""
@@ -127,15 +148,20 @@ class Spaces:
         made = await asyncio.gather(*(self._embed_soon(space, texts) for space in wanted))
         return [each for each in made if each is not None]
 
-    async def embed_in(self, space: StoredSpace, texts: Sequence[str]) -> Embedded:
-        """Vectors in a space. Raises ModelUnavailable, also where what embeds in it gives another by now, and
-        Overloaded."""
-        embedder = self.embedder(space)
-        vectors = await embedder.embed(texts)
-        if embedder.space.id != space.id:
-            raise ModelUnavailable(
-                f"What embeds in {space.id} gives vectors of {embedder.space.id} now.", "other_space"
-            )
+    async def embed_in(
+        self, space: StoredSpace, texts: Sequence[str], connection: AsyncConnection | None = None
+    ) -> Embedded:
+        """Vectors in a space, its prefix before each text. `connection`: the transaction that the caller has open, if
+        one has to be open meanwhile. Raises ModelUnavailable, of it OtherSpace where what embeds in it has another
+        model by now, and Overloaded."""
+        embedder, address = self._what_embeds_in(space)
+        await self._fingerprints.recognise(space, embedder, address, connection)
+        try:
+            vectors = await embedder.embed([space.space.prefix + each for each in texts])
+        except ModelUnavailable:
+            self._fingerprints.doubt(space)
+            raise
+        self._fingerprints.check(space, embedder.space, address)
         return Embedded(space, vectors)
 
     async def hold(
@@ -149,36 +175,42 @@ class Spaces:
         if spaces is None:
             if serving is None:
                 return ()
-            await self._store.begin_to_serve(connection, tenant_id, serving)
             self.forget(tenant_id)
+            await self._store.begin_to_serve(connection, tenant_id, serving)
             spaces = await self._store.of_tenant(connection, tenant_id)
         if spaces is None or (serving is not None and spaces.serving.number != serving.number):
             raise StaleSpace("another embedding space began to serve at this moment")
         return spaces.every
 
-    def embedder(self, space: StoredSpace) -> Embedder:
-        """What embeds in a space. Raises ModelUnavailable where that is not known here."""
-        if space.endpoint == self._endpoint or self._is_own(space):
-            return self._own
-        if space.endpoint is None:
-            raise ModelUnavailable(
-                f"The memories are in the space {space.id}, in which nothing that is configured here embeds: set "
-                "EMBED_ENDPOINT back, or `embed-service space create`.",
-                "other_space",
-            )
-        return self.embedder_at(space.endpoint)
-
     async def aclose(self) -> None:
-        """Close the connections to endpoints; the own embedder is its owner's to close."""
+        """Close the connections to endpoints, and the built-in model where it is not the own embedder, which is its
+        owner's to close."""
         for embedder in self._embedders.values():
             await embedder.aclose()
         self._embedders.clear()
+        if self._built_in is not self._own:
+            await self._built_in.aclose()
 
     def embedder_at(self, endpoint: str) -> Embedder:
-        """What embeds at an endpoint."""
+        """What embeds at an endpoint, without any prefix."""
         if endpoint not in self._embedders:
             self._embedders[endpoint] = self._open_embedder(endpoint)
         return self._embedders[endpoint]
+
+    async def _probe(self, endpoint: str, labels: Labels) -> tuple[EmbeddingSpace, Vector]:
+        """What a model calls its own space, and the vector of the probe as it is embedded with these labels."""
+        embedder = self.embedder_at(endpoint)
+        (vector,) = await embedder.embed([labels.prefix + PROBE])
+        return embedder.space, vector
+
+    def _what_embeds_in(self, space: StoredSpace) -> tuple[Embedder, str | None]:
+        """What embeds in a space, and its address as it may be shown: its endpoint, or where it has none, the built-in
+        model, which has no address."""
+        if space.endpoint == self._endpoint or self._is_own(space):
+            return self._own, self._endpoint and address_of(self._endpoint)
+        if space.endpoint is None:
+            return self._built_in, None
+        return self.embedder_at(space.endpoint), address_of(space.endpoint)
 
     async def _embed_soon(self, space: StoredSpace, texts: Sequence[str]) -> Embedded | None:
         try:
@@ -194,7 +226,7 @@ class Spaces:
 
     def _is_own(self, space: StoredSpace) -> bool:
         try:
-            return self._own.space.id == space.id
+            return self.own_space.id == space.id
         except ModelUnavailable:  # it has not answered once
             return False
 

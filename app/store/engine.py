@@ -18,6 +18,7 @@ import orjson
 import structlog
 from alembic import command
 from alembic.config import Config
+from alembic.script import ScriptDirectory
 from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
@@ -34,6 +35,8 @@ SERVICE_ROLE = "embed_service"
 OLDEST_POSTGRES = 15
 OLDEST_PGVECTOR = (0, 8)
 MIGRATIONS = Path(__file__).resolve().parents[2] / "migrations"
+NEWEST = "heads"
+"""Every newest revision: beside the service's own there may be a change of embedding space that somebody wrote."""
 
 _PREPARATION_LOCK = 0x656D626564  # "embed" in ASCII: nobody else's advisory lock by chance
 _MIGRATION_LOCK = _PREPARATION_LOCK + 1
@@ -467,34 +470,41 @@ def _is_lost(error: DBAPIError) -> bool:
     return error.connection_invalidated or is_broken or state.startswith(_LOST)
 
 
-def _upgrade(connection: Connection, revision: str) -> None:
+def _upgrade(connection: Connection, revision: str, migrations: Path) -> None:
     config = Config()
-    config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
+    config.set_main_option("script_location", str(migrations).replace("%", "%%"))
     config.attributes["connection"] = connection
-    command.upgrade(config, revision)
+    try:
+        command.upgrade(config, revision)
+    except NotFilled:
+        steps = list(ScriptDirectory.from_config(config).walk_revisions()) if revision == NEWEST else []
+        for step in reversed(steps):
+            with suppress(NotFilled):  # of the change, or of what builds on it; the others are not behind it
+                command.upgrade(config, step.revision)
+        raise
 
 
-async def migrate(database: Database | str, revision: str = "head") -> None:
+async def migrate(database: Database | str, revision: str = NEWEST, *, migrations: Path = MIGRATIONS) -> None:
     """Bring the tables up to `revision`, one process at a time; a URL is prepared first.
 
-    A change of embedding space that is not filled yet is waited for: what comes before it stands, it and the rest are
-    left for the next time. Raises StoreUnavailable; a migration that fails is undone and its error is raised as it is.
+    A change of embedding space that is not filled yet is waited for: it and what builds on it are left for the next
+    time. Raises StoreUnavailable; a migration that fails is undone and its error is raised as it is.
     """
     if isinstance(database, str):
         database = Database(await prepare_database(database), pool_size=1)
         try:
-            await migrate(database, revision)
+            await migrate(database, revision, migrations=migrations)
         finally:
             await database.aclose()
         return
     async with database.migrating() as connection:
         try:
-            await connection.run_sync(_upgrade, revision)
+            await connection.run_sync(_upgrade, revision, migrations)
         except NotFilled as error:
             log.warning("migration_waits", reason=str(error))
 
 
-async def open_database(settings: Settings, *, revision: str | None = "head") -> Database:
+async def open_database(settings: Settings, *, revision: str | None = NEWEST) -> Database:
     """The database that `settings` name, ready for use: the embedded one is started, the tables migrated.
 
     With `revision` None the tables stay as they are. Raises StoreUnavailable.

@@ -63,6 +63,12 @@ def _note(space: StoredSpace, kind: Kind) -> str:
     """
 
 
+_IS_USED = text("""
+SELECT EXISTS (
+    SELECT FROM tenant_spaces WHERE tenant_id = :tenant_id AND number = :number AND role <> 'dropped'
+)
+""")
+
 _CLAIM = text("""
 SELECT kind, user_id, item_id FROM space_backlog
 WHERE tenant_id = :tenant_id AND number = :number
@@ -138,6 +144,9 @@ class FillStore:
         again. Raises StaleSpace where the space was dropped.
         """
         await connection.execute(text("SET LOCAL lock_timeout = '200ms'"))
+        used = await connection.execute(_IS_USED, {"tenant_id": tenant_id, "number": space.number})
+        if not used.scalar_one():
+            raise StaleSpace(f"the embedding space {space.id} was given up")
         arguments = {"tenant_id": tenant_id, "user_id": after[0], "item": after[1]}
         if kind == "input":
             del arguments["user_id"]

@@ -3,7 +3,7 @@
 import re
 from typing import Any
 
-from app.domain.spaces import GRAPHS, Storage, StoredSpace, has_graphs, is_inline
+from app.domain.spaces import GRAPHS, Storage, has_graphs, is_inline
 
 PARTITIONS = 16
 """Hash partitions by tenant and user, as `memories` has them."""
@@ -14,38 +14,54 @@ MADE_HERE = re.compile(r".+_p\d\d|(memory|input)_vectors_\d+")
 _IS_TENANT = "tenant_id = current_setting('app.tenant_id', true)"
 
 
+_OWNERS = {
+    "memory": ("memory_id", "memories", "tenant_id, user_id, memory_id"),
+    "input": ("set_id", "users", "tenant_id, user_id"),
+}
+"""What has vectors: the key of an item, and whose rows they go with."""
+
+
 def create_statements(number: int, dimension: int, storage: Storage) -> list[str]:
-    """Make the tables of a space: vectors of memories, which go with their memory, and of inputs, which go with their
-    user. Closed by row-level security, partitions too, for a parent's policy does not hold for who names a partition.
+    """Make the tables of a space: vectors of memories and of inputs. Closed by row-level security, partitions too, for
+    a parent's policy does not hold for who names a partition. Nobody who uses other tables waits for any of it.
 
     A memory's vector carries the number of its user's graph (0: none), given by a trigger; each graph is an index of
     the rows that carry its number.
     """
     statements: list[str] = []
-    for kind, item, owner, key in (
-        ("memory", "memory_id", "memories", "tenant_id, user_id, memory_id"),
-        ("input", "set_id", "users", "tenant_id, user_id"),
-    ):
+    for kind, (item, _, _) in _OWNERS.items():
         table = f"{kind}_vectors_{number}"
         graph = "graph smallint NOT NULL DEFAULT 0, " if kind == "memory" else ""
         statements.append(
             f"CREATE TABLE {table} (tenant_id text NOT NULL, user_id text NOT NULL, {item} uuid NOT NULL, "
             f"embedding {storage}({dimension}) NOT NULL, {graph}"
-            f"CONSTRAINT pk_{table} PRIMARY KEY (tenant_id, user_id, {item}), "
-            f"CONSTRAINT fk_{table}_{owner} FOREIGN KEY ({key}) REFERENCES {owner} ({key}) ON DELETE CASCADE) "
+            f"CONSTRAINT pk_{table} PRIMARY KEY (tenant_id, user_id, {item})) "
             "PARTITION BY HASH (tenant_id, user_id)"
         )
         if is_inline(dimension, storage):  # before there are partitions: they inherit it
             statements.append(f"ALTER TABLE {table} ALTER embedding SET STORAGE PLAIN")
         statements += _close(table)
-        for remainder in range(PARTITIONS):
-            name = f"{table}_p{remainder:02}"
+        for name in _partitions(table):
             statements.append(
                 f"CREATE TABLE {name} PARTITION OF {table} "
-                f"FOR VALUES WITH (MODULUS {PARTITIONS}, REMAINDER {remainder})"
+                f"FOR VALUES WITH (MODULUS {PARTITIONS}, REMAINDER {int(name[-2:])})"
             )
             statements += _close(name)
     return statements + _graph_statements(f"memory_vectors_{number}", number, dimension, storage)
+
+
+def tie_statements(number: int) -> dict[str, str]:
+    """By its name, each foreign key of a space's tables: vectors of memories go with their memory, those of inputs with
+    their user. Whoever writes the table that it leads to waits for it."""
+    statements: dict[str, str] = {}
+    for kind, (_, owner, key) in _OWNERS.items():
+        table = f"{kind}_vectors_{number}"
+        name = f"fk_{table}_{owner}"
+        statements[name] = (
+            f"ALTER TABLE {table} ADD CONSTRAINT {name} FOREIGN KEY ({key}) REFERENCES {owner} ({key}) "
+            "ON DELETE CASCADE"
+        )
+    return statements
 
 
 def _graph_statements(table: str, number: int, dimension: int, storage: Storage) -> list[str]:
@@ -63,9 +79,21 @@ def _graph_statements(table: str, number: int, dimension: int, storage: Storage)
     return statements
 
 
-def drop_statements(space: StoredSpace) -> list[str]:
-    """Give the tables of a space up, and their disk back."""
-    return [f"DROP TABLE {space.memory_table}", f"DROP TABLE {space.input_table}"]
+def partition_statements(kind: str, number: int) -> list[str]:
+    """Give the partitions of a space's vectors up, and their disk back. Nobody who uses other tables waits for it."""
+    return [f"DROP TABLE IF EXISTS {name}" for name in _partitions(f"{kind}_vectors_{number}")]
+
+
+def table_statements(kind: str, number: int) -> list[str]:
+    """Give the table without its partitions up. Whoever uses what its foreign key leads to waits for it; that is locked
+    by itself first, from the parent down as everybody does: `DROP` begins with some partition of it."""
+    _, owner, _ = _OWNERS[kind]
+    return [f"LOCK TABLE {owner} IN ACCESS EXCLUSIVE MODE", f"DROP TABLE IF EXISTS {kind}_vectors_{number}"]
+
+
+def retired_name(space_id: str, number: int) -> str:
+    """What a space is called whose tables are being dropped: nobody looks for it by this name."""
+    return f"{space_id}#{number}"
 
 
 def is_of_the_code(item: Any, name: str | None, kind: str, *_: Any) -> bool:
@@ -73,6 +101,10 @@ def is_of_the_code(item: Any, name: str | None, kind: str, *_: Any) -> bool:
     and the tables of spaces are not."""
     table = name if kind == "table" else item.table.name
     return MADE_HERE.fullmatch(table or "") is None
+
+
+def _partitions(table: str) -> list[str]:
+    return [f"{table}_p{remainder:02}" for remainder in range(PARTITIONS)]
 
 
 def _close(table: str) -> list[str]:

@@ -446,10 +446,13 @@ embedding_spaces = Table(
     Column("storage", Text, nullable=False),
     Column("endpoint", Text),
     Column("created_at", Moment, nullable=False, server_default=text("now()")),
+    Column("told", Text),
+    Column("fingerprint", VECTOR),
     CheckConstraint("storage IN ('vector', 'halfvec')", name="storage"),
     UniqueConstraint("space_id"),
 )
-"""The one table of no tenant: it holds nothing of anybody. `number` names the tables of a space."""
+"""The one table of no tenant: it holds nothing of anybody. `number` names the tables of a space; it is recognised by
+what its model called its own space when it was first used (`told`) and by the vector of a text (`fingerprint`)."""
 
 tenant_spaces = Table(
     "tenant_spaces",
@@ -458,7 +461,7 @@ tenant_spaces = Table(
     Column("number", Integer, primary_key=True),
     Column("role", Text, nullable=False),
     Column("since", Moment, nullable=False, server_default=text("now()")),
-    CheckConstraint("role IN ('serving', 'filling', 'filled', 'kept', 'trial')", name="role"),
+    CheckConstraint("role IN ('serving', 'filling', 'filled', 'kept', 'trial', 'dropped')", name="role"),
     ForeignKeyConstraint(["tenant_id"], ["tenants.tenant_id"]),
     ForeignKeyConstraint(["number"], ["embedding_spaces.number"]),
     Index("uq_tenant_spaces_serving", "tenant_id", unique=True, postgresql_where=text("role = 'serving'")),

@@ -36,8 +36,9 @@ from rich.progress import Progress
 
 from app.clients.embeddings.onnx import OnnxEmbedder
 from app.domain.embeddings import EmbeddingSpace
-from app.domain.spaces import EXACT_LIMIT, StoredSpace, storage_of
+from app.domain.spaces import EXACT_LIMIT, StoredSpace
 from app.logs import configure_logs
+from app.services import space_making
 from app.store.embedded import EmbeddedServer, connect_driver, start_embedded
 from app.store.engine import Database, migrate, prepare_database
 from app.store.spaces import SpaceStore
@@ -271,9 +272,9 @@ async def open_database(server: EmbeddedServer, name: str, stack: AsyncExitStack
 async def make_space(database: Database) -> StoredSpace:
     """The space that serves the benchmark's tenant, of vectors as the built-in model gives them."""
     own = EmbeddingSpace("all-MiniLM-L6-v2", "perturbed", DIMENSION)
+    space = await space_making.make_space(database, SpaceStore(), own, None)
     async with database.begin(TENANT) as connection:
         await TenantStore().ensure(connection, TENANT)
-        space = await SpaceStore().register(connection, own, storage=storage_of(own), endpoint=None)
         await SpaceStore().begin_to_serve(connection, TENANT, space)
     return space
 

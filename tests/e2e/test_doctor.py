@@ -164,7 +164,7 @@ async def test_tables_without_row_level_security_are_found(tcp_server: TcpServer
     await migrate(bare_url)
     facts = await look_at_database(outside(bare_url, folder))
     assert (judge_tenancy(facts).state, judge_pgvector(facts).state) == ("ok", "ok")
-    assert (facts.keys, facts.spaces, bool(facts.revision)) == ((0, 0), {}, True)
+    assert (facts.keys, facts.spaces, bool(facts.revisions)) == ((0, 0), {}, True)
     await tcp_server.execute("bare", "ALTER TABLE memories DISABLE ROW LEVEL SECURITY")
     check = judge_tenancy(await look_at_database(outside(bare_url, folder)))
     assert (check.state, "ALTER TABLE memories ENABLE" in check.mend) == ("wrong", True)

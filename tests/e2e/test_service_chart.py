@@ -323,7 +323,7 @@ def test_commands_exist() -> None:
     worker = container(EVERYTHING, "worker")
     assert worker["args"][-1] == str(worker["ports"][0]["containerPort"])
     assert (ROOT / container(EVERYTHING, "embedding")["command"][1]).is_file()
-    assert container(VALUES["migrating first"], "migration")["command"] == ["alembic", "upgrade", "head"]
+    assert container(VALUES["migrating first"], "migration")["command"] == ["alembic", "upgrade", "heads"]
 
 
 @pytest.mark.parametrize("values", VALUES.values(), ids=VALUES.keys())

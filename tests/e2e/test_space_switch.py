@@ -15,9 +15,11 @@ import httpx
 import pytest
 
 from app.domain.embeddings import Vectors
+from tests import embedding_server as server_module
 from tests.e2e.running import COMMAND, RunningService, open_service
 from tests.embedding_server import MODEL, embedding_server
 from tests.fakes import FakeEmbedder
+from tests.servers import open_folder
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -207,3 +209,101 @@ def test_there_and_back_with_everything_killed_on_the_way(embedded: list[int]) -
         again = service.run_command("space", "switch", check=False)
         assert (again.returncode, again.stderr.count("\n")) == (1, 1)
         assert "`embed-service space create` makes one" in again.stderr
+
+
+@pytest.fixture
+def moved() -> Generator[tuple[RunningService, str]]:
+    """A service that was started with EMBED_ENDPOINT after its tenant was switched there, as the page says, and that
+    endpoint."""
+    with open_folder() as folder, embedding_server() as endpoint:
+        before = RunningService(folder)
+        before.start()
+        try:
+            with before.client() as http:
+                remember(http, "I keep note 1")
+            for step in (("create", "--endpoint", endpoint), ("fill",), ("switch",)):
+                ask(before, *step)
+        finally:
+            before.stop()
+        since = RunningService(folder, {"EMBED_ENDPOINT": endpoint})
+        since.start()
+        try:
+            yield since, endpoint
+        finally:
+            since.stop()
+
+
+def remember(http: httpx.Client, said: str) -> httpx.Response:
+    """A write of ada's."""
+    return http.post("/v1/memories", json={"user_id": "ada", "memories": [{"type": "HISTORY", "content": said}]})
+
+
+def search(http: httpx.Client, query: str) -> Any:
+    """What is found of ada's."""
+    return http.post("/v1/memories/search", json={"user_id": "ada", "query": query, "limit": 5}).json()
+
+
+def test_the_way_back_from_the_services_own_endpoint(moved: tuple[RunningService, str]) -> None:
+    """The space before has no endpoint: the service and the commands load the built-in model for it."""
+    service, _ = moved
+    with service.client() as http:
+        assert remember(http, "I keep note 2").status_code == 200
+        assert search(http, "note 2")["space"].startswith(MODEL)
+        ask(service, "switch")
+        assert remember(http, "I keep note 3").status_code == 200
+        for said in ("I keep note 1", "I keep note 2", "I keep note 3"):
+            found = search(http, said)
+            assert found["space"].startswith(BUILT_IN)
+            assert said in [each["memory"]["content"] for each in found["results"]]
+    assert ask(service, "verify")["missing"] == 0
+    ask(service, "drop")
+    assert [one["role"] for one in ask(service, "status")] == ["serving"]
+
+
+def test_a_replaced_model_is_named_everywhere(
+    moved: tuple[RunningService, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the API after a restart, by the commands, and in the log, in one line; the change to it goes on from there."""
+    service, endpoint = moved
+    monkeypatch.setattr(server_module._Requests, "embedder", FakeEmbedder("another"))
+    service.stop()
+    service.start()
+    with service.client() as http:
+        refused = remember(http, "I keep note 2")
+        assert (refused.status_code, refused.json()["type"]) == (503, "urn:embed-service:problem:model-unavailable")
+        for part in (f"{endpoint} has another model now", f"space create --endpoint {endpoint} --revision NEW"):
+            assert part in refused.json()["detail"]
+        found = search(http, "note 1")
+        assert (found["degraded"], found["results"][0]["memory"]["content"]) == (True, "I keep note 1")
+        assert service.log_events("space_refused")
+        done = service.run_command("space", "create", "--endpoint", endpoint, check=False)
+        assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+        assert "has another model now" in done.stderr
+        for step in (("create", "--endpoint", endpoint, "--revision", "2"), ("fill",), ("switch",)):
+            ask(service, *step)
+        assert remember(http, "I keep note 3").status_code == 200
+        found = search(http, "I keep note 3")
+        assert (found["degraded"], found["space"]) == (False, f"{MODEL}@2:384:mean:l2")
+    (serving, *_) = ask(service, "status")
+    assert (serving["role"], serving["revision"], serving["prefix"]) == ("serving", "2", "")
+
+
+def test_a_drop_that_is_killed_is_finished_by_the_next(moved: tuple[RunningService, str]) -> None:
+    """`kill -9` at whatever moment; the same command says that it is dropped, or that there is nothing left to drop."""
+    service, _ = moved
+    for delay_s in (1.0, 1.5, 2.0):
+        process = subprocess.Popen(
+            [COMMAND, "space", "drop"],
+            cwd=service.folder,
+            env=service.environment,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        time.sleep(delay_s)
+        process.kill()
+        process.wait()
+        assert {one["role"] for one in ask(service, "status")} <= {"serving", "kept", "dropped"}
+    service.run_command("space", "drop", check=False)
+    assert [one["role"] for one in ask(service, "status")] == ["serving"]
+    again = service.run_command("space", "drop", check=False)
+    assert (again.returncode, again.stderr.count("\n")) == (1, 1)

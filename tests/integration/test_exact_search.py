@@ -13,7 +13,8 @@ import pytest
 
 from app.domain.embeddings import EmbeddingSpace, Vector
 from app.domain.memory import Memory, MemoryType
-from app.domain.spaces import StoredSpace, storage_of
+from app.domain.spaces import StoredSpace
+from app.services.space_making import make_space
 from app.store.engine import Database
 from app.store.memories import MemoryStore, SearchFilter
 from app.store.spaces import SpaceStore
@@ -102,8 +103,7 @@ def wanted(
 
 @pytest.fixture(scope="module")
 async def space(database: Database) -> StoredSpace:
-    async with database.begin("default") as connection:
-        return await SpaceStore().register(connection, SPACE, storage=storage_of(SPACE), endpoint=None)
+    return await make_space(database, SpaceStore(), SPACE, None)
 
 
 async def tell(database: Database, tenant: str, space: StoredSpace, kept: Sequence[Kept]) -> None:

@@ -32,7 +32,9 @@ async def keys(database: Database) -> list[tuple[str, bool, str, set[str]]]:
     """(table, whether it is partitioned, key, its columns) of every table of users' rows, one space's too."""
     space = EmbeddingSpace("schema", "1", 3, "mean", True)
     async with database.begin("default") as connection:
-        await SpaceStore().register(connection, space, storage="vector", endpoint=None)
+        made = await SpaceStore().register(connection, space, storage="vector", endpoint=None)
+        while await SpaceStore().tie(connection, made):
+            pass
         found = [(row[0], row[1], row[2], set(row[3])) for row in await connection.execute(text(KEYS))]
         await connection.rollback()
     return found

@@ -9,13 +9,16 @@ import numpy as np
 import pytest
 from alembic import command
 from alembic.config import Config
-from sqlalchemy import Connection
+from alembic.script import ScriptDirectory
+from sqlalchemy import Connection, text
 
+from app.api.deps import Services
 from app.clients.embeddings.onnx import OnnxEmbedder
 from app.domain.embeddings import EmbeddingSpace, Vectors
 from app.domain.errors import InvalidInput, NotFilled, NotReady
 from app.domain.memory import MemoryType
 from app.services.ranking import SearchRequest
+from app.services.space_switch import SpaceSwitch
 from app.settings import Settings
 from app.store.engine import MIGRATIONS, Database, migrate, prepare_database
 from app.store.space_revision_files import write_revisions
@@ -124,9 +127,143 @@ async def test_up_and_down_lose_nothing(
     for tenant in ("acme", "zoo"):
         await switch.fill(tenant)
     await run(opened, folder, lambda config: command.downgrade(config, "-2"))
-    for text in ("the boat of zoo is blue", "the lamp is on the table", "the cat sleeps", "the dog barks"):
-        assert await space_of("zoo", text) == before.id
+    for said in ("the boat of zoo is blue", "the lamp is on the table", "the cat sleeps", "the dog barks"):
+        assert await space_of("zoo", said) == before.id
     assert [one.role for one in await switch.status("zoo")] == ["serving"]
+
+
+NEXT = '''"""What the next release of the service makes."""
+
+from alembic import op
+
+revision = "made_up_next"
+down_revision = "{before}"
+branch_labels = None
+depends_on = None
+
+
+def upgrade() -> None:
+    """Make a table."""
+    op.execute("CREATE TABLE next_release (tenant_id text)")
+
+
+def downgrade() -> None:
+    """Take it back."""
+    op.execute("DROP TABLE next_release")
+'''
+
+
+def newest() -> str:
+    """The service's own newest revision."""
+    (head,) = ScriptDirectory(str(MIGRATIONS)).get_heads()
+    return head
+
+
+async def revisions_in(database: Database) -> set[str]:
+    async with database.engine.connect() as connection:
+        return set((await connection.execute(text("SELECT version_num FROM alembic_version"))).scalars())
+
+
+async def has_next_release(database: Database) -> bool:
+    async with database.engine.connect() as connection:
+        return (await connection.execute(text("SELECT to_regclass('next_release') IS NOT NULL"))).scalar_one()
+
+
+@pytest.fixture
+async def changing(
+    settings: Settings, opened: Database, embedder: OnnxEmbedder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> tuple[Services, SpaceSwitch, Path]:
+    """A tenant with a memory, for whom a change of space was written as revisions, in a folder with the service's."""
+    monkeypatch.setattr("app.wiring.HttpEmbedder", lambda _endpoint, **_: NewEmbedder("new"))
+    services = build_services(settings, opened, embedder)
+    switch = build_switch(opened, services.spaces)
+    await create_tenant(opened, "acme")
+    await services.memories.add("acme", "ada", facts("the boat is blue", kind=MemoryType.HISTORY))
+    folder = tmp_path / "migrations"
+    shutil.copytree(MIGRATIONS, folder, ignore=shutil.ignore_patterns("__pycache__"))
+    await switch.revisions("acme", ENDPOINT, is_contract=False, migrations=folder)
+    return services, switch, folder
+
+
+@pytest.mark.parametrize("is_merged", [False, True])
+async def test_the_next_release_starts_beside_a_change_that_somebody_made(
+    opened: Database, changing: tuple[Services, SpaceSwitch, Path], is_merged: bool
+) -> None:
+    """Its revision and theirs stand on the same one. The service's own start brings both; merged or not."""
+    services, switch, folder = changing
+    await migrate(opened, migrations=folder)
+    await switch.fill("acme")
+    await migrate(opened, migrations=folder)
+    (switched,) = await revisions_in(opened)
+    assert switched.endswith("_switch")
+
+    (folder / "versions" / "made_up_next.py").write_text(NEXT.format(before=newest()))
+    if is_merged:
+        await run(opened, folder, lambda config: command.merge(config, "heads", "both", rev_id="both"))
+    await migrate(opened, migrations=folder)
+    await migrate(opened, migrations=folder)
+    assert await has_next_release(opened)
+    assert await revisions_in(opened) == ({"both"} if is_merged else {"made_up_next", switched})
+    found = await services.ranking.search("acme", "ada", SearchRequest("the boat is blue"))
+    assert (found.space, found.is_degraded) == ("new@0:64:mean:l2", False)
+
+    if not is_merged:
+        with pytest.raises(InvalidInput, match="alembic merge"):
+            await switch.revisions("acme", None, is_contract=True, migrations=folder)
+        return
+    await switch.revisions("acme", None, is_contract=True, migrations=folder)
+    await migrate(opened, migrations=folder)
+    assert [one.role for one in await switch.status("acme")] == ["serving"]
+
+
+@pytest.mark.parametrize("is_merged", [False, True])
+async def test_a_change_that_waits_does_not_hold_up_the_next_release(
+    opened: Database, changing: tuple[Services, SpaceSwitch, Path], is_merged: bool
+) -> None:
+    """The space is not filled yet: `switch`, and what builds on it, is left for the next start, and nothing else."""
+    services, switch, folder = changing
+    (folder / "versions" / "made_up_next.py").write_text(NEXT.format(before=newest()))
+    if is_merged:
+        await run(opened, folder, lambda config: command.merge(config, "heads", "both", rev_id="both"))
+    await migrate(opened, migrations=folder)
+    assert await has_next_release(opened)
+    assert {revision.rpartition("_")[2] for revision in await revisions_in(opened)} == {"expand", "next"}
+    found = await services.ranking.search("acme", "ada", SearchRequest("the boat is blue"))
+    assert (found.space, found.is_degraded) == (services.embedder.space.id, False)
+    await switch.fill("acme")
+    await migrate(opened, migrations=folder)
+    assert [one.space.space.model for one in await switch.status("acme")] == ["new", "all-MiniLM-L6-v2"]
+
+
+async def test_revisions_change_every_tenant(capsys: pytest.CaptureFixture[str]) -> None:
+    """So `--all` says nothing, and is refused instead of being passed over."""
+    from app.commands.space import plan
+
+    with pytest.raises(InvalidInput, match="every tenant: leave --all out"):
+        plan(endpoint=ENDPOINT, revisions=True, is_all=True)
+
+
+@pytest.mark.parametrize("step", ["_end_use", "table_statements", "_forget"])
+async def test_a_contract_that_was_broken_off_goes_on(
+    step: str, opened: Database, changing: tuple[Services, SpaceSwitch, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, switch, folder = changing
+    await migrate(opened, migrations=folder)
+    await switch.fill("acme")
+    await migrate(opened, migrations=folder)
+    await switch.revisions("acme", None, is_contract=True, migrations=folder)
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(f"app.store.space_revisions.{step}", killed)
+        with pytest.raises(KeyboardInterrupt):
+            await migrate(opened, migrations=folder)
+    left = [one.role for one in await switch.status("acme")]
+    assert left == ["serving", "kept" if step == "_end_use" else "dropped"]
+    await migrate(opened, migrations=folder)
+    assert [one.role for one in await switch.status("acme")] == ["serving"]
 
 
 async def test_what_serves_is_not_dropped(

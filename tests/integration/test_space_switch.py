@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
+from uuid import uuid4
 
 import numpy as np
 import pytest
@@ -11,13 +12,15 @@ from sqlalchemy.exc import DBAPIError
 
 from app.api.deps import Services
 from app.clients.embeddings.onnx import OnnxEmbedder
-from app.domain.embeddings import EmbeddingSpace, Vectors
+from app.domain.embeddings import EmbeddingSpace, Vectors, cosine
 from app.domain.errors import InvalidInput, ModelUnavailable, NotFound, StaleSpace
 from app.domain.memory import MemoryType
 from app.services.ranking import SearchRequest
 from app.services.space_switch import SpaceSwitch
 from app.settings import Settings
 from app.store.engine import Database
+from app.store.spaces import SpaceStore
+from app.store.vectors import vector_literal
 from app.wiring import build_services, build_switch
 from tests.fakes import FakeEmbedder
 from tests.integration.conftest import facts
@@ -270,6 +273,47 @@ async def test_the_database_refuses_vectors_of_another_space(house: House) -> No
     with pytest.raises(DBAPIError, match="expected 64 dimensions, not 384"):
         async with house.one.database.begin(house.tenant) as connection:
             await connection.execute(text(insert), {"tenant": house.tenant})
+
+
+class SameSize(FakeEmbedder):
+    """Another model whose vectors have as many dimensions as those of the space before."""
+
+    @property
+    def space(self) -> EmbeddingSpace:
+        return EmbeddingSpace("same-size", "0", 384)
+
+
+async def test_vectors_of_two_spaces_of_one_dimension_are_not_mixed(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Types tell them apart no more, so this rests on the statements: each passes its vector through `in_space` with
+    the number of the space that it was made in, and finds tables of that number only. The database refuses whoever
+    does not know of the switch, to search and to write. It does not see it where a statement names another space than
+    its vector is of; no statement of the service can, for the number comes with the vector (`Embedded`)."""
+    monkeypatch.setattr("app.wiring.HttpEmbedder", lambda _endpoint, **_: SameSize("same-size"))
+    one, other = (build_services(house.one.settings, house.one.database, house.one.embedder) for _ in range(2))
+    house.one, house.other, house.switch = one, other, build_switch(one.database, one.spaces)
+    await house.remember("ada", "I like tea", "I like boats")
+    old = (await other.spaces.of(house.tenant)).serving
+    stale = await other.spaces.embed_in(old, ["I like tea"])
+    await house.switched()
+    new = (await one.spaces.of(house.tenant)).serving
+    assert new.column_type == old.column_type
+
+    ask = f"SELECT in_space(CAST(:vector AS text)::vector, :tenant, {old.number}, 'serving')"
+    with pytest.raises(StaleSpace, match="is not serving for this tenant"):
+        async with other.database.begin(house.tenant) as connection:
+            await connection.execute(text(ask), {"vector": vector_literal(stale.vectors[0]), "tenant": house.tenant})
+    item = [("ada", uuid4())]
+    with pytest.raises(StaleSpace, match="is not serving for this tenant"):
+        async with other.database.begin(house.tenant) as connection:
+            await SpaceStore().write(connection, house.tenant, old, "memory", item, stale.vectors, "serving")
+    assert await house.found("ada", "I like tea", other) == (new.id, ["I like tea", "I like boats"])
+    ids = await house.remember("ada", "I like snow", services=other)
+    again = (await SameSize("same-size").embed(["I like snow"]))[0]
+    async with one.database.begin(house.tenant) as connection:
+        items, vectors = await SpaceStore().vectors_of(connection, house.tenant, new, "ada")
+    assert cosine(vectors[items.index(ids[0])], again) > 0.999, "it is the new model's"
 
 
 async def test_what_cannot_be_changed_to_is_refused(house: House) -> None:

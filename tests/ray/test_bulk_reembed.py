@@ -56,6 +56,8 @@ class House:
         """Have the built-in model's space be filled."""
         async with self.database.begin(self.tenant) as connection:
             space = await SpaceStore().register(connection, minilm.SPACE, storage="vector", endpoint=None)
+            while await SpaceStore().tie(connection, space):
+                pass
             await SpaceStore().set_role(connection, self.tenant, space.number, "filling")
         return space
 

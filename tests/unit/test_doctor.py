@@ -22,6 +22,7 @@ from app.doctor.check import Check, Unfit, document, summary, table
 from app.doctor.database import (
     DatabaseFacts,
     KeyCount,
+    Revisions,
     judge_database,
     judge_keys,
     judge_migrations,
@@ -366,7 +367,7 @@ FACTS = DatabaseFacts(
     service_can_bypass=None,
     is_member=None,
     has_revision=True,
-    revision="0002",
+    revisions=("0002",),
     unconfined=(),
     keys=KeyCount(0, 0),
     spaces={},
@@ -374,11 +375,17 @@ FACTS = DatabaseFacts(
 ADMIN = replace(
     FACTS, is_superuser=True, can_bypass=True, may_create_role=True, may_create_extension=True, login="root"
 )
-KNOWN = ["0002", "0001"]
+KNOWN = Revisions(("0002",), frozenset({"0002", "0001"}))
+BESIDE = Revisions(("0002", "0002_switch"), frozenset({"0002", "0002_switch", "0001"}))
+"""Somebody's change of embedding space, made on the release before."""
 
 
 def migrations(facts: DatabaseFacts) -> Check:
     return judge_migrations(facts, KNOWN)
+
+
+def migrations_beside(facts: DatabaseFacts) -> Check:
+    return judge_migrations(facts, BESIDE)
 
 
 @pytest.mark.parametrize(
@@ -389,10 +396,12 @@ def migrations(facts: DatabaseFacts) -> Check:
         (judge_database, replace(FACTS, version="19beta1"), "ok", ""),
         (judge_database, replace(FACTS, round_trip_ms=35.0), "warning", "near"),
         (migrations, FACTS, "ok", ""),
-        (migrations, replace(FACTS, revision="0001"), "warning", "alembic upgrade head"),
-        (migrations, replace(FACTS, revision="0009"), "wrong", "newer release"),
-        (migrations, replace(FACTS, revision=None, has_revision=False), "ok", ""),
-        (migrations, replace(FACTS, revision=None, has_revision=False, may_create_tables=False), "wrong", "GRANT"),
+        (migrations, replace(FACTS, revisions=("0001",)), "warning", "alembic upgrade heads"),
+        (migrations, replace(FACTS, revisions=("0009",)), "wrong", "newer release"),
+        (migrations_beside, replace(FACTS, revisions=("0002", "0002_switch")), "ok", ""),
+        (migrations_beside, replace(FACTS, revisions=("0002_switch",)), "warning", "alembic upgrade heads"),
+        (migrations, replace(FACTS, revisions=(), has_revision=False), "ok", ""),
+        (migrations, replace(FACTS, revisions=(), has_revision=False, may_create_tables=False), "wrong", "GRANT"),
         (judge_tenancy, FACTS, "ok", ""),
         (judge_tenancy, replace(FACTS, unconfined=("memories",)), "wrong", "ALTER TABLE memories ENABLE ROW LEVEL"),
         (judge_tenancy, ADMIN, "ok", ""),
@@ -428,7 +437,7 @@ def test_verdicts_on_keys() -> None:
 
 
 def test_verdicts_on_stored_vectors() -> None:
-    """Memories of another space are not found: a warning that counts them."""
+    """Memories in another space need another model: a warning that counts them."""
     space = EmbeddingSpace("m", "r", 3)
     assert judge_vectors({}, space).state == "ok"
     assert judge_vectors({space.id: 1000}, space).found == "1,000 memories in the embedder's space"

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from app.clients.embeddings.http import HttpEmbedder
-from app.domain.errors import ModelUnavailable, Overloaded
+from app.domain.errors import ModelUnavailable, OtherSpace, Overloaded
 
 Answer = Callable[[httpx2.Request], httpx2.Response]
 
@@ -113,6 +113,22 @@ async def test_the_first_answer_fixes_the_space() -> None:
     await embedder.embed([])
 
     assert embedder.space.id == "m@http:3:mean:l2"
+
+
+@pytest.mark.parametrize(
+    ("revision", "named"), [("2024-05", "2024-05"), ("sha256:ab @1", "sha256-ab-1"), ("", "http"), (7, "http")]
+)
+async def test_a_revision_that_is_told_is_the_spaces(revision: object, named: str) -> None:
+    embedder = embedder_on(says(embeddings=[[1.0, 0.0]], model="m", revision=revision))
+
+    assert (await embedder.connect()).id == f"m@{named}:2:mean:l2"
+
+
+async def test_another_revision_is_another_space() -> None:
+    embedder = embedder_on(instead(says(embeddings=[[1.0, 1.0, 1.0]], model="m", revision="2")))
+
+    with pytest.raises(OtherSpace, match="from the space m@http:3:mean:l2 to m@2:3:mean:l2"):
+        await embedder.embed(["x"])
 
 
 async def test_wanted_dimensions_are_insisted_on() -> None:

@@ -35,6 +35,7 @@ def test_the_defaults_are_those_of_the_documents() -> None:
         ("K_ANONYMITY", "1", "2"),
         ("EMBED_DIMS", "many", "integer"),
         ("EMBED_ENDPOINT", "localhost:8090", "http://"),
+        ("EMBED_REVISION", "a:b", "pattern"),
         ("DATABASE_URL", "mysql://db", "postgresql://"),
         ("SLM_IMPL", "magic", "'local'"),
         ("ENABLE_TRAINING_DATA_COLLECTION", "perhaps", "boolean"),
@@ -94,3 +95,13 @@ def test_an_empty_value_is_an_unset_one(monkeypatch: pytest.MonkeyPatch, name: s
 def test_weights_are_read_as_json(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BUDGET_WEIGHTS", '{"constraints": 0, "recent_history": 2.5}')
     assert load_settings(_env_file=None).budget_weights == {"constraints": 0, "recent_history": 2.5}
+
+
+@pytest.mark.parametrize("name", ["EMBED_REVISION", "EMBED_POOLING", "EMBED_PREFIX"])
+def test_what_is_said_of_a_model_needs_its_address(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """The built-in model is known; a word about it would make another space of the same vectors."""
+    monkeypatch.setenv(name, "v2")
+    with pytest.raises(SettingsError, match=f"{name} is about the model of EMBED_ENDPOINT"):
+        load_settings(_env_file=None)
+    monkeypatch.setenv("EMBED_ENDPOINT", "http://host:1")
+    assert "v2" in {getattr(load_settings(_env_file=None).embed_labels, name.removeprefix("EMBED_").lower())}

@@ -5,36 +5,50 @@ Two ways of speaking, told apart by the address:
 - `…/embeddings`: OpenAI's, `{"model", "input", "encoding_format": "float"}` -> `{"data": [{"index", "embedding"}]}`;
 - any other: `POST …/embed` with `{"inputs", "normalise"}` -> `{"embeddings", "model", …}`.
 
+Either answer may name its model's `revision`.
+
 What comes back is checked before anyone stores it: a vector of the wrong model or length would poison a search
 for good, a failed call only falls back.
 """
 
 import asyncio
+import re
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 from urllib.parse import urlsplit, urlunsplit
 
 import httpx2
 import numpy as np
 import orjson
 
-from app.domain.embeddings import EmbeddingSpace, Vectors
-from app.domain.errors import ModelUnavailable, Overloaded
+from app.domain.embeddings import EmbeddingSpace, Vectors, address_of
+from app.domain.errors import ModelUnavailable, OtherSpace, Overloaded
 from app.ports import Tokenizer
 
 DEADLINE_S = 10.0
 TEXTS_PER_REQUEST = 64
 
 _REVISION = "http"
+"""Of a model whose server names none."""
+
+_LONGEST_REVISION = 64
 _UNIT_TOLERANCE = 1e-3
 _BYTES_PER_TOKEN = 4
+
+
+class _Named(NamedTuple):
+    """What an answer says of its model."""
+
+    model: str | None
+    revision: str | None
 
 
 class HttpEmbedder:
     """The Embedder port on a server. Vectors are float32 and of unit length, whatever the server normalises.
 
-    The space has the name of the model that the server reports, or else the server's address; an answer under
-    another name, or of another length, is refused. It is known after the first answer.
+    The space has the name of the model that the server reports, or else the server's address, and its revision where
+    the server names one; an answer under another name, or of another length, is refused. It is known after the first
+    answer.
     """
 
     def __init__(
@@ -51,7 +65,7 @@ class HttpEmbedder:
         (None: the first that an OpenAI-like server lists); `client` stays open after `aclose`; `tokenizer` counts
         tokens (None: a quarter of the bytes); `deadline_s`: for each request of up to 64 texts.
         """
-        self._address = _without_secrets(endpoint)
+        self._address = address_of(endpoint)
         self._is_openai = urlsplit(endpoint).path.rstrip("/").endswith("/embeddings")
         self._url = endpoint if self._is_openai else _with_embed_path(endpoint)
         self._dims = dims
@@ -109,9 +123,9 @@ class HttpEmbedder:
 
     async def _request(self, texts: Sequence[str]) -> Vectors:
         answer = await self._call("POST", self._url, self._question(texts))
-        rows, name = _parse_openai(answer) if self._is_openai else _parse_embed(answer)
+        rows = _openai_rows(answer) if self._is_openai else answer.get("embeddings")
         vectors = self._checked(rows, len(texts))
-        self._check_space(name, vectors.shape[1])
+        self._check_space(_named_in(answer), vectors.shape[1])
         return vectors
 
     def _question(self, texts: Sequence[str]) -> dict[str, Any]:
@@ -179,43 +193,42 @@ class HttpEmbedder:
             vectors = (vectors / norms).astype(np.float32)
         return vectors
 
-    def _check_space(self, name: str | None, dimension: int) -> None:
-        """Learn the space from the first answer; refuse an answer from another one."""
+    def _check_space(self, named: _Named, dimension: int) -> None:
+        """Learn the space from the first answer; refuse an answer from another one (OtherSpace)."""
         if self._dims is not None and dimension != self._dims:
             raise self._unavailable(f"answered with {dimension} dimensions instead of {self._dims}")
-        space = EmbeddingSpace(name or self._model or self._address, _REVISION, dimension)
+        space = EmbeddingSpace(named.model or self._model or self._address, named.revision or _REVISION, dimension)
         if self._space is None:
             self._space = space
         elif self._space != space:
-            raise self._unavailable(f"changed from the space {self._space.id} to {space.id}")
+            raise OtherSpace(
+                f"The embedding server at {self._address} changed from the space {self._space.id} to {space.id}."
+            )
 
     def _unavailable(self, what: str) -> ModelUnavailable:
         return ModelUnavailable(f"The embedding server at {self._address} {what}.")
 
 
-def _parse_embed(answer: dict[str, Any]) -> tuple[object, str | None]:
-    """The vectors and the model's name in an answer of `/embed`."""
-    return answer.get("embeddings"), _name_in(answer)
-
-
-def _parse_openai(answer: dict[str, Any]) -> tuple[object, str | None]:
-    """The vectors, put in order by their index, and the model's name in an answer of OpenAI's shape."""
+def _openai_rows(answer: dict[str, Any]) -> object:
+    """The vectors in an answer of OpenAI's shape, put in order by their index."""
     rows: dict[int, object] = {}
     data = answer.get("data")
     for place, item in enumerate(cast("list[object]", data) if isinstance(data, list) else []):
         if not isinstance(item, dict):
-            return None, None
+            return None
         row = cast("dict[str, object]", item)
         index = row.get("index", place)
         if not isinstance(index, int):
-            return None, None
+            return None
         rows[index] = row.get("embedding")
-    return [rows[index] for index in sorted(rows)], _name_in(answer)
+    return [rows[index] for index in sorted(rows)]
 
 
-def _name_in(answer: dict[str, Any]) -> str | None:
-    name = answer.get("model")
-    return name if isinstance(name, str) and name else None
+def _named_in(answer: dict[str, Any]) -> _Named:
+    """The model and the revision as a space's name can hold it."""
+    model, revision = answer.get("model"), answer.get("revision")
+    known = re.sub(r"[@:\s]+", "-", revision)[:_LONGEST_REVISION] if isinstance(revision, str) else None
+    return _Named(model if isinstance(model, str) and model else None, known or None)
 
 
 def _retry_after_s(response: httpx2.Response) -> float:
@@ -227,10 +240,3 @@ def _with_embed_path(endpoint: str) -> str:
     parts = urlsplit(endpoint)
     path = parts.path.rstrip("/")
     return urlunsplit(parts._replace(path=path if path.endswith("/embed") else path + "/embed"))
-
-
-def _without_secrets(endpoint: str) -> str:
-    """The address as it may be shown and stored: no password, no query."""
-    parts = urlsplit(endpoint)
-    host = parts.netloc.rpartition("@")[2]
-    return urlunsplit((parts.scheme, host, parts.path.rstrip("/"), "", ""))

@@ -1,4 +1,4 @@
-"""An embedder that is opened when the first text comes: `LateEmbedder`, for commands that often need none."""
+"""An embedder that is opened when the first text comes: `LateEmbedder`, for work that often needs none."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
@@ -15,7 +15,7 @@ class LateEmbedder:
         """`open_embedder` raises ModelUnavailable where it cannot; then the next text tries again."""
         self._open = open_embedder
         self._opened: Embedder | None = None
-        self._first_use = asyncio.Lock()
+        self._opening: asyncio.Task[None] | None = None
 
     @property
     def space(self) -> EmbeddingSpace:
@@ -28,11 +28,14 @@ class LateEmbedder:
         return "late" if self._opened is None else self._opened.backend
 
     async def embed(self, texts: Sequence[str]) -> Vectors:
-        """As the opened one. Raises ModelUnavailable and Overloaded."""
-        async with self._first_use:
-            if self._opened is None:
-                self._opened = await self._open()
-        return await self._opened.embed(texts)
+        """As the opened one. Who gives up waiting for it does not end its opening for the others. Raises
+        ModelUnavailable and Overloaded."""
+        if self._opened is None:
+            if self._opening is None:
+                self._opening = asyncio.create_task(self._begin())
+                self._opening.add_done_callback(_note_outcome)
+            await asyncio.shield(self._opening)
+        return await self._held().embed(texts)
 
     def count_tokens(self, texts: Sequence[str]) -> int:
         """Raises ModelUnavailable before the first text."""
@@ -40,11 +43,25 @@ class LateEmbedder:
 
     async def aclose(self) -> None:
         """Close what was opened."""
+        if self._opening is not None:
+            await asyncio.wait({self._opening})
         if self._opened is not None:
             await self._opened.aclose()
             self._opened = None
+
+    async def _begin(self) -> None:
+        try:
+            self._opened = await self._open()
+        finally:
+            self._opening = None
 
     def _held(self) -> Embedder:
         if self._opened is None:
             raise ModelUnavailable("The embedding model is not loaded yet.")
         return self._opened
+
+
+def _note_outcome(opening: asyncio.Task[None]) -> None:
+    """Whoever waits still hears of a failure; where nobody does, nobody has to."""
+    if not opening.cancelled():
+        opening.exception()
