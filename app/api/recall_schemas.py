@@ -6,7 +6,7 @@ from uuid import UUID
 
 from pydantic import Field
 
-from app.api.schemas import MemoryOut, Request, Response, SearchResult
+from app.api.schemas import Id, MemoryOut, Request, Response, SearchResult
 from app.domain.memory import MemoryType
 
 
@@ -67,7 +67,7 @@ class ReplayOut(Response):
 class RecallFeedbackIn(Request):
     """Which of the memories of a recall were helpful."""
 
-    helpful_ids: Annotated[list[UUID], Field(max_length=100)]
+    helpful_ids: Annotated[list[Id], Field(max_length=100)]
 
 
 class SetApartOut(Response):

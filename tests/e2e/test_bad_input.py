@@ -55,11 +55,13 @@ def known(service_client: httpx.Client) -> dict[str, str]:
     shown = service_client.post("/v1/hypothesize", json={"user_id": user_id, "input_text": "build api"}).json()
     chosen = {"hypothesis_set_id": shown["hypothesis_set_id"], "hypothesis_id": shown["hypotheses"][0]["id"]}
     done = service_client.post("/v1/execute", json={"user_id": user_id, "input_text": "build api", **chosen}).json()
+    found = service_client.post("/v1/memories/search", json={"user_id": user_id, "query": MARKER}).json()
     return {
         "user_id": user_id,
         "memory_id": added["ids"][0],
         "set_id": shown["hypothesis_set_id"],
         "execution_id": done["execution_id"],
+        "recall_id": found["recall_id"],
     }
 
 
@@ -152,7 +154,10 @@ def bodies(known: dict[str, str]) -> dict[tuple[str, str], dict[str, Any]]:
 def path_of(template: str, known: dict[str, str]) -> str:
     """A path of the document with the ids of the known user in it."""
     return template.format(
-        memory_id=known["memory_id"], run_id=NO_RUN, user_id=httpx.URL(f"/{known['user_id']}").raw_path[1:].decode()
+        memory_id=known["memory_id"],
+        recall_id=known["recall_id"],
+        run_id=NO_RUN,
+        user_id=httpx.URL(f"/{known['user_id']}").raw_path[1:].decode(),
     )
 
 

@@ -129,14 +129,15 @@ def fill(client: httpx.Client, user_id: str, word: str) -> Held:
     ok(client.patch(f"/v1/persona/{user_id}", json={"facets": {word: 0.9}}))
     ok(client.put("/v1/settings", json={"token_budget": 3000, "intents": {"vocabulary": {"object": [word]}}}))
     turns = [{"role": "user", "content": f"We saw a {word} yesterday."}]
-    turns += [{"role": "user", "content": f"I need to feed the {word} today."}]
     begun = client.post("/v1/memories/ingest", json={"user_id": user_id, "messages": turns})
     assert begun.status_code == 202, begun.text[:500]
     job_id = begun.json()["job_id"]
     found = ok(client.post("/v1/memories/search", json={"user_id": user_id, "query": word}))
-    while ok(client.get(f"/v1/jobs/{job_id}"))["state"] != "done":
+    chat = {"model": "m", "user": user_id, "messages": [{"role": "user", "content": f"I need to feed a {word} today."}]}
+    ok(client.post("/v1/chat/completions", json=chat, headers={"X-Clarify": "off"}))
+    while not (apart := ok(client.get("/v1/memories/quarantine", params={"user_id": user_id}))["statements"]):
         time.sleep(0.1)
-    (set_apart,) = ok(client.get("/v1/memories/quarantine", params={"user_id": user_id}))["statements"]
+    (set_apart,) = apart
     ids = added["ids"][0], shown["hypothesis_set_id"], done["execution_id"], job_id
     return Held(user_id, *ids, found["recall_id"], set_apart["id"])
 
@@ -491,7 +492,7 @@ def test_a_revoked_key_is_useless_at_once(service: RunningService) -> None:
 
 def test_scopes_open_what_they_name(service: RunningService, a: httpx.Client) -> None:
     """A user's key is a 403 at exactly the admin's operations, an admin's key at exactly the others."""
-    nobody = Held("nobody", *(str(uuid.uuid4()) for _ in range(4)))
+    nobody = Held("nobody", *(str(uuid.uuid4()) for _ in range(6)))
     for scope, forbidden in (("user", ADMIN), ("admin", set(operations_of(service)) - ADMIN)):
         with service.client(service.create_key(f"tenant-{scope}", (scope,))) as client:
             for (method, template), requests in attempts(nobody, None).items():
@@ -527,7 +528,7 @@ def test_scopes_open_what_they_name(service: RunningService, a: httpx.Client) ->
 )
 def test_only_this_machine_is_served_without_keys(running_service: RunningService, headers: dict[str, str]) -> None:
     """While no key exists, a request that was forwarded, or that another site's page makes, is a 401 everywhere."""
-    nobody = Held("nobody", *(str(uuid.uuid4()) for _ in range(4)))
+    nobody = Held("nobody", *(str(uuid.uuid4()) for _ in range(6)))
     with running_service.client() as client:
         for (method, template), requests in attempts(nobody, None).items():
             _, path, body = requests[0]
@@ -646,6 +647,7 @@ def required_columns(name: str) -> dict[str, str]:
         "SMALLINT": "99",
         "BIGINT": "99",
         "TIMESTAMP WITH TIME ZONE": "now()",
+        "TIMESTAMP WITH TIME ZONE[]": "'{}'",
         "FLOAT": "0.5",
         "INTEGER": "99",
         "BOOLEAN": "false",
