@@ -32,7 +32,7 @@ log = structlog.get_logger(__name__)
 
 
 RERANK_S = 2.0
-"""How long a model that reads memories with the query may take; then the order by scores stands."""
+"""How long a model that reads memories with the query may take; then the built-in rules order them."""
 
 
 @dataclass(frozen=True)
@@ -259,11 +259,8 @@ class RankingService:
         if not head:
             return list(ranked), False
         try:
-            async with asyncio.timeout(RERANK_S):
-                relevances, model, is_replaced = await self.rerank_texts(query, [item.memory.content for item in head])
-        except TimeoutError:
-            log.warning("reranking_unavailable", cause="timeout", reason=f"no order within {RERANK_S:g} s")
-            return list(ranked), True
+            texts = [item.memory.content for item in head]
+            relevances, model, is_replaced = await self.rerank_texts(query, texts, RERANK_S)
         except ModelUnavailable as error:
             log.warning("reranking_unavailable", cause=error.cause, reason=str(error))
             return list(ranked), True
@@ -275,13 +272,23 @@ class RankingService:
             log.info("vllm_reranking", count=len(head), moved=moved, model=model)
         return reranked, is_replaced
 
-    async def rerank_texts(self, query: str, documents: Sequence[str]) -> tuple[Sequence[float], str, bool]:
-        """(one relevance in 0..1 per document, what computed them, whether the built-in rules stood in). Raises
-        ModelUnavailable when these have no embedding model either."""
+    async def rerank_texts(
+        self, query: str, documents: Sequence[str], seconds: float | None = None
+    ) -> tuple[Sequence[float], str, bool]:
+        """(one relevance in 0..1 per document, what computed them, whether the built-in rules stood in, as they do for
+        a model that is not done in so many `seconds`). Raises ModelUnavailable when these have no embedding model
+        either."""
         try:
-            return await self.reranker.rerank(query, documents), self.reranker.model, False
+            return await self._reranked(query, documents, seconds), self.reranker.model, False
         except ModelUnavailable as error:
             if self.reranker.model == self.fallback.model:
                 raise
             log.warning("reranking_degraded", cause=error.cause, reason=str(error))
         return await self.fallback.rerank(query, documents), self.fallback.model, True
+
+    async def _reranked(self, query: str, documents: Sequence[str], seconds: float | None) -> Sequence[float]:
+        try:
+            async with asyncio.timeout(seconds):
+                return await self.reranker.rerank(query, documents)
+        except TimeoutError as error:
+            raise ModelUnavailable(f"no order within {seconds:g} s", "timeout") from error

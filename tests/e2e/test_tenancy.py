@@ -114,6 +114,9 @@ def b(service: RunningService, key_b: Key) -> Iterator[httpx.Client]:
         yield client
 
 
+NOW_TEXT = "2026-01-31T12:00:00Z"
+
+
 def fill(client: httpx.Client, user_id: str, word: str) -> Held:
     """Use every operation once for a user, with `word` in everything they say."""
     said = {"user_id": user_id, "input_text": f"build an api for {word}"}
@@ -133,11 +136,11 @@ def fill(client: httpx.Client, user_id: str, word: str) -> Held:
     assert begun.status_code == 202, begun.text[:500]
     job_id = begun.json()["job_id"]
     found = ok(client.post("/v1/memories/search", json={"user_id": user_id, "query": word}))
-    chat = {"model": "m", "user": user_id, "messages": [{"role": "user", "content": f"I need to feed a {word} today."}]}
-    ok(client.post("/v1/chat/completions", json=chat, headers={"X-Clarify": "off"}))
-    while not (apart := ok(client.get("/v1/memories/quarantine", params={"user_id": user_id}))["statements"]):
-        time.sleep(0.1)
-    (set_apart,) = apart
+    statement = {"table": "quarantine", "item_id": str(uuid.uuid4()), "user_id": user_id, "type": "GOAL"}
+    statement |= {"content": f"I need to feed a {word} today", "confidence": 0.7, "source": "chat"}
+    statement |= {"reason": "perishable", "valid_from": NOW_TEXT, "created_at": NOW_TEXT}
+    ok(client.post("/v1/memory/import", content=json.dumps(statement).encode() + b"\n", headers=NDJSON))
+    (set_apart,) = ok(client.get("/v1/memories/quarantine", params={"user_id": user_id}))["statements"]
     ids = added["ids"][0], shown["hypothesis_set_id"], done["execution_id"], job_id
     return Held(user_id, *ids, found["recall_id"], set_apart["id"])
 
