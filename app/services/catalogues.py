@@ -140,12 +140,10 @@ class CatalogueService:
         held = await self._ready(key, texts, space)
         if held is None:
             return None
-        for soon in (await self._spaces.of(tenant_id)).of_role("filled", "kept"):
-            self._examples.prepare(key, texts, soon)
-            self._examples.prepare(_ATTRIBUTES, examples(), soon)
+        await self._prepare(tenant_id, key, texts)
         return catalogue.match(vector, held.vectors)
 
-    async def attributes(self, space: StoredSpace) -> AttributeVectors | None:
+    async def attributes(self, tenant_id: str, space: StoredSpace) -> AttributeVectors | None:
         """The examples of attributes in a space; None where they are not embedded within READY_S."""
         try:
             held = await self._ready(_ATTRIBUTES, examples(), space)
@@ -153,10 +151,16 @@ class CatalogueService:
             return None
         if held is None:
             return None
+        await self._prepare(tenant_id, _ATTRIBUTES, examples())
         known = self._attributes.get(space.number)
         if known is None:
             known = self._attributes[space.number] = await asyncio.to_thread(AttributeVectors, held.vectors)
         return known
+
+    async def _prepare(self, tenant_id: str, key: bytes, texts: Sequence[str]) -> None:
+        """Have examples ready in the spaces that may serve the tenant soon: nobody waits for them at the switch."""
+        for soon in (await self._spaces.of(tenant_id)).of_role("filled", "kept"):
+            self._examples.prepare(key, texts, soon)
 
     async def _ready(self, key: bytes, texts: Sequence[str], space: StoredSpace) -> Embedded | None:
         try:

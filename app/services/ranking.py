@@ -168,7 +168,7 @@ class RankingService:
         if trial is None:
             space, vector = await self._embed(tenant_id, text)
             is_about_now = vector is not None and asks_of_oneself(text)
-            attributes = await self.catalogues.attributes(space) if is_about_now else None
+            attributes = await self.catalogues.attributes(tenant_id, space) if is_about_now else None
             return Query(text, space, vector, fusion=fusion, attributes=attributes)
         (space, vector), trial_vector = await asyncio.gather(
             self._embed(tenant_id, text), self.trials.vector(trial, text)

@@ -15,6 +15,7 @@ from app.clients.embeddings.onnx import OnnxEmbedder
 from app.domain.embeddings import EmbeddingSpace, Vectors, cosine
 from app.domain.errors import InvalidInput, ModelUnavailable, NotFound, StaleSpace
 from app.domain.memory import MemoryType
+from app.services.examples import ExampleVectors
 from app.services.ranking import SearchRequest
 from app.services.space_switch import SpaceSwitch
 from app.settings import Settings
@@ -133,6 +134,24 @@ async def test_there_and_back_and_gone(house: House) -> None:
     assert await house.roles() == {OLD: ("serving", 0)}
     with pytest.raises(NotFound, match="space create"):
         await house.switch.switch(house.tenant)
+
+
+async def test_what_a_search_compares_with_is_ready_before_the_switch(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A search about oneself compares with the examples of attributes; in a filled space they are embedded before it
+    serves, else the first searches after the switch wait for them."""
+    prepared: list[tuple[bytes, int]] = []
+    monkeypatch.setattr(
+        ExampleVectors, "prepare", lambda _self, key, _texts, space: prepared.append((key, space.number))
+    )
+    await house.remember("ada", "I live in Oslo")
+    await house.found("ada", "Where do I live now?")
+    assert prepared == [], "there is no other space"
+    made = await house.switch.create(house.tenant, ENDPOINT)
+    await house.switch.fill(house.tenant)
+    await house.found("ada", "Where do I live now?")
+    assert prepared == [(b"attributes", made.space.number)]
 
 
 async def test_another_process_notices_at_once(house: House) -> None:
