@@ -18,6 +18,7 @@ from app.domain.spaces import Embedded, StoredSpace
 from app.domain.times import asks_of_oneself
 from app.domain.trials import Trial
 from app.ports import Clock, Reranker, Tokenizer
+from app.request import remaining_s
 from app.services.catalogues import CatalogueService
 from app.services.recall_log import RecallLog, asked_of, shown_of
 from app.services.replicas import Reads
@@ -31,8 +32,12 @@ from app.store.users import UserStore
 log = structlog.get_logger(__name__)
 
 
-RERANK_S = 2.0
-"""How long a model that reads memories with the query may take; then the built-in rules order them."""
+RERANK_SHARE = 0.5
+"""The share of a request's time that a model which reads memories with the query may take; then the built-in rules
+order them."""
+
+RERANK_S = 5.0
+"""The same where no request set a deadline."""
 
 
 @dataclass(frozen=True)
@@ -260,7 +265,9 @@ class RankingService:
             return list(ranked), False
         try:
             texts = [item.memory.content for item in head]
-            relevances, model, is_replaced = await self.rerank_texts(query, texts, RERANK_S)
+            relevances, model, is_replaced = await self.rerank_texts(
+                query, texts, RERANK_SHARE * remaining_s(RERANK_S / RERANK_SHARE)
+            )
         except ModelUnavailable as error:
             log.warning("reranking_unavailable", cause=error.cause, reason=str(error))
             return list(ranked), True

@@ -13,6 +13,8 @@ from tests.e2e.running import RunningService, open_service
 from tests.vllm.test_client import metric
 from tests.vllm_server import VllmServer
 
+pytestmark = pytest.mark.skip(reason="written beside a stand-in, and not seen on a real vLLM yet")
+
 PLACES = ("Porto", "Coimbra", "Lisbon", "Evora", "Faro", "Sagres")
 ASKED = (
     "Now to {place}. We arrive by train at noon and have a day and a half there, with two children who are tired of "
