@@ -60,12 +60,12 @@ negative_data_rejection.expected-statuses = [400, 401, 403, 404, 405, 409, 413, 
 
 
 PARTS = {
-    "memories": ["--include-path-regex", "memor|users|jobs"],
+    "memories": ["--include-path-regex", "memor|users|jobs|recalls"],
     "hypotheses": ["--include-path-regex", "hypothesize|execute|feedback|persona"],
     "the rest": [
         "--phases=coverage,fuzzing",
         "--exclude-path-regex",
-        "memor|users|jobs|hypothesize|execute|feedback|persona|chat",
+        "memor|users|jobs|recalls|hypothesize|execute|feedback|persona|chat",
     ],
 }
 """The operations that chains run through, together; and all others, whichever are added, but for chats, which are the
@@ -89,6 +89,7 @@ def test_every_operation_keeps_its_word(tmp_path: Path) -> None:
             print(f"\n{part}:\n{one.stdout[-8000:]}{one.stderr}")
         ask_for_a_job(service)
         release_a_statement(service)
+        look_back_at_a_recall(service)
         check_every_operation_was_reached(service)
         assert [one.returncode for one in done] == [0] * len(PARTS)
         assert service.log_events("request_failed") == []
@@ -142,6 +143,24 @@ def release_a_statement(service: RunningService) -> None:
         released = client.post(f"/v1/memories/quarantine/{found['id']}/release")
         assert released.status_code == 200, released.text
         assert client.get(f"/v1/memories/{released.json()['ids'][0]}").json()["content"] == found["content"]
+
+
+def look_back_at_a_recall(service: RunningService) -> None:
+    """A recall's id, drawn by chance, is nobody's: the one of a search that was made."""
+    with service.client(service.create_key("default")) as client:
+        made = client.post("/v1/memories", json={"user_id": "ada", "type": "PREFERENCE", "content": "Prefers pytest."})
+        assert made.status_code == 200, made.text
+        found = client.post("/v1/memories/search", json={"user_id": "ada", "query": "Which test runner?"}).json()
+        recall = f"/v1/recalls/{found['recall_id']}"
+        receipt = client.get(recall)
+        assert receipt.status_code == 200, receipt.text
+        shown = [item["id"] for item in receipt.json()["memories"]]
+        assert shown == [each["memory"]["id"] for each in found["results"]]
+        replay = client.post(f"{recall}/replay")
+        assert (replay.status_code, replay.json()["is_same"]) == (200, True), replay.text
+        judged = client.post(f"{recall}/feedback", json={"helpful_ids": shown[:1]})
+        assert judged.status_code == 200, judged.text
+        assert [item["is_helpful"] for item in judged.json()["memories"]][:1] == [True]
 
 
 def check_every_operation_was_reached(service: RunningService) -> None:
