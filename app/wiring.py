@@ -199,7 +199,7 @@ async def open_turns(settings: Settings, database: Database, spaces: Spaces) -> 
         clock, afterwards = SystemClock(), Afterwards()
         stack.push_async_callback(afterwards.aclose)
         slm = None
-        if settings.slm_impl != "builtin":  # that one would be a second model in memory, beside the service's
+        if settings.slm_impl in {"vllm", "openai"}:  # the built-in one would be in memory twice, and rules need none
             slm = await open_slm(settings)
             stack.push_async_callback(slm.aclose)
         reranker = await open_own_reranker(settings, slm)
@@ -385,8 +385,8 @@ def build_services(
         user_store,
         trials,
         tokenizer,
+        recall_log,
         is_reranking=not isinstance(reranker, LocalReranker),
-        recalls=recall_log,
     )
     policy, registry = load_policy(settings.promotion_policy), build_registry(settings)
     deployments = build_deployments(database, adapters, afterwards, policy, registry)

@@ -13,7 +13,7 @@ from starlette.datastructures import QueryParams
 
 from app.api.deps import USER_HEADER, Caller, services_of, user_in_header
 from app.api.paths import user_in_segment
-from app.domain.errors import Forbidden, NotFound
+from app.domain.errors import Forbidden
 
 Concern = Literal["user", "memory", "nobody", "tenant"]
 """What a route is about: a user that its path, query or body names; a memory; nobody, or a user that it settles itself;
@@ -77,8 +77,7 @@ async def bind(request: Request, caller: Caller, concern: Concern, *, has_query:
     memory_id = request.path_params.get("memory_id")
     if isinstance(memory_id, UUID):
         services = await services_of(request)
-        if (await services.memories.get(caller.tenant_id, memory_id)).user_id != own:
-            raise NotFound("no such memory")
+        await services.memories.get(caller.tenant_id, memory_id, own)
 
 
 def check_named(own: str, where: str, named: object) -> None:

@@ -13,7 +13,7 @@ from app.api.deps import ServicesDep, UserCaller
 from app.api.errors import responses
 from app.api.params import JobId, MemoryId, PathUserId, QueryCursor, QueryUserId, cursor_of, place_of
 from app.api.routing import NDJSON, cancellable, make_router
-from app.domain.errors import InvalidInput, NotFound
+from app.domain.errors import InvalidInput
 from app.domain.memory import Draft, Memory, MemoryType
 from app.domain.ranking import Ranked, Weights
 from app.domain.turns import Utterance
@@ -92,9 +92,7 @@ async def ingest_conversation(
 @open_to_bound_keys
 async def get_job(job_id: JobId, services: ServicesDep, caller: UserCaller) -> schemas.JobOut:
     """How a job stands."""
-    ingest, state = await services.ingest.status(caller.tenant_id, job_id)
-    if caller.user_id not in {None, ingest.user_id}:
-        raise NotFound("no such job")
+    ingest, state = await services.ingest.status(caller.tenant_id, job_id, caller.user_id)
     return schemas.JobOut(
         job_id=ingest.ingest_id,
         kind="ingest",

@@ -85,7 +85,7 @@ async def _owner_of_job(tenant_id: str, job_id: UUID, services: Services) -> str
 
 
 async def _owner_of_recall(tenant_id: str, recall_id: UUID, services: Services) -> str:
-    return (await services.recalls.receipt(tenant_id, recall_id)).recall.user_id
+    return (await services.recalls.get(tenant_id, recall_id)).user_id
 
 
 async def _owner_of_statement(tenant_id: str, item_id: UUID, services: Services) -> str:

@@ -39,22 +39,26 @@ STANDING_TITLE = "## How the user wants it"
 RECALLED_TITLE = "## What the user said before"
 
 
-class Guess(str):
-    """What a user probably means, which is told as no more than that: their own words count."""
+@dataclass(frozen=True)
+class Meant:
+    """What a user means, in one sentence (None: what they wrote says it all). Where it `is_said`, the conversation says
+    it in so many words, and it need not be told again; where it `is_guess`, nobody settled on it: it is told as no more
+    than that, and nothing is learned from it."""
 
-    __slots__ = ()
+    sentence: str | None = None
+    is_said: bool = False
+    is_guess: bool = False
 
 
 @dataclass(frozen=True)
 class Known:
     """What is known when a chat comes: how the user likes to be answered, a sentence each; the memories of the types
-    in STANDING, oldest first; those that what is asked calls for, best first. `meaning` is what the user means, where
-    that is more than they wrote; a Guess where nobody has said so."""
+    in STANDING, oldest first; those that what is asked calls for, best first; what the user means."""
 
     persona: Sequence[str]
     standing: Sequence[Memory]
     recalled: Sequence[Ranked]
-    meaning: str | None = None
+    meant: Meant = Meant()
 
 
 @dataclass(frozen=True)
@@ -115,11 +119,12 @@ def relevant(ranked: Sequence[Ranked]) -> list[Ranked]:
 
 def _meaning(known: Known) -> str:
     """What the user means, with what it quotes of memories fenced."""
-    if known.meaning is None:
+    meant = known.meant
+    if meant.sentence is None or meant.is_said:
         return ""
     facts = [(item, redact(item.memory.content).text) for item in known.recalled]
-    opening = "I probably mean" if isinstance(known.meaning, Guess) else "I mean"
-    return f"{opening}: {fence_quotations(redact(known.meaning).text, facts)}"
+    opening = "I probably mean" if meant.is_guess else "I mean"
+    return f"{opening}: {fence_quotations(redact(meant.sentence).text, facts)}"
 
 
 def _fitted(

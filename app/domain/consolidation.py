@@ -5,14 +5,14 @@ processes at one moment was not compared with everything; this is done for it la
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
 from functools import cache
 
 import numpy as np
 
 from app.domain.embeddings import Vectors
-from app.domain.memory import STATES, Draft, Memory, Neighbour, merged_confidence, resolve
+from app.domain.memory import STATES, Draft, Memory, Neighbour, replaced_by, resolve, told_again
 from app.domain.statements import RELATED_COSINE, Statement
 
 
@@ -51,34 +51,33 @@ def consolidate(memories: Sequence[Memory], vectors: Vectors, now: datetime) -> 
             if held.type is memory.type and cosines[at, other] >= RELATED_COSINE
         ]
         near.sort(key=lambda each: -each.cosine)
-        draft = Draft(memory.type, memory.content, memory.confidence, valid_from=memory.valid_from)
+        draft = _draft_of(memory)
         decision = resolve(draft, memory.valid_from, near, parse)
         place_of = {held.memory_id: other for other, held in live.items()}
         if decision.action == "merge":
             other = place_of[decision.targets[0]]
-            live[other] = merged[other] = _merged(live[other], memory, now)
+            live[other] = merged[other] = told_again(live[other], draft, now, memory.proof_count)
             repeats.append((memory, live[other]))
             continue
         for target in decision.targets if decision.action == "supersede" else ():
             other = place_of[target]
             old = live.pop(other)
             merged.pop(other, None)
-            ended.append(replace(old, superseded_by=memory.memory_id, valid_to=memory.valid_from, updated_at=now))
+            ended.append(replaced_by(old, memory))
         live[at] = memory
     return Consolidated(list(merged.values()), repeats, ended)
 
 
-def _merged(held: Memory, again: Memory, now: datetime) -> Memory:
-    """A memory that was told again: surer, oftener, and for as long as either."""
-    is_endless = held.valid_to is None or again.valid_to is None
-    is_kept = held.expires_at is None or again.expires_at is None
-    return replace(
-        held,
-        confidence=merged_confidence(held.confidence, again.confidence),
-        proof_count=held.proof_count + again.proof_count,
-        quote=held.quote or again.quote,
-        tags=tuple(dict.fromkeys((*held.tags, *again.tags))),
-        valid_to=None if is_endless else max(held.valid_to, again.valid_to),  # pyright: ignore[reportArgumentType]
-        expires_at=None if is_kept else max(held.expires_at, again.expires_at),  # pyright: ignore[reportArgumentType]
-        updated_at=now,
+def _draft_of(memory: Memory) -> Draft:
+    """A memory as it would arrive now."""
+    return Draft(
+        memory.type,
+        memory.content,
+        memory.confidence,
+        memory.tags,
+        memory.source,
+        memory.valid_from,
+        memory.valid_to,
+        memory.expires_at,
+        quote=memory.quote,
     )

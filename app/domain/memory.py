@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import StrEnum
 from typing import Literal
@@ -181,3 +181,31 @@ def merged_confidence(held: float, again: float) -> float:
     """Confidence after hearing a fact again: repeated evidence never lowers it, and each repeat closes a
     quarter of what is left to certainty, weighted by how sure the repeat is."""
     return min(1.0, max(held, again) + 0.25 * min(held, again) * (1.0 - max(held, again)))
+
+
+def told_again(held: Memory, again: Draft, now: datetime, times: int = 1) -> Memory:
+    """A memory after the same was told again, so many `times`: surer, oftener, and for as long as either."""
+    return replace(
+        held,
+        confidence=merged_confidence(held.confidence, again.confidence),
+        proof_count=held.proof_count + times,
+        quote=held.quote or again.quote,
+        tags=tuple(dict.fromkeys((*held.tags, *again.tags))),
+        expires_at=_later(held.expires_at, again.expires_at),
+        valid_to=_later(held.valid_to, again.valid_to),
+        updated_at=now,
+    )
+
+
+def replaced_by(old: Memory, by: Memory) -> Memory:
+    """A memory that another one replaces from the moment that one is true."""
+    return replace(old, superseded_by=by.memory_id, valid_to=earlier(old.valid_to, by.valid_from))
+
+
+def earlier(a: datetime | None, b: datetime) -> datetime:
+    """The earlier of two ends; None means never."""
+    return b if a is None else min(a, b)
+
+
+def _later(a: datetime | None, b: datetime | None) -> datetime | None:
+    return None if a is None or b is None else max(a, b)

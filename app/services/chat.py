@@ -13,7 +13,7 @@ from prometheus_client import Counter, Histogram
 
 from app.domain.chat import Chat, Clarify, Memory, with_additions
 from app.domain.chat_answers import question_answer
-from app.domain.chat_context import NOTHING, Context
+from app.domain.chat_context import NOTHING, Context, Meant
 from app.domain.chat_headers import to_caller
 from app.domain.errors import NotReady, StoreUnavailable, UpstreamUnavailable
 from app.domain.garbled import Garble, check_of
@@ -263,11 +263,11 @@ class ChatService:
                 return _Prepared(asked.body, question=self._question(chat, made))
             if made is not None:
                 settled = assumed(made, chat.messages[-1].text)
-        meaning, is_said = (settled.meaning, settled.is_said) if settled is not None else (None, False)
+        meant = settled.meant if settled is not None else Meant()
         if asked.memory == "off":
-            memory = ChatMemory(self._context.without_memory(chat, None if is_said else meaning))
+            memory = ChatMemory(self._context.without_memory(chat, meant))
         else:
-            memory = await self._context.find(asked.tenant_id, user_id, chat, meaning, is_said=is_said)
+            memory = await self._context.find(asked.tenant_id, user_id, chat, meant)
         context = memory.context
         body = with_additions(chat, context.additions) if context.additions else asked.body
         return _Prepared(body, context, settled, memory.known_since, recall_id=memory.recall_id)

@@ -5,7 +5,7 @@ from datetime import datetime
 from uuid import UUID
 
 from app.domain.chat import Chat
-from app.domain.chat_context import NOTHING, STANDING, Context, Known, make_context
+from app.domain.chat_context import NOTHING, STANDING, Context, Known, Meant, make_context
 from app.domain.persona import describe
 from app.domain.ranking import Weights, rank
 from app.ports import Clock, Tokenizer
@@ -57,15 +57,13 @@ class ChatContextService:
         return self.ranking.spaces
 
     @follows_switch
-    async def find(
-        self, tenant_id: str, user_id: str, chat: Chat, meaning: str | None = None, *, is_said: bool = False
-    ) -> ChatMemory:
-        """What to add to a chat; `meaning` is what the user means where it is known better than by their words, which
-        need not be told where it `is_said`. Raises StoreUnavailable; without an embedder, words find memories."""
+    async def find(self, tenant_id: str, user_id: str, chat: Chat, meant: Meant) -> ChatMemory:
+        """What to add to a chat whose user means something. Raises StoreUnavailable; without an embedder, words find
+        memories."""
         turn = chat.turn
         if turn is None:
             return ChatMemory()
-        asked = (meaning or chat.messages[turn].text)[-MAX_QUERY:].replace("\0", " ")
+        asked = (meant.sentence or chat.messages[turn].text)[-MAX_QUERY:].replace("\0", " ")
         now = self.clock.now()
         settings = await self.catalogues.settings(tenant_id)
         query = await self.ranking.read(tenant_id, user_id, asked or " ")
@@ -80,10 +78,10 @@ class ChatContextService:
             facets, known_since = await self.users.facets(statements, tenant_id, user_id)
         weights = settings.weights or Weights()
         recalled = rank(candidates.found, weights, now, SEARCHED)
-        known = Known(describe(facets), standing[::-1], recalled, None if is_said else meaning)
+        known = Known(describe(facets), standing[::-1], recalled, meant)
         context = make_context(chat, known, self.token_budget, self.tokenizer.count)
         recall_id = None
-        if self.ranking.recalls is not None and context.memory_ids:
+        if context.memory_ids:
             ranked = {item.memory.memory_id: item for item in recalled}
             recall_id = self.ranking.recalls.add(
                 tenant_id,
@@ -98,6 +96,6 @@ class ChatContextService:
             )
         return ChatMemory(context, known_since, recall_id)
 
-    def without_memory(self, chat: Chat, meaning: str | None) -> Context:
+    def without_memory(self, chat: Chat, meant: Meant) -> Context:
         """What to add to a chat whose user's memory is not to be read: what they mean alone."""
-        return make_context(chat, Known((), (), (), meaning), self.token_budget, self.tokenizer.count)
+        return make_context(chat, Known((), (), (), meant), self.token_budget, self.tokenizer.count)

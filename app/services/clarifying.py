@@ -10,7 +10,7 @@ from uuid import UUID
 import structlog
 
 from app.domain.chat import Chat
-from app.domain.chat_context import Guess
+from app.domain.chat_context import Meant
 from app.domain.clarifying import (
     WORTH_NEED,
     WORTH_SHARE,
@@ -49,22 +49,15 @@ CLARIFY_S = 3.0
 
 @dataclass(frozen=True)
 class Settled:
-    """What a user means by their last message, in one sentence (None: what they wrote says it all), with the set it
-    comes from, and how that is to be recorded. `is_said`: the conversation says it in so many words."""
+    """What a user means by their last message, with the set it comes from, and how that is to be recorded."""
 
     set_id: UUID
     input_text: str
-    meaning: str | None
+    meant: Meant
     hypothesis_id: str | None = None
     custom_answer: str | None = None
     rejected_ids: tuple[str, ...] = ()
-    is_said: bool = False
     is_recorded: bool = False
-
-    @property
-    def is_guess(self) -> bool:
-        """Whether nobody settled on it: nothing is learned from what the service guessed itself."""
-        return isinstance(self.meaning, Guess)
 
 
 @dataclass(frozen=True)
@@ -105,7 +98,7 @@ class ClarifyingService:
 
     async def record(self, tenant_id: str, user_id: str, settled: Settled) -> None:
         """Record and learn from what a user settled on, as `/v1/execute` and `/v1/feedback` do."""
-        if settled.is_recorded or settled.is_guess:
+        if settled.is_recorded or settled.meant.is_guess:
             return
         if settled.rejected_ids:
             rejected = Feedback(set_id=settled.set_id, rejected_ids=settled.rejected_ids)
@@ -128,12 +121,12 @@ def assumed(made: HypothesisSet, input_text: str) -> Settled | None:
         return None
     best = made.hypotheses[0]
     if made.decision == "auto_advance":
-        return Settled(made.set_id, input_text, best.request, best.id)
+        return Settled(made.set_id, input_text, Meant(best.request), best.id)
     is_likely = may_guess([one.confidence for one in made.hypotheses], made.clarification_need)
     if not is_likely or normalise(best.request) == normalise(input_text):
         return None
     log.info("chat_guessed", hypothesis_set_id=str(made.set_id), confidence=round(best.confidence, 4))
-    return Settled(made.set_id, input_text, Guess(best.request), best.id)
+    return Settled(made.set_id, input_text, Meant(best.request, is_guess=True), best.id)
 
 
 def _options(shown: AnyRow) -> list[str]:
@@ -144,12 +137,10 @@ def _settled(shown: AnyRow, reply: Reply) -> Settled:
     is_recorded = shown.outcome is not None  # asked for once more
     if reply.is_rejection:
         ids = tuple(each["id"] for each in shown.hypotheses)
-        return Settled(shown.set_id, shown.input_text, None, rejected_ids=ids, is_recorded=is_recorded)
+        return Settled(shown.set_id, shown.input_text, Meant(), rejected_ids=ids, is_recorded=is_recorded)
     if reply.option is None:
-        meaning = f"{shown.input_text}. {reply.words}"
-        return Settled(
-            shown.set_id, shown.input_text, meaning, custom_answer=reply.words, is_said=True, is_recorded=is_recorded
-        )
+        meant = Meant(f"{shown.input_text}. {reply.words}", is_said=True)
+        return Settled(shown.set_id, shown.input_text, meant, custom_answer=reply.words, is_recorded=is_recorded)
     chosen = shown.hypotheses[reply.option]
-    meaning = f"{chosen['request']}. {reply.words}" if reply.words else chosen["request"]
-    return Settled(shown.set_id, shown.input_text, meaning, chosen["id"], reply.words or None, is_recorded=is_recorded)
+    meant = Meant(f"{chosen['request']}. {reply.words}" if reply.words else chosen["request"])
+    return Settled(shown.set_id, shown.input_text, meant, chosen["id"], reply.words or None, is_recorded=is_recorded)

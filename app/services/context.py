@@ -110,7 +110,7 @@ class ContextService:
         """Write down which memories went into the prompt, under the execution's id."""
         ranked = {item.memory.memory_id: item for item in background.ranked}
         used = dict.fromkeys(use.memory_id for use in execution.prompt.uses)
-        if self.ranking.recalls is not None and used:
+        if used:
             self.ranking.recalls.add(
                 choice.tenant_id,
                 choice.user_id,

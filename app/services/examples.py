@@ -7,7 +7,7 @@ from contextlib import suppress
 from contextvars import Context
 from hashlib import blake2b
 from pathlib import Path
-from tempfile import NamedTemporaryFile
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import structlog
@@ -51,9 +51,10 @@ def _keep(file: Path, vectors: Vectors) -> None:
     """Keep vectors, whole or not at all; where they cannot be, the next process makes them anew."""
     with suppress(OSError):
         file.parent.mkdir(parents=True, exist_ok=True)
-        with NamedTemporaryFile(dir=file.parent, suffix=".tmp", delete=False) as made:
+        with TemporaryDirectory(dir=file.parent, suffix=".tmp") as folder:
+            made = Path(folder) / file.name
             np.save(made, vectors.astype(np.float32))
-        Path(made.name).replace(file)
+            made.replace(file)
 
 
 class ExampleVectors:

@@ -105,17 +105,17 @@ class GateService:
                 raise NotFound("no such user")
         return found
 
-    async def get(self, tenant_id: str, item_id: UUID) -> SetApart:
-        """One of them. Raises NotFound."""
+    async def get(self, tenant_id: str, item_id: UUID, owner: str | None = None) -> SetApart:
+        """One of them. Raises NotFound, also where there is an `owner` whose it is not."""
         async with self.memories.database.begin(tenant_id) as connection:
             found = await self.quarantine.get(connection, tenant_id, item_id)
-        if found is None:
+        if found is None or owner not in {None, found.user_id}:
             raise NotFound("no such statement")
         return found
 
-    async def release(self, tenant_id: str, item_id: UUID) -> Added:
+    async def release(self, tenant_id: str, item_id: UUID, owner: str | None = None) -> Added:
         """Let a statement through after all: it becomes a memory. Raises NotFound, and as `MemoryService.add`."""
-        item = await self.get(tenant_id, item_id)
+        item = await self.get(tenant_id, item_id, owner)
 
         async def take(connection: AsyncConnection, _: Added) -> None:
             if not await self.quarantine.take(connection, tenant_id, item_id):

@@ -70,11 +70,11 @@ class IngestService:
         for ingest in await self.ingests.jobless(connection, tenant_id, users):
             await self._add_job(connection, tenant_id, ingest.user_id, ingest.ingest_id)
 
-    async def status(self, tenant_id: str, ingest_id: UUID) -> tuple[Ingest, IngestState]:
-        """An ingest and how it stands. Raises NotFound."""
+    async def status(self, tenant_id: str, ingest_id: UUID, owner: str | None = None) -> tuple[Ingest, IngestState]:
+        """An ingest and how it stands. Raises NotFound, also where there is an `owner` whose it is not."""
         async with self.database.begin(tenant_id) as connection:
             ingest = await self.ingests.get(connection, tenant_id, ingest_id)
-        if ingest is None:
+        if ingest is None or owner not in {None, ingest.user_id}:
             raise NotFound("no such job")
         if ingest.finished_at is not None:
             return ingest, "done"

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from functools import cache
 from typing import Any
@@ -14,7 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.domain.embeddings import Vector, Vectors
 from app.domain.errors import InvalidInput, NotFound
-from app.domain.memory import STATES, Draft, Memory, MemoryType, Neighbour, Resolution, merged_confidence
+from app.domain.memory import STATES, Draft, Memory, MemoryType, Neighbour, Resolution, earlier, replaced_by, told_again
 from app.domain.memory import resolve as resolve_draft
 from app.domain.places import Place, placed, unnumbered
 from app.domain.spaces import Embedded, StoredSpace
@@ -125,8 +125,7 @@ class MemoryService:
                 await self.memories.update(connection, tenant_id, memory.memory_id, merge_values(memory), now)
             for memory in plan.replaced.values():
                 if memory.memory_id not in plan.new:
-                    ended = end_values(memory, now)
-                    await self.memories.update(connection, tenant_id, memory.memory_id, ended, now)
+                    await self.memories.update(connection, tenant_id, memory.memory_id, end_values(memory, now), now)
             added = Added(tuple(plan.ids), plan.deduplicated, tuple(plan.replaced))
             if within is not None:
                 await within(connection, added)
@@ -179,11 +178,13 @@ class MemoryService:
         )
         return dict(zip(of_the_past, near, strict=True))
 
-    async def get(self, tenant_id: str, memory_id: UUID) -> Memory:
-        """One memory. Raises NotFound."""
+    async def get(self, tenant_id: str, memory_id: UUID, owner: str | None = None) -> Memory:
+        """One memory. Raises NotFound, also where there is an `owner` whose it is not."""
         async with self.database.begin(tenant_id) as connection:
-            memory = await self.memories.get(connection, tenant_id, memory_id)
-        return _found(memory)
+            memory = _found(await self.memories.get(connection, tenant_id, memory_id))
+        if owner not in {None, memory.user_id}:
+            raise NotFound("no such memory")
+        return memory
 
     async def page(
         self,
@@ -231,7 +232,7 @@ class MemoryService:
             if {"content", "type"} & set(values):
                 # The new wording holds from now or as told; the old one held until then.
                 values.setdefault("valid_from", max(now, memory.valid_from + timedelta(microseconds=1)))
-                until = _earlier(memory.valid_to, max(until, values["valid_from"]))
+                until = earlier(memory.valid_to, max(until, values["valid_from"]))
             if values:
                 version_id = uuid4()
                 await self.memories.copy_as_version(connection, tenant_id, memory_id, version_id, until, now)
@@ -364,9 +365,7 @@ def _place_in_past(plan: _Plan, memory: Memory, near: Sequence[Neighbour], parse
     successor = min(
         (rival for rival in rivals if rival.valid_from > memory.valid_from), key=lambda rival: rival.valid_from
     )
-    placed = replace(
-        memory, superseded_by=successor.memory_id, valid_to=_earlier(memory.valid_to, successor.valid_from)
-    )
+    placed = replaced_by(memory, successor)
     for rival in rivals:
         if rival.superseded_by is not None and rival.is_valid_at(memory.valid_from):
             _end(plan, rival, placed)
@@ -375,7 +374,7 @@ def _place_in_past(plan: _Plan, memory: Memory, near: Sequence[Neighbour], parse
 
 def _end(plan: _Plan, old: Memory, by: Memory) -> None:
     """Let `by` replace `old` from the moment it is true."""
-    ended = replace(old, superseded_by=by.memory_id, valid_to=_earlier(old.valid_to, by.valid_from))
+    ended = replaced_by(old, by)
     plan.replaced[old.memory_id] = ended
     if old.memory_id in plan.new:
         plan.new[old.memory_id] = (ended, plan.new[old.memory_id][1])
@@ -429,30 +428,11 @@ def _ended(plan: _Plan, held: Sequence[Neighbour]) -> list[Neighbour]:
 
 
 def _merge(plan: _Plan, held: Memory, draft: Draft, now: datetime) -> None:
-    merged = replace(
-        held,
-        confidence=merged_confidence(held.confidence, draft.confidence),
-        proof_count=held.proof_count + 1,
-        quote=held.quote or draft.quote,
-        tags=tuple(dict.fromkeys((*held.tags, *draft.tags))),
-        expires_at=_later(held.expires_at, draft.expires_at),
-        valid_to=_later(held.valid_to, draft.valid_to),
-        updated_at=now,
-    )
+    merged = told_again(held, draft, now)
     if held.memory_id in plan.new:
         plan.new[held.memory_id] = (merged, plan.new[held.memory_id][1])
     else:
         plan.merged[held.memory_id] = merged
-
-
-def _later(a: datetime | None, b: datetime | None) -> datetime | None:
-    """The later of two ends; None means never."""
-    return None if a is None or b is None else max(a, b)
-
-
-def _earlier(a: datetime | None, b: datetime) -> datetime:
-    """The earlier of two ends; None means never."""
-    return b if a is None else min(a, b)
 
 
 def _memory_of(user_id: str, draft: Draft, valid_from: datetime, place: Place | None, now: datetime) -> Memory:

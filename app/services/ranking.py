@@ -113,11 +113,11 @@ class RankingService:
     users: UserStore
     trials: TrialSpaces
     tokenizer: Tokenizer
+    recalls: RecallLog
+    """Where what was found is written down."""
     _: KW_ONLY
     is_reranking: bool = False
     """Whether memories are reranked where nobody says otherwise: a model that is good at it is there."""
-    recalls: RecallLog | None = None
-    """Where what was found is written down."""
 
     @follows_switch
     async def search(self, tenant_id: str, user_id: str, request: SearchRequest, *, is_recorded: bool = True) -> Found:
@@ -129,7 +129,7 @@ class RankingService:
         if request.fusion is not None:
             query = replace(query, fusion=request.fusion)
         where = SearchFilter(at, request.types, request.tags, request.known_at)
-        settings = await self.catalogues.settings(tenant_id)
+        weights = request.weights or (await self.catalogues.settings(tenant_id)).weights or Weights()
 
         async def look(statements: Statements) -> Candidates:
             return await self.relevant(statements, tenant_id, user_id, query, limit=request.limit, where=where)
@@ -139,7 +139,6 @@ class RankingService:
             async with self.database.begin(tenant_id) as connection:
                 if not await self.users.exists(connection, tenant_id, user_id):
                     raise NotFound("no such user")
-        weights = request.weights or settings.weights or Weights()
         is_reranked = self.is_reranking if request.is_reranked is None else request.is_reranked
         ranked = rank(candidates.found, weights, at, max(request.limit, RERANK_TOP if is_reranked else 0))
         is_degraded = not candidates.has_vector
@@ -150,7 +149,7 @@ class RankingService:
         if request.token_budget is not None:
             best = within(best, request.token_budget, self.tokenizer.count)
         found = Found(best, candidates.space, is_degraded)
-        if not is_recorded or self.recalls is None:
+        if not is_recorded:
             return found
         recall_id = self.recalls.add(
             tenant_id,

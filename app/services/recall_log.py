@@ -10,7 +10,6 @@ from uuid import UUID, uuid4
 import structlog
 from prometheus_client import Counter
 
-from app.domain.errors import DomainError
 from app.domain.ranking import Ranked, Weights
 from app.domain.relevance import Fusion, weights_of
 from app.ports import Clock
@@ -104,9 +103,6 @@ class RecallLog:
         try:
             async with self._database.begin(tenant_id) as connection:
                 await self._recalls.put(connection, tenant_id, recalls)
-        except DomainError as error:
-            outcome = "failed"
-            log.warning("recalls_not_written", count=len(recalls), error=type(error).__name__)
         except Exception as error:  # noqa: BLE001 - the next ones are still to be written
             outcome = "failed"
             log.error("recalls_not_written", count=len(recalls), error=type(error).__name__)

@@ -57,9 +57,21 @@ class RecallService:
     memories: MemoryStore
     log: RecallLog
 
-    async def receipt(self, tenant_id: str, recall_id: UUID) -> Receipt:
+    async def get(self, tenant_id: str, recall_id: UUID, owner: str | None = None) -> Recall:
+        """One recall. Raises NotFound, also where there is an `owner` whose it is not; so do the others."""
+        recall = self.log.waiting(tenant_id, recall_id)
+        if recall is None:
+            async with self.database.begin(tenant_id) as connection:
+                recall = await self.recalls.get(connection, tenant_id, recall_id)
+        if recall is None or owner not in {None, recall.user_id}:
+            raise NotFound("no such recall")
+        return recall
+
+    async def receipt(self, tenant_id: str, recall_id: UUID, owner: str | None = None) -> Receipt:
         """A recall with its memories. Raises NotFound."""
-        recall = await self._get(tenant_id, recall_id)
+        return await self._receipt_of(tenant_id, await self.get(tenant_id, recall_id, owner))
+
+    async def _receipt_of(self, tenant_id: str, recall: Recall) -> Receipt:
         async with self.database.begin(tenant_id) as connection:
             held = await self.memories.many(connection, tenant_id, recall.user_id, recall.memory_ids)
         return Receipt(recall, [held.get(memory_id) for memory_id in recall.memory_ids])
@@ -75,10 +87,12 @@ class RecallService:
                 raise NotFound("no such user")
         return found
 
-    async def judge(self, tenant_id: str, recall_id: UUID, helpful: Sequence[UUID]) -> Recall:
+    async def judge(
+        self, tenant_id: str, recall_id: UUID, helpful: Sequence[UUID], owner: str | None = None
+    ) -> Receipt:
         """Note which of the memories shown were helpful; what was noted before is replaced. Raises NotFound, and
         InvalidInput for a memory that was not shown."""
-        recall = await self._get(tenant_id, recall_id)
+        recall = await self.get(tenant_id, recall_id, owner)
         unknown = [str(each) for each in helpful if each not in recall.memory_ids]
         if unknown:
             raise InvalidInput(f"the recall did not show {', '.join(unknown)}", "helpful_ids")
@@ -86,26 +100,17 @@ class RecallService:
             if not await self.recalls.judge(connection, tenant_id, recall_id, helpful):
                 raise NotFound("no such recall")
         log.info("recall_judged", recall_id=str(recall_id), shown=len(recall.shown), helpful=len(helpful))
-        return replace(recall, helpful=[str(each) for each in helpful])
+        return await self._receipt_of(tenant_id, replace(recall, helpful=[str(each) for each in helpful]))
 
-    async def replay(self, tenant_id: str, recall_id: UUID) -> Replay:
+    async def replay(self, tenant_id: str, recall_id: UUID, owner: str | None = None) -> Replay:
         """Do a recall again, and write nothing down. Raises NotFound, and as `RankingService.search`."""
-        recall = await self._get(tenant_id, recall_id)
+        recall = await self.get(tenant_id, recall_id, owner)
         request = request_of(recall)
         known = replace(request, as_of=recall.as_of, known_at=recall.asked_at)
         then = await self.ranking.search(tenant_id, recall.user_id, known, is_recorded=False)
         plain = replace(request, weights=None, fusion=None)
         now = await self.ranking.search(tenant_id, recall.user_id, plain, is_recorded=False)
         return Replay(recall, then, now)
-
-    async def _get(self, tenant_id: str, recall_id: UUID) -> Recall:
-        recall = self.log.waiting(tenant_id, recall_id)
-        if recall is None:
-            async with self.database.begin(tenant_id) as connection:
-                recall = await self.recalls.get(connection, tenant_id, recall_id)
-        if recall is None:
-            raise NotFound("no such recall")
-        return recall
 
 
 def request_of(recall: Recall) -> SearchRequest:

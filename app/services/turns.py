@@ -109,8 +109,8 @@ class TurnService:
         known_since: datetime | None,
         within: Within | None,
     ) -> Taken:
-        said = [each for each in batch if is_worth_taking(each)]
-        turns = [turn for turn, each in enumerate(batch, first_turn) if is_worth_taking(each)]
+        worth = [(turn, each) for turn, each in enumerate(batch, first_turn) if is_worth_taking(each)]
+        turns, said = [turn for turn, _ in worth], [each for _, each in worth]
         passed_over = len(batch) - len(said)
         drafts = [draft_of(each, session, turn) for each, turn in zip(said, turns, strict=True)]
         stated = [

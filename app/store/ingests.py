@@ -5,11 +5,12 @@ from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
 
-from sqlalchemy import delete, func, insert, select, text, update
+from sqlalchemy import delete, func, insert, select, update
 from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.domain.turns import Utterance
+from app.store.pages import delete_oldest
 from app.store.tables import ingests, utterances
 
 
@@ -47,14 +48,6 @@ _COLUMNS = (
     ingests.c.set_apart,
     ingests.c.job,
 )
-
-_DELETE_FINISHED = text("""
-WITH old AS MATERIALIZED (
-    SELECT ingest_id FROM ingests WHERE tenant_id = :tenant_id AND finished_at < :before
-    ORDER BY finished_at LIMIT :count FOR UPDATE SKIP LOCKED
-)
-DELETE FROM ingests AS held USING old WHERE held.tenant_id = :tenant_id AND held.ingest_id = old.ingest_id
-""")
 
 
 class IngestStore:
@@ -168,5 +161,5 @@ class IngestStore:
 
     async def delete_finished(self, connection: AsyncConnection, tenant_id: str, before: datetime, count: int) -> int:
         """Forget up to `count` ingests that were finished before a moment; how many."""
-        arguments = {"tenant_id": tenant_id, "before": before, "count": count}
-        return (await connection.execute(_DELETE_FINISHED, arguments)).rowcount
+        c = ingests.c
+        return await delete_oldest(connection, tenant_id, c.finished_at, c.ingest_id, before=before, count=count)

@@ -9,7 +9,7 @@ from uuid import UUID
 
 import numpy as np
 import orjson
-from sqlalchemy import case, delete, func, insert, literal, select, text, tuple_, update
+from sqlalchemy import case, delete, func, insert, literal, select, text, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.domain.embeddings import Vector
@@ -21,6 +21,7 @@ from app.domain.statements import RELATED_COSINE
 from app.store.engine import Statements
 from app.store.memory_fields import Looked, exact_field, graph_field, looked, looked_by_graph, picked
 from app.store.memory_search import FIELDS, NEWEST, by_graph, exact, fetch_by_graph, nearest
+from app.store.pages import page_of
 from app.store.tables import Moment, memories
 from app.store.vectors import vector_from_bytes, vector_literal
 
@@ -314,9 +315,7 @@ class MemoryStore:
             query = query.where(c.type.in_(where.types))
         if where.tags:
             query = query.where(c.tags.op("@>")(literal(list(where.tags), c.tags.type)))
-        if after is not None:
-            query = query.where(tuple_(c.valid_from, c.memory_id) < tuple_(*after))
-        rows = await connection.execute(query.order_by(c.valid_from.desc(), c.memory_id.desc()).limit(limit))
+        rows = await connection.execute(page_of(query, c.valid_from, c.memory_id, after, limit))
         return [memory_of(row) for row in rows]
 
     async def history(self, connection: AsyncConnection, tenant_id: str, user_id: str, memory_id: UUID) -> list[Memory]:

@@ -5,11 +5,12 @@ from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID, uuid4
 
-from sqlalchemy import delete, insert, select, text, tuple_
+from sqlalchemy import delete, insert, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.domain.gate import Reason
 from app.domain.memory import Draft, MemoryType
+from app.store.pages import delete_oldest, page_of
 from app.store.tables import quarantine
 
 
@@ -53,14 +54,6 @@ _COLUMNS = (
     quarantine.c.valid_from,
     quarantine.c.created_at,
 )
-
-_DELETE_OLD = text("""
-WITH old AS MATERIALIZED (
-    SELECT item_id FROM quarantine WHERE tenant_id = :tenant_id AND created_at < :before
-    ORDER BY created_at LIMIT :count FOR UPDATE SKIP LOCKED
-)
-DELETE FROM quarantine AS held USING old WHERE held.tenant_id = :tenant_id AND held.item_id = old.item_id
-""")
 
 
 def _set_apart(row: Sequence[object]) -> SetApart:
@@ -111,9 +104,7 @@ class QuarantineStore:
         """A user's, the latest first: the first `limit`, or those that come after one (its `created_at`, its id)."""
         c = quarantine.c
         query = select(*_COLUMNS).where(c.tenant_id == tenant_id, c.user_id == user_id)
-        if after is not None:
-            query = query.where(tuple_(c.created_at, c.item_id) < tuple_(*after))
-        rows = await connection.execute(query.order_by(c.created_at.desc(), c.item_id.desc()).limit(limit))
+        rows = await connection.execute(page_of(query, c.created_at, c.item_id, after, limit))
         return [_set_apart(row) for row in rows]
 
     async def get(self, connection: AsyncConnection, tenant_id: str, item_id: UUID) -> SetApart | None:
@@ -127,16 +118,7 @@ class QuarantineStore:
         query = delete(quarantine).where(quarantine.c.tenant_id == tenant_id, quarantine.c.item_id == item_id)
         return (await connection.execute(query)).rowcount == 1
 
-    async def delete(
-        self, connection: AsyncConnection, tenant_id: str, user_id: str, *, kind: str | None = None
-    ) -> int:
-        """Delete a user's, of one type or all; how many."""
-        query = delete(quarantine).where(quarantine.c.tenant_id == tenant_id, quarantine.c.user_id == user_id)
-        if kind is not None:
-            query = query.where(quarantine.c.type == kind)
-        return (await connection.execute(query)).rowcount
-
     async def delete_old(self, connection: AsyncConnection, tenant_id: str, before: datetime, count: int) -> int:
         """Delete up to `count` that were set apart before a moment; how many."""
-        arguments = {"tenant_id": tenant_id, "before": before, "count": count}
-        return (await connection.execute(_DELETE_OLD, arguments)).rowcount
+        c = quarantine.c
+        return await delete_oldest(connection, tenant_id, c.created_at, c.item_id, before=before, count=count)

@@ -7,9 +7,10 @@ from typing import Any, Literal
 from uuid import UUID
 
 import orjson
-from sqlalchemy import and_, func, select, text, tuple_, update
+from sqlalchemy import and_, func, select, text, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from app.store.pages import delete_oldest, page_of
 from app.store.tables import recalls, users
 
 Kind = Literal["search", "execute", "chat"]
@@ -76,14 +77,6 @@ CROSS JOIN LATERAL (
 WHERE r.tenant_id = :tenant_id AND r.user_id = :user_id AND r.asked_at >= :since
 """)
 
-_DELETE_OLD = text("""
-WITH old AS MATERIALIZED (
-    SELECT recall_id FROM recalls WHERE tenant_id = :tenant_id AND asked_at < :before
-    ORDER BY asked_at LIMIT :count FOR UPDATE SKIP LOCKED
-)
-DELETE FROM recalls AS held USING old WHERE held.tenant_id = :tenant_id AND held.recall_id = old.recall_id
-""")
-
 
 class RecallStore:
     """What is asked and written about recalls."""
@@ -125,9 +118,7 @@ class RecallStore:
         """A user's, the latest first: the first `limit`, or those that come after one (its `asked_at`, its id)."""
         c = recalls.c
         query = select(*_COLUMNS).where(c.tenant_id == tenant_id, c.user_id == user_id)
-        if after is not None:
-            query = query.where(tuple_(c.asked_at, c.recall_id) < tuple_(*after))
-        rows = await connection.execute(query.order_by(c.asked_at.desc(), c.recall_id.desc()).limit(limit))
+        rows = await connection.execute(page_of(query, c.asked_at, c.recall_id, after, limit))
         return [Recall(*row) for row in rows]
 
     async def judge(
@@ -161,5 +152,5 @@ class RecallStore:
 
     async def delete_old(self, connection: AsyncConnection, tenant_id: str, before: datetime, count: int) -> int:
         """Delete up to `count` of before a moment; how many."""
-        arguments = {"tenant_id": tenant_id, "before": before, "count": count}
-        return (await connection.execute(_DELETE_OLD, arguments)).rowcount
+        c = recalls.c
+        return await delete_oldest(connection, tenant_id, c.asked_at, c.recall_id, before=before, count=count)

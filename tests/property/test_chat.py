@@ -125,12 +125,12 @@ def test_the_budget_holds(
     standing = [memory for memory in held if memory.type in STANDING]
     found = sorted(found, key=lambda item: -item.score)
 
-    context = make_context(chat, Known(persona, standing, found, None), budget, count)
+    context = make_context(chat, Known(persona, standing, found), budget, count)
 
     assert sum(count(each.text) for each in context.additions) == context.tokens <= budget
     assert {chat.messages[each.message].role for each in context.additions} <= {"user"}
     assert len(context.memory_ids) <= len(standing) + RECALLED
-    assert context == make_context(chat, Known(persona, standing, found, None), budget, count)
+    assert context == make_context(chat, Known(persona, standing, found), budget, count)
 
 
 @given(bodies, st.lists(memories, max_size=4), st.lists(texts.filter(str.strip), max_size=2), texts)

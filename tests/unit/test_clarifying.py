@@ -8,7 +8,7 @@ from uuid import UUID
 import pytest
 
 from app.domain.chat import Chat, read_chat
-from app.domain.chat_context import Guess, Known, make_context
+from app.domain.chat_context import Known, Meant, make_context
 from app.domain.clarifying import asked_before, is_same, may_ask, put, read_reply
 from app.domain.hypotheses import Hypothesis, clarification_need, decide
 from app.services.clarifying import assumed, is_worth_asking
@@ -178,8 +178,7 @@ def test_a_likely_reading_of_a_vague_input_is_a_guess(
 
     assert (given.decision, is_worth_asking(given)) == (decision, False)
     assert settled is not None
-    assert settled.is_guess
-    assert (settled.meaning, settled.set_id, settled.is_said) == ("build an API in Python", given.set_id, False)
+    assert (settled.meant, settled.set_id) == (Meant("build an API in Python", is_guess=True), given.set_id)
 
 
 @pytest.mark.parametrize(
@@ -208,15 +207,18 @@ def test_what_is_as_good_as_sure_is_meant() -> None:
     settled = assumed(made((0.9, 0.05), 0.1), "build api")
 
     assert settled is not None
-    assert (settled.meaning, settled.is_guess) == ("build an API in Python", False)
+    assert settled.meant == Meant("build an API in Python")
 
 
 @pytest.mark.parametrize(
-    ("meaning", "told"),
-    [("build an API", "I mean: build an API"), (Guess("build an API"), "I probably mean: build an API")],
+    ("meant", "told"),
+    [
+        (Meant("build an API"), "I mean: build an API"),
+        (Meant("build an API", is_guess=True), "I probably mean: build an API"),
+    ],
 )
-def test_a_guess_is_told_as_one(meaning: str, told: str) -> None:
+def test_a_guess_is_told_as_one(meant: Meant, told: str) -> None:
     """Behind the user's own words."""
-    context = make_context(chat("build api"), Known((), (), (), meaning), 100, lambda text: len(text.split()))
+    context = make_context(chat("build api"), Known((), (), (), meant), 100, lambda text: len(text.split()))
 
     assert [(each.message, each.text, each.is_before) for each in context.additions] == [(0, told, False)]

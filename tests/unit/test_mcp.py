@@ -28,9 +28,11 @@ class FakeMemories:
         self.error: Exception | None = None
         self.deleted = 0
 
-    async def get(self, tenant_id: str, memory_id: object) -> Any:
+    async def get(self, tenant_id: str, memory_id: object, owner: str | None = None) -> Any:
         if self.error is not None:
             raise self.error
+        if owner not in {None, "bob"}:
+            raise errors.NotFound("no such memory")
         return SimpleNamespace(user_id="bob")
 
     async def delete_one(self, tenant_id: str, memory_id: object) -> int:

@@ -77,9 +77,7 @@ async def recall(visit: Visit, given: a.RecallIn) -> a.RecallOut:
 
 async def forget(visit: Visit, given: a.ForgetIn) -> a.ForgetOut:
     """Delete one memory, if it is the user's."""
-    held = await visit.services.memories.get(visit.caller.tenant_id, given.memory_id)
-    if held.user_id != visit.user_id:
-        raise NotFound("no such memory")
+    await visit.services.memories.get(visit.caller.tenant_id, given.memory_id, visit.user_id)
     deleted = await memories.delete_memory(given.memory_id, visit.services, visit.caller)
     return a.ForgetOut(deleted=deleted.deleted)
 

@@ -20,6 +20,7 @@ from embed_service_client.json_values import decode, encodable
 from embed_service_client.retries import Retries
 
 T = TypeVar("T")
+Page = TypeVar("Page", shapes.PageOut, shapes.RecallsOut, shapes.QuarantineOut)
 
 DEFAULT_URL = "http://127.0.0.1:8080"
 CONNECT_S = 5.0
@@ -120,15 +121,10 @@ class AsyncEmbedService:
         self, user_id: str, *, mtype: shapes.MemoryType | None = None, tag: str | None = None, limit: int = 200
     ) -> AsyncIterator[shapes.MemoryOut]:
         """The user's memories that hold now, newest first; asked for `limit` at a time, as they are needed."""
-        cursor = None
-        while True:
-            path = _path("/v1/memories", user_id=user_id, mtype=mtype, tag=tag, limit=str(limit), cursor=cursor)
-            page = await self._ask("GET", path, shapes.PageOut)
+        query = {"user_id": user_id, "mtype": mtype, "tag": tag, "limit": str(limit)}
+        async for page in self._pages("/v1/memories", query, shapes.PageOut):
             for memory in page.memories:
                 yield memory
-            if page.cursor is None:
-                return
-            cursor = page.cursor
 
     async def search_memories(self, **request: Unpack[shapes.SearchIn]) -> shapes.SearchOut:
         """The user's memories most relevant to a query, best first."""
@@ -136,15 +132,10 @@ class AsyncEmbedService:
 
     async def list_recalls(self, user_id: str, *, limit: int = 200) -> AsyncIterator[shapes.RecallOut]:
         """What was recalled for the user, the latest first; asked for `limit` at a time, as it is needed."""
-        cursor = None
-        while True:
-            path = _path("/v1/recalls", user_id=user_id, limit=str(limit), cursor=cursor)
-            page = await self._ask("GET", path, shapes.RecallsOut)
+        query = {"user_id": user_id, "limit": str(limit)}
+        async for page in self._pages("/v1/recalls", query, shapes.RecallsOut):
             for recall in page.recalls:
                 yield recall
-            if page.cursor is None:
-                return
-            cursor = page.cursor
 
     async def get_recall(self, recall_id: str) -> shapes.ReceiptOut:
         """The receipt of a recall: each memory with its scores, the words that tell it, its validity and its age."""
@@ -162,15 +153,10 @@ class AsyncEmbedService:
 
     async def list_quarantine(self, user_id: str, *, limit: int = 200) -> AsyncIterator[shapes.SetApartOut]:
         """Statements of the user that did not pass the write gate, the latest first."""
-        cursor = None
-        while True:
-            path = _path("/v1/memories/quarantine", user_id=user_id, limit=str(limit), cursor=cursor)
-            page = await self._ask("GET", path, shapes.QuarantineOut)
+        query = {"user_id": user_id, "limit": str(limit)}
+        async for page in self._pages("/v1/memories/quarantine", query, shapes.QuarantineOut):
             for statement in page.statements:
                 yield statement
-            if page.cursor is None:
-                return
-            cursor = page.cursor
 
     async def release_statement(self, item_id: str) -> shapes.AddedOut:
         """Let a statement through the write gate after all: it becomes a memory."""
@@ -276,6 +262,16 @@ class AsyncEmbedService:
         return await self._ask("GET", "/info", shapes.InfoOut)
 
     # --- how
+
+    async def _pages(self, path: str, query: Mapping[str, str | None], kind: type[Page]) -> AsyncIterator[Page]:
+        """A listing a page at a time, each asked for when it is needed."""
+        cursor = None
+        while True:
+            page = await self._ask("GET", _path(path, **query, cursor=cursor), kind)
+            yield page
+            if page.cursor is None:
+                return
+            cursor = page.cursor
 
     async def _ask(
         self,

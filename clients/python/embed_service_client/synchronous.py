@@ -20,6 +20,7 @@ from embed_service_client.json_values import decode, encodable
 from embed_service_client.retries import Retries
 
 T = TypeVar("T")
+Page = TypeVar("Page", shapes.PageOut, shapes.RecallsOut, shapes.QuarantineOut)
 
 DEFAULT_URL = "http://127.0.0.1:8080"
 CONNECT_S = 5.0
@@ -120,14 +121,9 @@ class EmbedService:
         self, user_id: str, *, mtype: shapes.MemoryType | None = None, tag: str | None = None, limit: int = 200
     ) -> Iterator[shapes.MemoryOut]:
         """The user's memories that hold now, newest first; asked for `limit` at a time, as they are needed."""
-        cursor = None
-        while True:
-            path = _path("/v1/memories", user_id=user_id, mtype=mtype, tag=tag, limit=str(limit), cursor=cursor)
-            page = self._ask("GET", path, shapes.PageOut)
+        query = {"user_id": user_id, "mtype": mtype, "tag": tag, "limit": str(limit)}
+        for page in self._pages("/v1/memories", query, shapes.PageOut):
             yield from page.memories
-            if page.cursor is None:
-                return
-            cursor = page.cursor
 
     def search_memories(self, **request: Unpack[shapes.SearchIn]) -> shapes.SearchOut:
         """The user's memories most relevant to a query, best first."""
@@ -135,14 +131,9 @@ class EmbedService:
 
     def list_recalls(self, user_id: str, *, limit: int = 200) -> Iterator[shapes.RecallOut]:
         """What was recalled for the user, the latest first; asked for `limit` at a time, as it is needed."""
-        cursor = None
-        while True:
-            path = _path("/v1/recalls", user_id=user_id, limit=str(limit), cursor=cursor)
-            page = self._ask("GET", path, shapes.RecallsOut)
+        query = {"user_id": user_id, "limit": str(limit)}
+        for page in self._pages("/v1/recalls", query, shapes.RecallsOut):
             yield from page.recalls
-            if page.cursor is None:
-                return
-            cursor = page.cursor
 
     def get_recall(self, recall_id: str) -> shapes.ReceiptOut:
         """The receipt of a recall: each memory with its scores, the words that tell it, its validity and its age."""
@@ -160,14 +151,9 @@ class EmbedService:
 
     def list_quarantine(self, user_id: str, *, limit: int = 200) -> Iterator[shapes.SetApartOut]:
         """Statements of the user that did not pass the write gate, the latest first."""
-        cursor = None
-        while True:
-            path = _path("/v1/memories/quarantine", user_id=user_id, limit=str(limit), cursor=cursor)
-            page = self._ask("GET", path, shapes.QuarantineOut)
+        query = {"user_id": user_id, "limit": str(limit)}
+        for page in self._pages("/v1/memories/quarantine", query, shapes.QuarantineOut):
             yield from page.statements
-            if page.cursor is None:
-                return
-            cursor = page.cursor
 
     def release_statement(self, item_id: str) -> shapes.AddedOut:
         """Let a statement through the write gate after all: it becomes a memory."""
@@ -273,6 +259,16 @@ class EmbedService:
         return self._ask("GET", "/info", shapes.InfoOut)
 
     # --- how
+
+    def _pages(self, path: str, query: Mapping[str, str | None], kind: type[Page]) -> Iterator[Page]:
+        """A listing a page at a time, each asked for when it is needed."""
+        cursor = None
+        while True:
+            page = self._ask("GET", _path(path, **query, cursor=cursor), kind)
+            yield page
+            if page.cursor is None:
+                return
+            cursor = page.cursor
 
     def _ask(
         self,
