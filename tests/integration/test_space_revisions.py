@@ -1,7 +1,9 @@
 """A change of embedding space by Alembic: written, up, filled, up again, and all the way down, with nothing lost."""
 
+import asyncio
 import shutil
 from collections.abc import AsyncIterator, Callable, Sequence
+from itertools import pairwise
 from pathlib import Path
 
 import asyncpg
@@ -130,6 +132,47 @@ async def test_up_and_down_lose_nothing(
     for said in ("the boat of zoo is blue", "the lamp is on the table", "the cat sleeps", "the dog barks"):
         assert await space_of("zoo", said) == before.id
     assert [one.role for one in await switch.status("zoo")] == ["serving"]
+
+
+async def test_people_go_on_while_alembic_goes_up_and_down(
+    opened: Database, changing: tuple[Services, SpaceSwitch, Path]
+) -> None:
+    """Whoever writes and searches meanwhile notices nothing: what was told is found, each time in one space whole."""
+    services, switch, folder = changing
+    kept = ["the boat is blue"]
+    asked: list[str] = []
+    is_over = asyncio.Event()
+
+    async def write() -> None:
+        while not is_over.is_set():
+            said = f"parcel {len(kept)} of {len(kept) * 37} lies on shelf {len(kept) % 11}"
+            await services.memories.add("acme", "ada", facts(said, kind=MemoryType.HISTORY))
+            kept.append(said)
+
+    async def search() -> None:
+        while not is_over.is_set():
+            said = kept[len(asked) % len(kept)]
+            found = await services.ranking.search("acme", "ada", SearchRequest(said))
+            assert (found.ranked[0].memory.content, found.is_degraded) == (said, False)
+            assert found.ranked[0].cosine > 0.999
+            asked.append(found.space)
+
+    people = [asyncio.create_task(write()), asyncio.create_task(search())]
+    await migrate(opened, migrations=folder)
+    await switch.fill("acme")
+    for _ in range(3):
+        for way in (command.upgrade, command.downgrade):
+            await run(opened, folder, lambda config, way=way: way(config, "head" if way is command.upgrade else "-1"))
+            await asyncio.sleep(0.2)
+    is_over.set()
+    await asyncio.gather(*people)
+
+    before = services.embedder.space.id
+    assert set(asked) == {before, "new@0:64:mean:l2"}
+    assert len([1 for one, other in pairwise(asked) if one != other]) >= 5
+    for said in kept:
+        found = await services.ranking.search("acme", "ada", SearchRequest(said))
+        assert (found.space, found.ranked[0].memory.content) == (before, said)
 
 
 NEXT = '''"""What the next release of the service makes."""
