@@ -167,7 +167,7 @@ async def test_a_node_is_killed_half_way_and_every_memory_has_its_vector_once(
         ended = asyncio.create_task(document(process))
         is_enough = asyncio.Event()
         meanwhile = asyncio.create_task(remember_until(house, is_enough))
-        await reached(house, space, 250, ended)
+        await reached(house, space, 1200, ended)
         cluster.kill_node(cluster.nodes[1])
         is_enough.set()  # what is written after the end is only noted: nobody here embeds in that space
         added = await meanwhile
