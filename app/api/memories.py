@@ -268,6 +268,7 @@ def result_out(item: Ranked) -> schemas.SearchResult:
         recency=item.recency,
         confidence=item.confidence,
         rerank=item.rerank,
+        redundancy=item.redundancy,
         cosine=item.cosine,
     )
     return schemas.SearchResult(memory=memory_out(item.memory), score=item.score, parts=parts)

@@ -20,6 +20,7 @@ class ReceiptItem(Response):
     confidence: float | None
     cosine: float | None
     rerank: float | None
+    redundancy: float | None
     memory: MemoryOut | None = Field(description="As it is now; null where it was deleted.")
     quote: str | None = Field(description="The words that tell it: its own, where it was told as it is.")
     age_days: float | None = Field(description="How long it had been true.")

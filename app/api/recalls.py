@@ -124,6 +124,7 @@ def _item_out(
         confidence=shown.get("confidence"),
         cosine=shown.get("cosine"),
         rerank=shown.get("rerank"),
+        redundancy=shown.get("redundancy"),
         memory=None if memory is None else memory_out(memory),
         quote=None if memory is None else memory.quote or memory.content,
         age_days=age,

@@ -503,12 +503,14 @@ class SearchIn(Request):
 
 class ScoreParts(Response):
     """What a score is made of, each 0..1: `similarity` is how likely the memory answers the query by its words, its
-    meaning and its place in the conversation. And `cosine`, -1..1, of the two vectors: 0 where one is lacking."""
+    meaning and its place in the conversation; `redundancy` how near it is to a result before it, which it is put back
+    for. And `cosine`, -1..1, of the two vectors: 0 where one is lacking."""
 
     similarity: float
     recency: float
     confidence: float
     rerank: float | None = None
+    redundancy: float = 0.0
     cosine: float
 
 

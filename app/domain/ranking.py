@@ -38,6 +38,9 @@ differs by less between any two of default confidence."""
 MOST_LOST = 2.0
 """Log-odds that a memory of no recency and no confidence loses where only these two count."""
 
+REPEATED = 1.0
+"""Log-odds that a memory loses whose vector is that of a better one."""
+
 LEXICAL_WEIGHT = 0.7
 """How much of the distance to certainty a full lexical match closes; see `fused_similarity`."""
 
@@ -89,6 +92,8 @@ class Ranked:
     to do with it at all; None where that is `similarity`."""
     log_odds: float | None = None
     arms: tuple[float, ...] = ()
+    redundancy: float = 0.0
+    """Its largest cosine to one that stands before it, 0 at least."""
 
     @property
     def nearness(self) -> float:
@@ -216,11 +221,9 @@ def score(candidate: Candidate, weights: Weights, now: datetime) -> Ranked:
     if candidate.log_odds is None:
         total = weights.similarity * similarity + weights.recency * fresh + weights.confidence * sure
         return Ranked(candidate.memory, total, similarity, fresh, sure, cosine=candidate.cosine)
-    lost = MOST_LOST * (weights.recency * (1.0 - fresh) + weights.confidence * (1.0 - sure))
-    total = _logistic(weights.similarity * candidate.log_odds - lost)
-    return Ranked(
+    found = Ranked(
         candidate.memory,
-        total,
+        0.0,
         _logistic(candidate.log_odds),
         fresh,
         sure,
@@ -229,6 +232,7 @@ def score(candidate: Candidate, weights: Weights, now: datetime) -> Ranked:
         log_odds=candidate.log_odds,
         arms=candidate.arms,
     )
+    return replace(found, score=_logistic(_odds(found, weights)))
 
 
 def _logistic(log_odds: float) -> float:
@@ -238,36 +242,47 @@ def _logistic(log_odds: float) -> float:
 def rank(candidates: Sequence[Candidate], weights: Weights, now: datetime, limit: int) -> list[Ranked]:
     """The best `limit` candidates, best first, leaving out what a better one already says.
 
-    Ties are broken by the newer memory and then by id, so that equal input gives equal output.
+    Those with log-odds are taken by marginal relevance (Carbonell and Goldstein 1998): one loses up to REPEATED by its
+    largest cosine to one that was taken before it, and its score is what is left. Ties are broken by the newer memory
+    and then by id, so that equal input gives equal output.
     """
     scaled = weights.scaled()
     scored = [(score(candidate, scaled, now), candidate) for candidate in candidates]
     scored.sort(key=lambda pair: (-pair[0].score, -pair[0].memory.valid_from.timestamp(), pair[0].memory.memory_id.int))
-    repeats = _repeats([candidate.vector for _, candidate in scored])
+    if not scored:
+        return []
+    matrix = np.asarray([candidate.vector for _, candidate in scored])
+    cosines = matrix @ matrix.T
+    lost = np.array([0.0 if ranked.log_odds is None else scaled.similarity * REPEATED for ranked, _ in scored])
+    odds = np.array([_odds(ranked, scaled) for ranked, _ in scored])
+    nearest = np.zeros(len(scored))
+    is_left = np.ones(len(scored), dtype=bool)
     kept: dict[int, Ranked] = {}
-    for place, (ranked, _) in enumerate(scored):
-        if len(kept) == limit:
-            break
-        earlier = [(kept[better], cosine) for better, cosine in repeats.get(place, ()) if better in kept]
-        if not any(_says_the_same(ranked, item, cosine) for item, cosine in earlier):
-            kept[place] = ranked
+    while len(kept) < limit and is_left.any():
+        marginal = np.where(is_left, odds - lost * nearest, -np.inf)
+        place = int(marginal.argmax())
+        is_left[place] = False
+        ranked = scored[place][0]
+        twins = [other for other in kept if cosines[place, other] >= NEAR_DUPLICATE_COSINE]
+        if any(_says_the_same(ranked, kept[other], float(cosines[place, other])) for other in twins):
+            continue
+        if lost[place]:
+            ranked = replace(ranked, score=_logistic(float(marginal[place])), redundancy=float(nearest[place]))
+        kept[place] = ranked
+        nearest = np.maximum(nearest, cosines[place])
     return list(kept.values())
+
+
+def _odds(ranked: Ranked, weights: Weights) -> float:
+    """What candidates are put in order by: the log-odds behind a score, or where there are none the score itself."""
+    if ranked.log_odds is None:
+        return ranked.score
+    lost = weights.recency * (1.0 - ranked.recency) + weights.confidence * (1.0 - ranked.confidence)
+    return weights.similarity * ranked.log_odds - MOST_LOST * lost
 
 
 def _says_the_same(a: Ranked, b: Ranked, cosine: float) -> bool:
     return is_duplicate(Statement(a.memory.content), Statement(b.memory.content), cosine)
-
-
-def _repeats(vectors: Sequence[Vector]) -> dict[int, list[tuple[int, float]]]:
-    """For each place that has near-duplicates at better places: those places, and the cosines."""
-    if not vectors:
-        return {}
-    matrix = np.asarray(vectors)
-    cosines = np.tril(matrix @ matrix.T, k=-1)
-    repeats: dict[int, list[tuple[int, float]]] = {}
-    for place, better in np.argwhere(cosines >= NEAR_DUPLICATE_COSINE).tolist():
-        repeats.setdefault(place, []).append((better, float(cosines[place, better])))
-    return repeats
 
 
 def within(ranked: Sequence[Ranked], token_budget: int, count: Callable[[str], int]) -> list[Ranked]:

@@ -78,6 +78,8 @@ class Field:
     cosines: Floats
     found: Floats
     memories: int
+    hours: Floats | None = None
+    """When each became true, in hours since 1970, NaN where unknown; None where no time was asked for."""
 
     def with_cosines(self, positions: Sequence[int], cosines: Sequence[float]) -> "Field":
         """The same, with some cosines that were found since."""

@@ -7,6 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
+import numpy as np
+from numpy.typing import NDArray
+
 from app.domain import wording
 
 _MONTHS = {name.lower(): number for number, name in enumerate(calendar.month_name) if name}
@@ -26,7 +29,24 @@ _YEAR = re.compile(r"\b(?:in|during|of|year|since|summer|winter|spring|autumn|fa
 _AGO = re.compile(
     r"\b(an?|[a-z]+|\d+)(?: (?:couple|few) of| few)? (day|week|fortnight|month|year)s? ago\b", re.IGNORECASE
 )
-_LAST = re.compile(r"\b(last|past|previous|this) (week|month|year|weekend|night)\b", re.IGNORECASE)
+_LAST = re.compile(r"\b(last|past|previous|this|over the) (week|month|year|weekend|night)\b", re.IGNORECASE)
+_SINCE_THEN = re.compile(
+    r"\b(?:last|past|previous) (\d+|couple(?: of)?|few|[a-z]+) (day|week|fortnight|month|year)s\b"
+    r"|\b(recently|lately)\b",
+    re.IGNORECASE,
+)
+_PART_OF_MONTH = re.compile(
+    rf"\b(?:(first|second|third|last) week|(beginning|start|middle|end)) of ({_MONTH})\b(?:,? ((?:19|20)\d\d))?",
+    re.IGNORECASE,
+)
+_PART_DAYS = {
+    "first": (0, 7),
+    "second": (7, 14),
+    "third": (14, 21),
+    "beginning": (0, 10),
+    "start": (0, 10),
+    "middle": (10, 20),
+}
 _WEEKDAY = re.compile(rf"\b(?:last|on|this) ({'|'.join(_WEEKDAYS)})\b", re.IGNORECASE)
 _SEASON = re.compile(
     rf"\b(?:(last|this|in|during|the) )(?:the )?({'|'.join(_SEASONS)})\b(?:,? (?:of )?((?:19|20)\d\d))?", re.IGNORECASE
@@ -50,8 +70,15 @@ AFTER_DAYS = 10.0
 BEFORE_DAYS = 2.0
 """How fast closeness to a span fades: what happened is told later, seldom before."""
 
+RECENT_DAYS = 30.0
+"""`Recently` is so long."""
+
 LONG_DAYS = 30.0
 """A span of this length says half as much as a day."""
+
+
+REACH_DAYS = 5.0
+"""So far outside a span what was told may be about it: before it the closeness is below 0.1 there, after it 0.6."""
 
 
 @dataclass(frozen=True)
@@ -75,9 +102,11 @@ def spans(text: str, now: datetime) -> list[Span]:
         (_ISO, _iso),
         (_DAY_FIRST, _day_first),
         (_MONTH_FIRST, _month_first),
+        (_PART_OF_MONTH, _part_of_month),
         (_SEASON, _season),
         (_IN_MONTH, _month),
         (_AGO, _ago),
+        (_SINCE_THEN, _since_then),
         (_LAST, _last),
         (_WEEKDAY, _weekday),
         (_YEAR, _year),
@@ -139,11 +168,25 @@ def closeness(at: datetime, wanted: Sequence[Span]) -> float:
     return max((_closeness(at, span) for span in wanted), default=0.0)
 
 
+def closenesses(hours: NDArray[np.float64], wanted: Sequence[Span]) -> NDArray[np.float64]:
+    """The same for moments in hours since 1970, of shape (n,); 0 for NaN."""
+    best = np.zeros(len(hours))
+    for span in wanted:
+        early = span.start.timestamp() / 3600.0 - hours
+        late = hours - span.end.timestamp() / 3600.0
+        faded = np.exp(-np.maximum(early, 0.0) / 24.0 / BEFORE_DAYS - np.maximum(late, 0.0) / 24.0 / AFTER_DAYS)
+        best = np.fmax(best, _says(span) * faded)
+    return best
+
+
 def _closeness(at: datetime, span: Span) -> float:
-    says = 1.0 / (1.0 + max(0.0, span.days - 1.0) / LONG_DAYS)
     if at < span.start:
-        return says * math.exp((at - span.start).total_seconds() / 86400.0 / BEFORE_DAYS)
-    return says * math.exp(-max(0.0, (at - span.end).total_seconds() / 86400.0) / AFTER_DAYS)
+        return _says(span) * math.exp((at - span.start).total_seconds() / 86400.0 / BEFORE_DAYS)
+    return _says(span) * math.exp(-max(0.0, (at - span.end).total_seconds() / 86400.0) / AFTER_DAYS)
+
+
+def _says(span: Span) -> float:
+    return 1.0 / (1.0 + max(0.0, span.days - 1.0) / LONG_DAYS)
 
 
 def _day(moment: datetime) -> Span:
@@ -209,6 +252,32 @@ def _ago(match: re.Match[str], now: datetime) -> Span | None:
         return Span(at - timedelta(days=slack), at + timedelta(days=slack))
     except OverflowError:
         return None
+
+
+def _since_then(match: re.Match[str], now: datetime) -> Span | None:
+    """`the past two months`, `recently`: up to now."""
+    if match[3]:
+        return Span(now - timedelta(days=RECENT_DAYS), now)
+    numbers = wording.numbers(match[1].lower())
+    few = match[1].lower().startswith(("couple", "few"))
+    if not few and len(numbers) != 1:
+        return None
+    try:
+        return Span(now - timedelta(days=(2.5 if few else float(min(numbers))) * _UNIT_DAYS[match[2].lower()]), now)
+    except OverflowError:
+        return None
+
+
+def _part_of_month(match: re.Match[str], now: datetime) -> Span | None:
+    """`the last week of May`, `the end of May 2023`."""
+    month = _latest(match[4], now, _month_number(match[3]))
+    if month is None:
+        return None
+    part = (match[1] or match[2]).lower()
+    if part in {"last", "end"}:
+        return Span(month.end - timedelta(days=7 if part == "last" else 10), month.end)
+    first, over = _PART_DAYS[part]
+    return Span(month.start + timedelta(days=first), month.start + timedelta(days=over))
 
 
 def _last(match: re.Match[str], now: datetime) -> Span | None:

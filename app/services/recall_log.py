@@ -120,6 +120,7 @@ def shown_of(ranked: Ranked | UUID) -> dict[str, Any]:
         "confidence": ranked.confidence,
         "cosine": ranked.cosine,
         "rerank": ranked.rerank,
+        "redundancy": ranked.redundancy,
         "log_odds": ranked.log_odds,
     }
     rounded = {name: None if value is None else round(value, 6) for name, value in parts.items()}

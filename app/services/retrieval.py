@@ -14,7 +14,7 @@ from app.domain.extraction import facts_in
 from app.domain.memory import Memory
 from app.domain.ranking import OUTDATED_LOST, Candidate, newer_first, outdated, set_right
 from app.domain.relevance import DEFAULT_FUSION, Fusion, Said, arms, best, said_arms, weights_of
-from app.domain.times import asks_of_now, spans
+from app.domain.times import asks_of_now, closenesses, spans
 from app.store.engine import Statements
 from app.store.memories import Asked, Looked, MemoryStore
 
@@ -41,6 +41,7 @@ class Retrieval:
         there are; None where a memory lacks a vector of a trial's space. Raises StaleSpace where another space
         serves."""
         count = max(POOL, 3 * limit)
+        asked = replace(asked, spans=spans(asked.words, asked.where.at))
         looked = await self._memories.look(statements, asked, nearest=count)
         if looked is None:
             return None
@@ -53,21 +54,22 @@ class Retrieval:
     async def _picked(self, statements: Statements, asked: Asked, looked: Looked, count: int) -> list[Candidate]:
         weights = self._weights
         by_arms = arms(looked.field)
-        log_odds = by_arms.fused(weights)
+        likely = by_arms.fused(weights)
+        if looked.field.hours is not None:  # whatever else speaks for others: of the time asked for, some are read
+            likely += weights.moment * closenesses(looked.field.hours, asked.spans)
         if asked.vector is None:  # nothing but words finds anything
-            log_odds = np.where(by_arms.words > 0, log_odds, -np.inf)
-        picked = [position for position in best(log_odds, count) if np.isfinite(log_odds[position])]
+            likely[by_arms.words <= 0] = -np.inf
+        picked = [position for position in best(likely, count) if np.isfinite(likely[position])]
         places = {looked.id_at(position): position for position in picked}
         found = await self._memories.pick(statements, asked, looked, list(places))
         positions = [places[each.memory.memory_id] for each in found]
         if not looked.is_whole:
-            field = looked.field.with_cosines(positions, [each.cosine for each in found])
-            by_arms = arms(field)
-            log_odds = by_arms.fused(weights)
+            by_arms = arms(looked.field.with_cosines(positions, [each.cosine for each in found]))
+        log_odds = by_arms.fused(weights)
         said = [Said(each.memory.speaker, each.memory.valid_from, _asks(each.memory)) for each in found]
         past = outdated([each.memory for each in found], facts_in)
         total = log_odds[positions] - OUTDATED_LOST * np.isin(np.arange(len(found)), list(past))
-        beside = said_arms(said, asked.words, spans(asked.words, asked.where.at))
+        beside = said_arms(said, asked.words, asked.spans)
         total += beside @ weights_of(weights)[-beside.shape[1] :]
         odds: list[float] = total.tolist()
         telling = self._telling(asked, found)

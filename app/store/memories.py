@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import partial
 from typing import Any
 from uuid import UUID
@@ -18,6 +18,7 @@ from app.domain.places import SESSION_BITS, number_of
 from app.domain.ranking import Candidate
 from app.domain.spaces import Embedded, Role, StoredSpace
 from app.domain.statements import RELATED_COSINE
+from app.domain.times import REACH_DAYS, Span
 from app.store.engine import Statements
 from app.store.memory_fields import Looked, exact_field, graph_field, looked, looked_by_graph, picked
 from app.store.memory_search import FIELDS, NEWEST, by_graph, exact, fetch_by_graph, nearest
@@ -79,6 +80,8 @@ class Asked:
     space: StoredSpace
     where: SearchFilter
     role: Role = "serving"
+    spans: Sequence[Span] = ()
+    """The times that the words name."""
 
     @property
     def arguments(self) -> tuple[Any, ...]:
@@ -90,6 +93,13 @@ class Asked:
     def known_at(self) -> tuple[datetime, ...]:
         """The last argument of those that go by what was known at a moment, and of no others."""
         return () if self.where.known_at is None else (self.where.known_at,)
+
+    @property
+    def times(self) -> tuple[Sequence[datetime], ...]:
+        """The last arguments of those that go by times, and of no others: from when to when each is."""
+        reach = timedelta(days=REACH_DAYS)
+        pairs = [(each.start - reach, each.end + reach) for each in self.spans]
+        return tuple(zip(*pairs, strict=True))
 
 
 def _filters(where: SearchFilter) -> tuple[datetime, list[str] | None, list[str] | None]:
@@ -167,10 +177,11 @@ class MemoryStore:
         may_use_graph = space.has_graphs and asked.role == "serving" and not is_exact and not asked.known_at
         graph = self._graphs.get(user, 0) if may_use_graph else 0
         if graph:
-            rows = await fetch_by_graph(statements, graph_field(space, graph), *asked.arguments, nearest)
+            query = graph_field(space, graph, is_dated=bool(asked.spans))
+            rows = await fetch_by_graph(statements, query, *asked.arguments, nearest, *asked.times)
             if rows[0]["graph"] == graph and (asked.vector is None or rows[0]["near"] >= nearest):
                 return looked_by_graph(rows[0])
-        query = exact_field(space, asked.role, is_known=bool(asked.known_at))
+        query = exact_field(space, asked.role, is_known=bool(asked.known_at), is_dated=bool(asked.spans))
         row = (await statements.fetch(query, *asked.arguments, *asked.known_at))[0]
         if asked.role == "trial" and row["lacking"]:
             return None

@@ -23,10 +23,17 @@ from app.store.memory_search import HOLDS, MEMORY, OF_USER, held_as_known, that_
 AT_ONCE = 60
 """Up to so many memories come with the first statement."""
 
-_PACKED = """(SELECT string_agg(uuid_send(memory_id), ''::bytea) FROM mine) AS ids,
-       (SELECT string_agg(int8send(coalesce(place, -1)), ''::bytea) FROM mine) AS places,
-       (SELECT string_agg(int2send(least(words, 9999)::int2), ''::bytea) FROM mine) AS words,
-       (SELECT string_agg(float4send(coalesce(distance, 'NaN')::float4), ''::bytea) FROM mine) AS distances"""
+
+def _packing(rows: str, prefix: str = "") -> str:
+    """What is known of each of some rows, in arrays."""
+    return f"""(SELECT string_agg(uuid_send(memory_id), ''::bytea) FROM {rows}) AS {prefix}ids,
+       (SELECT string_agg(int8send(coalesce(place, -1)), ''::bytea) FROM {rows}) AS {prefix}places,
+       (SELECT string_agg(int2send(least(words, 9999)::int2), ''::bytea) FROM {rows}) AS {prefix}words,
+       (SELECT string_agg(float4send(coalesce(distance, 'NaN')::float4), ''::bytea) FROM {rows}) AS {prefix}distances"""
+
+
+def _hours(rows: str) -> str:
+    return f"(SELECT string_agg(int4send((extract(epoch FROM valid_from) / 3600)::int4), ''::bytea) FROM {rows})"
 
 
 def _query(space: StoredSpace, role: Role) -> str:
@@ -53,15 +60,16 @@ _ROW = f"{MEMORY}, 1 - (v.embedding <=> query.vector), vector_send(v.embedding::
 
 
 @cache
-def exact_field(space: StoredSpace, role: Role, *, is_known: bool = False) -> str:
+def exact_field(space: StoredSpace, role: Role, *, is_known: bool = False, is_dated: bool = False) -> str:
     """Every memory that may be found: its distance (NaN without a vector), place and number of words; and which of them
     hold which word of the query, by position. `lacking`: how many have no vector. `rows`: what `picked` gives of all of
-    them, where they are at most AT_ONCE. With `is_known`, by what was known at $8."""
+    them, where they are at most AT_ONCE. With `is_known`, by what was known at $8; with `is_dated`, also when each
+    became true."""
     holds = held_as_known(8) if is_known else HOLDS
     few = f"(SELECT memory_id FROM mine WHERE (SELECT count(*) FROM mine) <= {AT_ONCE})"
     return f"""
 WITH {_query(space, role)}, mine AS MATERIALIZED (
-    SELECT m.memory_id, m.place, cardinality(m.terms) AS words, v.embedding <=> query.vector AS distance,
+    SELECT m.memory_id, m.place, cardinality(m.terms) AS words, v.embedding <=> query.vector AS distance, m.valid_from,
            CASE WHEN m.terms && query.terms THEN m.terms END AS terms, (row_number() OVER ())::int4 - 1 AS at
     FROM query, memories m
     LEFT JOIN {space.memory_table} v
@@ -72,7 +80,8 @@ WITH {_query(space, role)}, mine AS MATERIALIZED (
     FROM mine, query, unnest(query.terms) WITH ORDINALITY AS asked(term, ord)
     WHERE mine.terms IS NOT NULL AND asked.term = ANY(mine.terms)
 )
-SELECT {_PACKED},
+SELECT {_packing("mine")},
+       {_hours("mine") if is_dated else "NULL"} AS hours,
        (SELECT string_agg(int4send(at), ''::bytea) FROM hits) AS hit_at,
        (SELECT string_agg(int2send(term), ''::bytea) FROM hits) AS hit_term,
        cardinality(query.terms) AS terms,
@@ -83,10 +92,26 @@ FROM query
 """
 
 
+def _dated(space: StoredSpace) -> str:
+    return f""", dated AS MATERIALIZED (
+    SELECT m.memory_id, m.place, cardinality(m.terms) AS words, v.embedding <=> query.vector AS distance, m.valid_from
+    FROM query, memories m
+    LEFT JOIN {space.memory_table} v
+           ON v.tenant_id = m.tenant_id AND v.user_id = m.user_id AND v.memory_id = m.memory_id
+    WHERE {OF_USER} AND {HOLDS} AND EXISTS (
+        SELECT FROM unnest($9::timestamptz[], $10::timestamptz[]) AS span(start, over)
+        WHERE m.valid_from >= span.start AND m.valid_from < span.over
+    )
+    ORDER BY distance, m.memory_id LIMIT $8::int
+)"""
+
+
 @cache
-def graph_field(space: StoredSpace, graph: int) -> str:
+def graph_field(space: StoredSpace, graph: int, *, is_dated: bool = False) -> str:
     """The $8 nearest by the user's graph, and for each word of the query all memories that hold it: id, place and
-    number of words of each, the second kind with the word. To be planned and run under GRAPH_SETTINGS."""
+    number of words of each, the second kind with the word. With `is_dated`, also the $8 nearest of those that became
+    true in one of the times from $9 to $10, and when. To be planned and run under GRAPH_SETTINGS."""
+    dated, of_dated = ("", "") if not is_dated else (_dated(space), f",\n       {_packing('dated', 'dated_')}")
     return f"""
 WITH {_query(space, "serving")}, mine AS MATERIALIZED (
     SELECT m.memory_id, m.place, cardinality(m.terms) AS words, near.distance
@@ -101,8 +126,9 @@ WITH {_query(space, "serving")}, mine AS MATERIALIZED (
     SELECT w.memory_id, w.place, w.words, (asked.ord - 1)::int2 AS term
     FROM query, unnest(query.terms) WITH ORDINALITY AS asked(term, ord)
     JOIN memory_words w ON w.tenant_id = $3::text AND w.user_id = $4::text AND w.term = asked.term
-)
-SELECT {_PACKED},
+){dated}
+SELECT {_packing("mine")}{of_dated},
+       {_hours("dated") if is_dated else "NULL"} AS dated_hours,
        (SELECT string_agg(uuid_send(memory_id), ''::bytea) FROM hits) AS hit_ids,
        (SELECT string_agg(int8send(coalesce(place, -1)), ''::bytea) FROM hits) AS hit_places,
        (SELECT string_agg(int2send(words), ''::bytea) FROM hits) AS hit_words,
@@ -160,22 +186,31 @@ def looked(row: Any) -> Looked:
         cosines=1.0 - _packed(row, "distances", ">f4").astype(float),
         found=holds.sum(axis=1).astype(float),
         memories=len(ids),
+        hours=None if row["hours"] is None else _packed(row, "hours", ">i4").astype(float),
     )
     return Looked(field, ids, is_whole=True, rows=row["rows"])
 
 
 def looked_by_graph(row: Any) -> Looked:
-    """The row of `graph_field`, the nearest and those with words as one: the first eight bytes of an id tell memories
-    apart."""
-    ids = np.concatenate([_packed(row, "ids", "V16"), _packed(row, "hit_ids", "V16")])
+    """The row of `graph_field`, the nearest and those with words, and those of a time, as one: the first eight
+    bytes of an id tell memories apart."""
+    parts = ("", "hit_", "dated_") if row["dated_hours"] is not None else ("", "hit_")
+    ids, places, words = (
+        np.concatenate([_packed(row, f"{part}{name}", kind) for part in parts])
+        for name, kind in (("ids", "V16"), ("places", ">i8"), ("words", ">i2"))
+    )
     _, first, at = np.unique(ids.view("i8")[::2], return_index=True, return_inverse=True)
     near, terms = int(row["near"]), _packed(row, "hit_term", ">i2")
+    hit, dated = at[near : near + len(terms)], at[near + len(terms) :]
     holds = np.zeros((row["terms"], len(first)), bool)
-    holds[terms, at[near:]] = True
+    holds[terms, hit] = True
     cosines = np.full(len(first), np.nan)
     cosines[at[:near]] = 1.0 - _packed(row, "distances", ">f4")
-    places = np.concatenate([_packed(row, "places", ">i8"), _packed(row, "hit_places", ">i8")])
-    words = np.concatenate([_packed(row, "words", ">i2"), _packed(row, "hit_words", ">i2")])
+    hours = None
+    if len(dated):
+        cosines[dated] = 1.0 - _packed(row, "dated_distances", ">f4")
+        hours = np.full(len(first), np.nan)
+        hours[dated] = _packed(row, "dated_hours", ">i4")
     field = Field(
         places=places[first],
         words=words[first].astype(float),
@@ -183,5 +218,6 @@ def looked_by_graph(row: Any) -> Looked:
         cosines=cosines,
         found=np.bincount(terms, minlength=row["terms"]).astype(float),
         memories=int(row["memories"]),
+        hours=hours,
     )
     return Looked(field, ids[first], is_whole=False)

@@ -23,6 +23,7 @@ RULES: Mapping[str, str] = {
     "add_memories": "valid_to has to be later than valid_from",
     "change_memory": "valid_to has to be later than valid_from"
     "|this is an earlier version or a superseded memory: change the current one",
+    "judge_recall": "the recall did not show .*",
     "search_memories": "at least one weight has to be above zero",
     "create_embeddings": "the model served here is .*|.* has 384 dimensions and cannot be shortened",
     "create_embeddings_api": "the model served here is .*|.* has 384 dimensions and cannot be shortened",

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from random import Random
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 from sqlalchemy import text
 
 from app.api.deps import Services
-from app.domain.memory import MemoryType
+from app.domain.memory import Draft, MemoryType
 from app.domain.spaces import StoredSpace
 from app.services.jobs.graphs import GRAPH, GraphPayload
 from app.services.jobs.queue import new_job
@@ -313,3 +314,22 @@ async def test_the_nearest_of_a_large_user_are_found_by_graph(house: House) -> N
         assert await store.nearest(connection, house.tenant, space, USER, vector, 10) == []
     best = sorted(zip(-(vectors @ vector), ids, strict=True))[:10]
     assert len({memory_id for _, memory_id in best} & set(found)) >= 9
+
+
+@pytest.mark.parametrize("is_large", [False, True])
+async def test_what_was_told_at_the_time_asked_for_is_read(house: House, is_large: bool) -> None:
+    """However many others have more of the query's words: what was told on that day is found."""
+    await house.tell(LIMIT + 20 if is_large else 100)
+    if is_large:
+        await house.build()
+    day = datetime(2023, 5, 3, 12, tzinfo=UTC)
+    told = Draft(MemoryType.HISTORY, "An otter crossed the road", valid_from=day)
+    near = [Draft(MemoryType.HISTORY, f"It happened to w{n} and w{n + 1}, number {n}") for n in range(70)]
+    added = await house.memories.add(house.tenant, USER, [told, *near])
+    request = SearchRequest("What happened on 3 May 2023?", 20)
+    for _ in range(2):  # the first search of a process learns of the graph
+        found = await house.services.ranking.search(house.tenant, USER, request)
+        assert added.ids[0] in [item.memory.memory_id for item in found.ranked]
+    other = replace(request, query="What happened on 3 May 2022?")
+    found = await house.services.ranking.search(house.tenant, USER, other)
+    assert added.ids[0] not in [item.memory.memory_id for item in found.ranked]

@@ -12,7 +12,7 @@ from app.api.deps import Services
 from app.clients.embeddings.onnx import OnnxEmbedder
 from app.domain.errors import InvalidInput, ModelUnavailable, NotFound
 from app.domain.memory import Draft, MemoryType
-from app.domain.ranking import MOST_LOST, Weights
+from app.domain.ranking import MOST_LOST, REPEATED, Weights
 from app.services.ranking import SearchRequest
 from app.settings import Settings
 from app.store.engine import Database
@@ -97,7 +97,7 @@ async def test_weights_of_a_request_and_of_a_tenant(searched: Services) -> None:
     found = await searched.ranking.search(TENANT, USER, SearchRequest("bicycle", weights=Weights(2, 1, 1)))
     for item in found.ranked:
         lost = MOST_LOST * (0.25 * (1 - item.recency) + 0.25 * (1 - item.confidence))
-        log_odds = 0.5 * math.log(item.similarity / (1 - item.similarity)) - lost
+        log_odds = 0.5 * (math.log(item.similarity / (1 - item.similarity)) - REPEATED * item.redundancy) - lost
         assert item.score == pytest.approx(1 / (1 + math.exp(-log_odds)))
     with pytest.raises(InvalidInput):
         await search(searched, "bicycle", weights=Weights(0, 0, 0))

@@ -1,6 +1,7 @@
 """The order of memories: what the score is made of, what ties do, what is said twice."""
 
 import math
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
@@ -11,6 +12,7 @@ from app.domain.errors import InvalidInput
 from app.domain.memory import HALF_LIFE_DAYS, Memory, MemoryType, believed
 from app.domain.ranking import (
     LEXICAL_WEIGHT,
+    REPEATED,
     Candidate,
     Ranked,
     Weights,
@@ -96,6 +98,23 @@ def test_a_near_duplicate_of_a_better_one_is_left_out_and_frees_its_place() -> N
         candidate(4, "I like tea", cosine=0.6),
     ]
     assert numbers(rank(found, Weights(), NOW, 3)) == [1, 3, 4]
+
+
+def test_what_says_something_else_comes_before_more_of_the_same() -> None:
+    """Two that are near to each other, and one that is a little less likely and far from both."""
+    found = [
+        replace(candidate(1, "Rowed on the lake", axis=0), log_odds=2.0),
+        replace(candidate(2, "The lake was calm that day", axis=0), log_odds=1.9),
+        replace(candidate(3, "Anna steered", axis=1), log_odds=1.5),
+    ]
+    ranked = rank(found, Weights(), NOW, 3)
+
+    assert numbers(ranked) == [1, 3, 2]
+    assert [each.redundancy for each in ranked] == pytest.approx([0.0, 0.0, 1.0])
+    assert [each.score for each in ranked] == sorted((each.score for each in ranked), reverse=True)
+    assert numbers(rank([*found[:1], replace(found[1], log_odds=3.1), *found[2:]], Weights(), NOW, 1)) == [2]
+    far = replace(found[2], log_odds=2.0 - 1.1 * REPEATED)
+    assert numbers(rank([*found[:2], far], Weights(), NOW, 3)) == [1, 2, 3], "the penalty is bounded"
 
 
 def test_words_lift_a_similarity_and_never_lower_it() -> None:

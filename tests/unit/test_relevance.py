@@ -8,7 +8,7 @@ import pytest
 from app.domain.memory import Draft, MemoryType
 from app.domain.places import LOOSE, conversation_of, place_of, placed, unnumbered
 from app.domain.relevance import ARMS, Field, Fusion, Said, arms, best, fusion_of, said_arms, weights_of
-from app.domain.times import closeness, spans
+from app.domain.times import closeness, closenesses, spans
 
 NOW = datetime(2023, 7, 10, 12, tzinfo=UTC)
 
@@ -140,6 +140,12 @@ def test_turns_follow_one_another() -> None:
         ("during summer 2022", "2022-06-01", "2022-09-01"),
         ("2023-05-02", "2023-05-02", "2023-05-03"),
         ("last month", "2023-06-01", "2023-07-01"),
+        ("the last week of May", "2023-05-25", "2023-06-01"),
+        ("at the beginning of May 2022", "2022-05-01", "2022-05-11"),
+        ("over the weekend", "2023-07-08", "2023-07-10"),
+        ("in the past two months", "2023-05-10", "2023-07-10"),
+        ("the last couple of weeks", "2023-06-22", "2023-07-10"),
+        ("What did I read recently?", "2023-06-10", "2023-07-10"),
     ],
 )
 def test_time_expressions(text: str, start: str, end: str) -> None:
@@ -165,6 +171,15 @@ def test_what_is_told_soon_after_is_close() -> None:
     assert 1.0 > closeness(at + 5 * day, wanted) > closeness(at - 5 * day, wanted) > 0
     assert closeness(at, []) == 0.0
     assert closeness(at, spans("in 2023", NOW)) < 0.2
+
+
+def test_closeness_of_many_is_the_closeness_of_each() -> None:
+    wanted = [*spans("on 3 May 2023", NOW), *spans("last month", NOW)]
+    moments = [datetime(2023, 4, 20, tzinfo=UTC) + timedelta(hours=7 * step) for step in range(60)]
+    hours = np.array([*(moment.timestamp() / 3600 for moment in moments), np.nan])
+
+    assert closenesses(hours, wanted) == pytest.approx([*(closeness(moment, wanted) for moment in moments), 0.0])
+    assert closenesses(hours, []) == pytest.approx(np.zeros(61))
 
 
 def test_what_is_said_word_for_word_comes_first() -> None:

@@ -481,11 +481,13 @@ class QuarantineOut:
 @dataclass(frozen=True, kw_only=True)
 class ScoreParts:
     """What a score is made of, each 0..1: `similarity` is how likely the memory answers the query by its words, its
-    meaning and its place in the conversation. And `cosine`, -1..1, of the two vectors: 0 where one is lacking."""
+    meaning and its place in the conversation; `redundancy` how near it is to a result before it, which it is put back
+    for. And `cosine`, -1..1, of the two vectors: 0 where one is lacking."""
 
     confidence: float
     cosine: float
     recency: float
+    redundancy: float = 0.0
     rerank: float | None = None
     similarity: float
 
@@ -615,6 +617,7 @@ class ReceiptItem:
     memory: MemoryOut | None
     quote: str | None
     recency: float | None
+    redundancy: float | None
     rerank: float | None
     score: float | None
     similarity: float | None

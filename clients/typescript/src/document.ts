@@ -2397,6 +2397,8 @@ export interface components {
             quote: string | null;
             /** Recency */
             recency: number | null;
+            /** Redundancy */
+            redundancy: number | null;
             /** Rerank */
             rerank: number | null;
             /** Score */
@@ -2619,7 +2621,8 @@ export interface components {
         /**
          * ScoreParts
          * @description What a score is made of, each 0..1: `similarity` is how likely the memory answers the query by its words, its
-         *     meaning and its place in the conversation. And `cosine`, -1..1, of the two vectors: 0 where one is lacking.
+         *     meaning and its place in the conversation; `redundancy` how near it is to a result before it, which it is put back
+         *     for. And `cosine`, -1..1, of the two vectors: 0 where one is lacking.
          */
         ScoreParts: {
             /** Confidence */
@@ -2628,6 +2631,11 @@ export interface components {
             cosine: number;
             /** Recency */
             recency: number;
+            /**
+             * Redundancy
+             * @default 0
+             */
+            redundancy?: number;
             /** Rerank */
             rerank?: number | null;
             /** Similarity */
