@@ -122,7 +122,7 @@ async def asked(request: Request, caller: Caller) -> Asked:
         body = await request.body()
         chat = read_chat(body) if request.headers.get("content-encoding", "identity") == "identity" else None
         memory = _mode(request, "X-Memory", get_args(Memory), settings.chat_memory)
-        # Whoever does not want to be remembered is not asked, either, unless they say so.
+        # Whoever only wants to be read is not asked, either, unless they say so.
         clarify = _mode(request, "X-Clarify", get_args(Clarify), settings.chat_clarify if memory == "on" else "off")
         known = request.state.asked = Asked(
             caller.tenant_id,

@@ -86,7 +86,7 @@ def make_context(chat: Chat, known: Known, token_budget: int, count: CountTokens
     said = "\n".join(normalise(message.text) for message in chat.messages)
     standing = [memory for memory in known.standing if normalise(memory.content) not in said]
     recalled = [item.memory for item in relevant(known.recalled) if normalise(item.memory.content) not in said]
-    meaning = _meaning(known)
+    meaning = _meaning(known, chat)
     budget = token_budget - count(SAFETY) - (count(meaning) + 2 if meaning else 0)
     lines = [redact(line).text for line in known.persona]
     held, held_ids = _fitted(STANDING_TITLE, lines, standing, int(budget * STANDING_SHARE), count)
@@ -117,14 +117,15 @@ def relevant(ranked: Sequence[Ranked]) -> list[Ranked]:
     return found[:RECALLED]
 
 
-def _meaning(known: Known) -> str:
-    """What the user means, with what it quotes of memories fenced."""
+def _meaning(known: Known, chat: Chat) -> str:
+    """What the user means, with all fenced that it quotes and they did not say in this chat."""
     meant = known.meant
     if meant.sentence is None or meant.is_said:
         return ""
     facts = [(item, redact(item.memory.content).text) for item in known.recalled]
     opening = "I probably mean" if meant.is_guess else "I mean"
-    return f"{opening}: {fence_quotations(redact(meant.sentence).text, facts)}"
+    own = "\n".join(message.text for message in chat.messages if message.role == "user")
+    return f"{opening}: {fence_quotations(redact(meant.sentence).text, facts, redact(own).text)}"
 
 
 def _fitted(

@@ -1,5 +1,6 @@
 """The enriched prompt: sections in a fixed order, filled within a token budget, memories fenced as data."""
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
@@ -10,7 +11,7 @@ from app.domain.memory import Memory, MemoryType
 from app.domain.ranking import Ranked
 from app.domain.redaction import merge_counts, redact
 from app.domain.summaries import sentences
-from app.domain.wording import content_words, snippet
+from app.domain.wording import content_words, normalise, snippet
 
 CountTokens = Callable[[str], int]
 Truncate = Callable[[str, int], str]
@@ -201,12 +202,30 @@ def _items(persona: Sequence[str], facts: Sequence[tuple[Ranked, str]]) -> dict[
     return sections
 
 
-def fence_quotations(meaning: str, facts: Sequence[tuple[Ranked, str]]) -> str:
-    """What a user means, with what it quotes of memories (each with its redacted text) as data."""
-    for ranked, text in facts:
-        quotation = snippet(text)
-        meaning = meaning.replace(f"“{quotation}”", fence(ranked.memory, quotation))
-    return meaning
+def fence_quotations(meaning: str, facts: Sequence[tuple[Ranked, str]], own: str | None = None) -> str:
+    """What a user means, with what it quotes of memories (each with its redacted text) as data.
+
+    Where `own` is given, what the user said themselves, every quotation is data that is not in it: of a memory that
+    was not found, or that is no more.
+    """
+    quoted = {f"“{snippet(text)}”": ranked.memory for ranked, text in facts}
+    known = "|".join(re.escape(each) for each in sorted(quoted, key=len, reverse=True)) or r"(?!)"
+    pieces = re.split(f"({known})", meaning)
+    for place, piece in enumerate(pieces):
+        if place % 2:
+            pieces[place] = fence(quoted[piece], piece[1:-1])
+        elif own is not None:
+            pieces[place] = _fenced_unless_own(piece, own)
+    return "".join(pieces)
+
+
+def _fenced_unless_own(text: str, own: str) -> str:
+    """A text whose quotations, from the first mark to the last, are data unless they are all in `own`."""
+    before, _, rest = text.partition("“")
+    quotation, closing, after = rest.rpartition("”")
+    if not closing or normalise(quotation) in normalise(own):
+        return text
+    return f"{before}<memory>{escape(quotation, quote=False)}</memory>{after}"
 
 
 def _fill(

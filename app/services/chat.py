@@ -22,7 +22,7 @@ from app.domain.remembering import new_turns
 from app.ports import Clock, Headers, Upstream, UpstreamAnswer
 from app.request import at_most, budget
 from app.services.afterwards import Afterwards
-from app.services.chat_context import ChatContextService, ChatMemory
+from app.services.chat_context import ChatContextService
 from app.services.clarifying import ClarifyingService, Settled, assumed, is_worth_asking
 from app.services.hypotheses import HypothesisSet
 from app.services.remembering import Remembering
@@ -237,8 +237,7 @@ class ChatService:
     async def _prepare(self, asked: Asked) -> _Prepared:
         """What goes to the upstream; what the caller sent, where nothing is to be added or nothing can be."""
         plain = _Prepared(asked.body)
-        wants = asked.memory != "off" or asked.clarify != "off"
-        if asked.chat is None or asked.user_id is None or not wants:
+        if asked.chat is None or asked.user_id is None or asked.memory == "off":
             return plain
         if time.monotonic() < self._rests_until:
             return plain
@@ -256,18 +255,18 @@ class ChatService:
 
     async def _prepared(self, asked: Asked, chat: Chat, user_id: str) -> _Prepared:
         settled = None
+        is_on = asked.memory == "on"
         if asked.clarify == "auto":
             settled = await self._clarifying.settle(asked.tenant_id, user_id, chat)
-            made = None if settled else await self._clarifying.consider(asked.tenant_id, user_id, chat)
+            made = None
+            if settled is None:
+                made = await self._clarifying.consider(asked.tenant_id, user_id, chat, is_learned=is_on)
             if made is not None and is_worth_asking(made):
                 return _Prepared(asked.body, question=self._question(chat, made))
             if made is not None:
-                settled = assumed(made, chat.messages[-1].text)
+                settled = assumed(made, chat.messages[-1].text, is_kept=is_on)
         meant = settled.meant if settled is not None else Meant()
-        if asked.memory == "off":
-            memory = ChatMemory(self._context.without_memory(chat, meant))
-        else:
-            memory = await self._context.find(asked.tenant_id, user_id, chat, meant)
+        memory = await self._context.find(asked.tenant_id, user_id, chat, meant, is_recorded=is_on)
         context = memory.context
         body = with_additions(chat, context.additions) if context.additions else asked.body
         return _Prepared(body, context, settled, memory.known_since, recall_id=memory.recall_id)
@@ -280,10 +279,10 @@ class ChatService:
 
     def _begin_after(self, asked: Asked, prepared: _Prepared) -> None:
         """What comes after the answer, in nobody's way."""
-        if asked.chat is None or asked.user_id is None:
+        if asked.chat is None or asked.user_id is None or asked.memory != "on":
             return
         settled = prepared.settled
-        turns = new_turns(asked.chat) if asked.memory == "on" else []
+        turns = new_turns(asked.chat)
         if settled is not None or turns:
             self._afterwards.begin(self._after(asked.tenant_id, asked.user_id, settled, turns, prepared.known_since))
 

@@ -57,9 +57,9 @@ class ChatContextService:
         return self.ranking.spaces
 
     @follows_switch
-    async def find(self, tenant_id: str, user_id: str, chat: Chat, meant: Meant) -> ChatMemory:
-        """What to add to a chat whose user means something. Raises StoreUnavailable; without an embedder, words find
-        memories."""
+    async def find(self, tenant_id: str, user_id: str, chat: Chat, meant: Meant, *, is_recorded: bool) -> ChatMemory:
+        """What to add to a chat whose user means something, and whether that is written down. Raises StoreUnavailable;
+        without an embedder, words find memories."""
         turn = chat.turn
         if turn is None:
             return ChatMemory()
@@ -81,7 +81,7 @@ class ChatContextService:
         known = Known(describe(facets), standing[::-1], recalled, meant)
         context = make_context(chat, known, self.token_budget, self.tokenizer.count)
         recall_id = None
-        if context.memory_ids:
+        if is_recorded and context.memory_ids:
             ranked = {item.memory.memory_id: item for item in recalled}
             recall_id = self.ranking.recalls.add(
                 tenant_id,
@@ -95,7 +95,3 @@ class ChatContextService:
                 as_of=now,
             )
         return ChatMemory(context, known_since, recall_id)
-
-    def without_memory(self, chat: Chat, meant: Meant) -> Context:
-        """What to add to a chat whose user's memory is not to be read: what they mean alone."""
-        return make_context(chat, Known((), (), (), meant), self.token_budget, self.tokenizer.count)

@@ -49,9 +49,10 @@ CLARIFY_S = 3.0
 
 @dataclass(frozen=True)
 class Settled:
-    """What a user means by their last message, with the set it comes from, and how that is to be recorded."""
+    """What a user means by their last message, with the set it comes from (None: it was not kept), and how that is to
+    be recorded."""
 
-    set_id: UUID
+    set_id: UUID | None
     input_text: str
     meant: Meant
     hypothesis_id: str | None = None
@@ -86,15 +87,19 @@ class ClarifyingService:
         log.info("chat_settled", hypothesis_set_id=str(shown.set_id), reply=kind)
         return settled
 
-    async def consider(self, tenant_id: str, user_id: str, chat: Chat) -> HypothesisSet | None:
+    async def consider(self, tenant_id: str, user_id: str, chat: Chat, *, is_learned: bool) -> HypothesisSet | None:
         """The readings of a vague input, with what is to be done about them: `ask`, `auto_advance` or `proceed`. None
-        where a question is out of place. Raises StoreUnavailable, UserErased."""
+        where a question is out of place. Where the input is not to be learned from, the set is kept only if its
+        question is put. Raises StoreUnavailable, UserErased."""
         if not may_ask(chat) or is_made(chat.messages[-1].text):
             return None
         turns = [Turn(message.role, message.text) for message in chat.messages[:-1] if message.text]
         text = chat.messages[-1].text[:MAX_INPUT].replace("\0", " ")
         with budget(CLARIFY_S):
-            return await self.hypotheses.hypothesize(tenant_id, user_id, text, conversation=turns[-MAX_TURNS:])
+            proposed = await self.hypotheses.propose(tenant_id, user_id, text, conversation=turns[-MAX_TURNS:])
+            if is_learned or is_worth_asking(proposed.made):
+                await self.hypotheses.keep(proposed, is_learned=is_learned)
+        return proposed.made
 
     async def record(self, tenant_id: str, user_id: str, settled: Settled) -> None:
         """Record and learn from what a user settled on, as `/v1/execute` and `/v1/feedback` do."""
@@ -114,19 +119,20 @@ def is_worth_asking(made: HypothesisSet) -> bool:
     return made.decision == "ask" and made.clarification_need >= WORTH_NEED and likely >= WORTH_SHARE
 
 
-def assumed(made: HypothesisSet, input_text: str) -> Settled | None:
+def assumed(made: HypothesisSet, input_text: str, *, is_kept: bool = True) -> Settled | None:
     """The best reading, where the service goes ahead with it: as what is meant where it is as good as sure, else as a
     guess where it is likely and says more than the input."""
     if not made.hypotheses:
         return None
     best = made.hypotheses[0]
+    set_id = made.set_id if is_kept else None
     if made.decision == "auto_advance":
-        return Settled(made.set_id, input_text, Meant(best.request), best.id)
+        return Settled(set_id, input_text, Meant(best.request), best.id)
     is_likely = may_guess([one.confidence for one in made.hypotheses], made.clarification_need)
     if not is_likely or normalise(best.request) == normalise(input_text):
         return None
-    log.info("chat_guessed", hypothesis_set_id=str(made.set_id), confidence=round(best.confidence, 4))
-    return Settled(made.set_id, input_text, Meant(best.request, is_guess=True), best.id)
+    log.info("chat_guessed", hypothesis_set_id=str(set_id) if set_id else None, confidence=round(best.confidence, 4))
+    return Settled(set_id, input_text, Meant(best.request, is_guess=True), best.id)
 
 
 def _options(shown: AnyRow) -> list[str]:

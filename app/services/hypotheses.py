@@ -71,6 +71,18 @@ class HypothesisSet:
 
 
 @dataclass(frozen=True)
+class Proposed:
+    """A hypothesis set before it is kept, with what it was made from."""
+
+    tenant_id: str
+    user_id: str
+    query: Query
+    context: HypothesisContext
+    made: HypothesisSet
+    centroid: Centroid
+
+
+@dataclass(frozen=True)
 class HypothesisService:
     """The use cases about hypothesis sets and the calibration behind their confidences."""
 
@@ -97,6 +109,14 @@ class HypothesisService:
     ) -> HypothesisSet:
         """Propose up to `count` readings of an input and decide whether to ask; creates the user at first
         contact. The set is stored with its scores before it is returned."""
+        proposed = await self.propose(tenant_id, user_id, input_text, conversation=conversation, count=count)
+        await self.keep(proposed)
+        return proposed.made
+
+    async def propose(
+        self, tenant_id: str, user_id: str, input_text: str, *, conversation: Sequence[Turn] = (), count: int = 3
+    ) -> Proposed:
+        """The same, and nothing is written: who wants to find the set again has to `keep` it."""
         now = self.clock.now()
         settings = await self.catalogues.settings(tenant_id)
         query, context, background = await self.context(
@@ -123,20 +143,25 @@ class HypothesisService:
             reader.prompt_version,
             adapter,
         )
-        await self._save(tenant_id, user_id, query, context, made, background.centroid, now)
-        telemetry_service.count_decision(decision)
+        return Proposed(tenant_id, user_id, query, context, made, background.centroid)
+
+    async def keep(self, proposed: Proposed, *, is_learned: bool = True) -> None:
+        """Store a set, and its user at first contact; what was said moves the user's centroid where it `is_learned`.
+        Raises UserErased."""
+        made, intent = proposed.made, proposed.context.intent
+        await self._save(proposed.tenant_id, proposed, is_learned=is_learned)
+        telemetry_service.count_decision(made.decision)
         log.info(
             "hypotheses_proposed",
             hypothesis_set_id=str(made.set_id),
-            count=len(shown),
-            decision=decision,
-            intent=context.intent.intent.name if context.intent else None,
-            top_confidence=round(confidences[0], 4) if confidences else None,
+            count=len(made.hypotheses),
+            decision=made.decision,
+            intent=intent.intent.name if intent else None,
+            top_confidence=round(made.hypotheses[0].confidence, 4) if made.hypotheses else None,
             source=made.source,
             adapter=made.adapter,
             degraded=made.is_degraded,
         )
-        return made
 
     @follows_switch
     async def context(
@@ -238,16 +263,9 @@ class HypothesisService:
             log.warning("adapter_failed", adapter=adapter, cause=cause)
 
     @follows_switch
-    async def _save(
-        self,
-        tenant_id: str,
-        user_id: str,
-        query: Query,
-        context: HypothesisContext,
-        made: HypothesisSet,
-        centroid: Centroid,
-        now: datetime,
-    ) -> None:
+    async def _save(self, tenant_id: str, proposed: Proposed, *, is_learned: bool) -> None:
+        made, context, query, centroid = proposed.made, proposed.context, proposed.query, proposed.centroid
+        user_id, now = proposed.user_id, context.now
         row: dict[str, Any] = {
             "tenant_id": tenant_id,
             "set_id": made.set_id,
@@ -268,10 +286,10 @@ class HypothesisService:
         if (await self.spaces.of(tenant_id)).serving != query.space:  # switched while the model read the input
             query = await self.ranking.read(tenant_id, user_id, query.text)
         async with self.database.transact(tenant_id) as statements:
-            said = _said(centroid, query, now)
+            said = _said(centroid, query, now) if is_learned else centroid
             while not await self.users.remember_said(statements, tenant_id, user_id, seen=centroid, said=said, now=now):
                 centroid = await self.users.centroid(statements, tenant_id, user_id, centroid)
-                said = _said(centroid, query, now)
+                said = _said(centroid, query, now) if is_learned else centroid
             await self.hypotheses.insert_set(statements, row, query.space, query.vector)
 
 

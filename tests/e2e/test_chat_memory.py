@@ -154,6 +154,52 @@ def test_modes(client: httpx.Client, upstream: UpstreamServer) -> None:
     assert memories_of(client, "ned", "baker").count("I work as a baker in Oslo") == 1
 
 
+@pytest.mark.parametrize("clarify", ["off", "auto"])
+@pytest.mark.parametrize("memory", ["off", "read"])
+def test_what_is_not_to_be_written_is_not(
+    client: httpx.Client, upstream: UpstreamServer, memory: str, clarify: str
+) -> None:
+    """All that is held on a user is afterwards what it was, to the byte, whatever was said: something of themselves,
+    what calls for a memory, something vague and what answers a question. With `off` nothing is asked, and what the user
+    answers is passed on as it is; with `read` there is the question's set more, and no answer to it."""
+    user = f"una {memory} {clarify}"
+    headers = {"X-Memory": memory, "X-Clarify": clarify}
+    remember(client, user, ("PROFILE", "I live in Oslo"))
+    question, _, set_id = question_of(ask(client, user))
+    before = held(client, user)
+
+    for said in (["I work as a baker in Oslo. Where do I live?"], ["build api", question, "2"], ["build api"]):
+        answered = say(client, user, *said, headers=headers)
+        is_asked = (memory, clarify, said) == ("read", "auto", ["build api"])
+        assert (answered.content == SAID) == (not is_asked)
+        assert "x-recall-id" not in answered.headers
+        is_settled = (memory, clarify) == ("read", "auto") and len(said) == 3
+        assert answered.headers.get("x-hypothesis-set-id") == (set_id if is_settled else answered_set(answered))
+        if memory == "off":
+            assert "".join(message["content"] for message in got(upstream)) == "".join(said)
+        elif is_settled:
+            assert "I mean: build api" in got(upstream)[-1]["content"]
+    time.sleep(1.0)  # what is written is written after the answer
+
+    added = [row for row in held(client, user) if row not in before]
+    assert [row for row in before if row not in held(client, user)] == []
+    if (memory, clarify) == ("read", "auto"):
+        (row,) = added
+        assert (row["table"], row["input_text"], row["outcome"]) == ("hypothesis_sets", "build api", None)
+    else:
+        assert added == []
+
+
+def answered_set(answered: httpx.Response) -> str | None:
+    """The set whose question is the answer; None where the answer is none."""
+    return answered.json().get("embed_service", {}).get("hypothesis_set_id")
+
+
+def held(client: httpx.Client, user: str) -> list[dict[str, Any]]:
+    """All that is held on a user."""
+    return [json.loads(line) for line in client.get("/v1/memory/export", params={"user_id": user}).iter_lines()]
+
+
 def test_the_user_by_header(client: httpx.Client, upstream: UpstreamServer) -> None:
     """`X-User-ID` goes before the frontend's header, and that before the body's `user`; any Unicode is a name."""
     for user, place in (("grün", "Graz"), ("owui", "Omsk"), ("body", "Bonn")):
@@ -273,8 +319,7 @@ def test_the_next_turn_answers_it(client: httpx.Client, upstream: UpstreamServer
 
 def exported(client: httpx.Client, user: str, set_id: str) -> dict[str, Any]:
     """A hypothesis set as it is held."""
-    rows = map(json.loads, client.get("/v1/memory/export", params={"user_id": user}).text.splitlines())
-    return next(row for row in rows if row["table"] == "hypothesis_sets" and row["set_id"] == set_id)
+    return next(row for row in held(client, user) if row["table"] == "hypothesis_sets" and row["set_id"] == set_id)
 
 
 def test_own_words_and_none(client: httpx.Client, upstream: UpstreamServer) -> None:
@@ -378,10 +423,30 @@ def test_a_vague_input_that_is_not_asked_about_is_guessed(unspoilt: RunningServi
         assert unspoilt.log_events("chat_guessed")[-1]["hypothesis_set_id"] == set_id
         say(client, "ute", "I play the oboe in an orchestra.")
         wait_for(lambda: "I play the oboe in an orchestra." in memories_of(client, "ute", "orchestra"))
-        held = [json.loads(line) for line in client.get("/v1/memory/export", params={"user_id": "ute"}).iter_lines()]
-    assert [row["outcome"] for row in held if row["table"] == "hypothesis_sets"] == [None]
-    assert {row["table"] for row in held}.isdisjoint({"executions", "signals"})
-    assert not [row for row in held if row["table"] == "memories" and row["type"] == "GOAL"]
+        rows = held(client, "ute")
+    assert [row["outcome"] for row in rows if row["table"] == "hypothesis_sets"] == [None]
+    assert {row["table"] for row in rows}.isdisjoint({"executions", "signals"})
+    assert not [row for row in rows if row["table"] == "memories" and row["type"] == "GOAL"]
+
+
+def test_a_guess_about_somebody_whose_memory_is_only_read_is_not_kept(
+    unspoilt: RunningService, upstream: UpstreamServer
+) -> None:
+    """It is told, and no set is named, for none is there."""
+    upstream.forget()
+    upstream.script = lambda _: answer(SAID)
+    with unspoilt.client() as client:
+        remember(client, "ulf", TOOLING)
+        before = held(client, "ulf")
+
+        headers = {"X-Memory": "read", "X-Clarify": "auto"}
+        answered = say(client, "ulf", "deploy the new photo app for my friends soon", headers=headers)
+
+        assert "I probably mean: " in got(upstream)[0]["content"]
+        assert "x-hypothesis-set-id" not in answered.headers
+        assert answered.headers["x-memories-used"] == "1"
+        time.sleep(0.5)
+        assert held(client, "ulf") == before
 
 
 @pytest.mark.parametrize(

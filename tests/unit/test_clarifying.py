@@ -211,6 +211,23 @@ def test_what_is_as_good_as_sure_is_meant() -> None:
 
 
 @pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        ("build api", "build api, minding <memory>I &lt;b&gt; “fly” alone</memory>, soon"),
+        ("build api, minding “I <b> “fly” alone”", "build api, minding “I <b> “fly” alone”, soon"),
+    ],
+    ids=["of a memory that was not found", "of the user themselves"],
+)
+def test_what_a_meaning_quotes_is_fenced_unless_the_user_said_it(said: str, told: str) -> None:
+    """Whether the memory it was made from is found again or not."""
+    meant = Meant("build api, minding “I <b> “fly” alone”, soon")
+
+    context = make_context(chat(said), Known((), (), (), meant), 200, lambda text: len(text.split()))
+
+    assert context.additions[-1].text.endswith(f"I mean: {told}")
+
+
+@pytest.mark.parametrize(
     ("meant", "told"),
     [
         (Meant("build an API"), "I mean: build an API"),
