@@ -1,11 +1,11 @@
 """What memory adds to a chat, and where: what holds for the user before the first thing they say, what this turn calls
 for before the last, what they mean behind it.
 
-The first part is the same from turn to turn while nothing about the user changes, and the second is in the last
-message, so an upstream's prefix cache finds all that is before that again. In front of the question and not behind it,
-because small models answer better so. All goes into messages of the user's own:
-no message is added, so none comes between a tool call and its result, and a model whose template takes one system
-message at the beginning, or none, is served too.
+The first part is the same from turn to turn while nothing about the user changes, and is not there where nothing holds;
+all else is in the last message, so an upstream's prefix cache finds all that is before that again. What is recalled
+stands in front of the question and not behind it, because small models answer better so. All goes into messages of the
+user's own: no message is added, so none comes between a tool call and its result, and a model whose template takes one
+system message at the beginning, or none, is served too.
 """
 
 from collections.abc import Callable, Sequence
@@ -76,37 +76,58 @@ NOTHING = Context((), 0, ())
 def make_context(chat: Chat, known: Known, token_budget: int, count: CountTokens) -> Context:
     """What to add, with at most `token_budget` tokens in all.
 
+    What stands before the first message depends on nothing that this turn calls for, and not on the room that takes.
     What the conversation says itself is not said again: so what a user has just stated, and is remembered meanwhile,
-    changes nothing in front of it. Lines that do not fit are left out whole.
+    changes nothing in front of it. Lines that do not fit are left out whole, and so is a meaning.
     """
     turn = chat.turn
     first = next((place for place, each in enumerate(chat.messages) if each.role == "user" and each.content), None)
     if turn is None or first is None or chat.messages[turn].content is None:
         return NOTHING
     said = "\n".join(normalise(message.text) for message in chat.messages)
-    standing = [memory for memory in known.standing if normalise(memory.content) not in said]
+    front, held_ids = _front(known, said, token_budget, count)
     recalled = [item.memory for item in relevant(known.recalled) if normalise(item.memory.content) not in said]
-    meaning = _meaning(known, chat)
-    budget = token_budget - count(SAFETY) - (count(meaning) + 2 if meaning else 0)
-    lines = [redact(line).text for line in known.persona]
-    held, held_ids = _fitted(STANDING_TITLE, lines, standing, int(budget * STANDING_SHARE), count)
-    left = budget - (count(held) + 2 if held else 0)
-    # Picked by rank, told by age: a score that moves a little moves nothing.
-    picked, picked_ids = _fitted(RECALLED_TITLE, [], recalled, left, count, is_by_age=True)
-    additions: list[Addition] = []
-    if held or picked or "<memory" in meaning:
-        additions.append(Addition(first, f"{SAFETY}\n\n{held}" if held else SAFETY, is_before=True))
-    if picked:
-        additions.append(Addition(turn, picked, is_before=True))
-    if meaning:
-        additions.append(Addition(turn, meaning, is_before=False))
+    left = token_budget - count(front)
+    before, behind, picked_ids = _called_for(recalled, _meaning(known, chat), left, count, is_safe=bool(front))
+    additions = [
+        Addition(place, text, is_before=is_before)
+        for place, text, is_before in ((first, front, True), (turn, before, True), (turn, behind, False))
+        if text
+    ]
     tokens = sum(count(each.text) for each in additions)
-    if tokens <= token_budget:
-        return Context(tuple(additions), tokens, (*held_ids, *picked_ids))
-    if not held and not picked:
-        return NOTHING
-    # Pieces put together can have a few tokens more than the pieces.
-    return make_context(chat, known, min(token_budget - 1, 2 * token_budget - tokens), count)
+    return Context(tuple(additions), tokens, (*held_ids, *picked_ids))
+
+
+def _front(known: Known, said: str, token_budget: int, count: CountTokens) -> tuple[str, list[UUID]]:
+    """What the fences mean, with what holds whatever is asked, and which memories are in it; "" where nothing does."""
+    standing = [memory for memory in known.standing if normalise(memory.content) not in said]
+    lines = [redact(line).text for line in known.persona]
+    room = int((token_budget - count(SAFETY)) * STANDING_SHARE)
+    held, held_ids = _fitted(STANDING_TITLE, lines, standing, room, count)
+    front = f"{SAFETY}\n\n{held}"
+    return (front, held_ids) if held and count(front) <= token_budget else ("", [])
+
+
+def _called_for(
+    recalled: Sequence[Memory], meaning: str, token_budget: int, count: CountTokens, *, is_safe: bool
+) -> tuple[str, str, list[UUID]]:
+    """What a turn calls for: before its message, behind it, and which memories are in the former. What the fences mean
+    is in front of the first of them, unless it `is_safe`: told already."""
+    room = token_budget
+    while True:
+        # Picked by rank, told by age: a score that moves a little moves nothing.
+        left = room - count(meaning) - (0 if is_safe else count(SAFETY) + 2)
+        picked, picked_ids = _fitted(RECALLED_TITLE, [], recalled, left, count, is_by_age=True)
+        before = picked if is_safe or not picked else f"{SAFETY}\n\n{picked}"
+        is_told = is_safe or bool(picked) or "<memory" not in meaning
+        behind = meaning if is_told else f"{SAFETY}\n\n{meaning}"
+        over = count(before) + count(behind) - token_budget
+        if over <= 0 or not (picked or meaning):
+            return before, behind, picked_ids
+        if picked:  # pieces put together can have a few tokens more than the pieces
+            room -= over
+        else:
+            room, meaning = token_budget, ""
 
 
 def relevant(ranked: Sequence[Ranked]) -> list[Ranked]:

@@ -119,6 +119,22 @@ def test_what_stands_comes_first_and_stays(client: httpx.Client, upstream: Upstr
     assert "I live in Porto" in three[5]["content"]
 
 
+def test_where_nothing_stands_the_beginning_is_the_caller_s(client: httpx.Client, upstream: UpstreamServer) -> None:
+    """Of a user who has neither constraints nor a style, the first message is their own from the second turn on,
+    whether something was recalled for a turn or not; what the fences mean is where the first fence is."""
+    remember(client, "leo", ("PROFILE", "I live in Porto"))
+    turns = ["Tell me about the moon.", "Fine.", "Where do I live?", "Fine.", "And how far is the sun?"]
+    for length in (1, 3, 5):
+        say(client, "leo", *turns[:length])
+
+    one, two, three = (json.loads(each.body)["messages"] for each in upstream.received)
+    assert one[0] == two[0] == three[0] == {"role": "user", "content": turns[0]}
+    assert two[2]["content"].startswith(f"{SAFETY}\n\n")
+    assert "I live in Porto" in two[2]["content"]
+    assert three[2]["content"] == turns[2]
+    assert three[4]["content"] == turns[4]
+
+
 def test_tool_results_keep_their_place(client: httpx.Client, upstream: UpstreamServer) -> None:
     """A request that ends in a tool's result gets what the one before it got, at the same places: no message comes
     between a call and its result, and the beginning stays warm."""

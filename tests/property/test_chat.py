@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.domain.chat import Addition, Chat, read_chat, with_additions
-from app.domain.chat_context import RECALLED, STANDING, Known, make_context
+from app.domain.chat_context import RECALLED, STANDING, Known, Meant, make_context
 from app.domain.clarifying import asked_before, is_same, put, read_reply
 from app.domain.memory import Memory, MemoryType
 from app.domain.ranking import Ranked
@@ -133,14 +133,32 @@ def test_the_budget_holds(
     assert context == make_context(chat, Known(persona, standing, found), budget, count)
 
 
-@given(bodies, st.lists(memories, max_size=4), st.lists(texts.filter(str.strip), max_size=2), texts)
+meanings = st.builds(Meant, st.none() | texts | texts.map(lambda text: f"build, minding “{text}”"))
+
+
+@given(
+    bodies,
+    st.lists(memories, max_size=4),
+    st.lists(texts.filter(str.strip), max_size=2),
+    texts,
+    st.tuples(st.lists(ranked, max_size=6), st.lists(ranked, max_size=6)),
+    st.tuples(meanings, meanings),
+    st.integers(0, 600),
+)
 def test_what_stands_does_not_depend_on_what_is_asked(
-    body: bytes, held: list[Memory], persona: list[str], asked: str
+    body: bytes,
+    held: list[Memory],
+    persona: list[str],
+    asked: str,
+    found: tuple[list[Ranked], list[Ranked]],
+    meant: tuple[Meant, Meant],
+    budget: int,
 ) -> None:
-    """The part in front is the same whatever the next turn says, unless it says a memory itself."""
+    """The part in front is the same whatever the next turn says, recalls and means, unless it says a memory itself; so
+    the first message of a conversation is the same in the second turn as in the third."""
     standing = [memory for memory in held if memory.type in STANDING]
     chat = read(body)
-    if chat.turn is None or not any(message.role == "user" and message.content for message in chat.messages):
+    if chat.turn is None or chat.messages[chat.turn].content is None:
         return
     document = json.loads(body)
     document["messages"] += [{"role": "assistant", "content": "Fine."}, {"role": "user", "content": f"? {asked}"}]
@@ -148,9 +166,20 @@ def test_what_stands_does_not_depend_on_what_is_asked(
     if any(memory.content.strip()[:3].casefold() in asked.casefold() for memory in standing):
         return
 
-    one, two = (make_context(each, Known(persona, standing, ()), 600, count) for each in (chat, later))
+    contexts = [
+        make_context(each, Known(persona, standing, *called), budget, count)
+        for each, called in zip((chat, later), zip(found, meant, strict=True), strict=True)
+    ]
 
-    assert [each.text for each in one.additions] == [each.text for each in two.additions] or not one.additions
+    front = front_of(chat, Known(persona, standing, ()), budget)
+    assert [each for each in contexts[1].additions if each.message != later.turn] == front
+    assert list(contexts[0].additions[: len(front)]) == front
+    assert {each.message for each in contexts[0].additions[len(front) :]} <= {chat.turn}
+
+
+def front_of(chat: Chat, standing: Known, budget: int) -> list[Addition]:
+    """What is added to a chat by what stands alone."""
+    return list(make_context(chat, standing, budget, count).additions)
 
 
 @given(
