@@ -46,6 +46,26 @@ const called = await client.chat.completions.create({
 });
 const calls = called.choices[0].message.tool_calls ?? [];
 said.tools = calls.map((call) => [call.function.name, call.function.arguments]);
+
+const built = [];
+const inPieces = await client.chat.completions.create({
+  model,
+  messages: [{ role: "user", content: "What is the weather in Rome?" }],
+  tools: [tool],
+  tool_choice: "required",
+  stream: true,
+  temperature: 0,
+  max_tokens: 24,
+});
+for await (const event of inPieces) {
+  for (const piece of event.choices[0]?.delta?.tool_calls ?? []) {
+    built[piece.index] ??= ["", ""];
+    built[piece.index][0] += piece.function.name ?? "";
+    built[piece.index][1] += piece.function.arguments ?? "";
+  }
+}
+said.toolPieces = built;
+
 if (calls.length) {
   const result = await client.chat.completions.create({
     ...plain,
