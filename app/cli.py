@@ -12,6 +12,7 @@ from rich.console import Console
 
 from app.api.protocol import ProblemProtocol
 from app.commands.completion import NAME, completion
+from app.commands.failures import told
 from app.commands.jobs import jobs
 from app.commands.keys import keys
 from app.commands.mcp import mcp
@@ -54,7 +55,7 @@ def main() -> int:
         _explain(error)
         return error.exit_code
     except (DomainError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {told(error)}", file=sys.stderr)
         return 1
     except typer.Abort:
         print("stopped", file=sys.stderr)

@@ -12,6 +12,7 @@ import yaml
 from rich.progress import MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from app.commands.failures import told
 from app.commands.terminal import ENDED_BY_HAND, opened, print_document, progress_bar, quiet_settings, tell
 from app.domain.bundles import KNOBS, BundlePlan, merged
 from app.domain.datasets import SUMMARY_FILE
@@ -46,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         tell(f"error: {error}")
         return UNUSABLE
     except (DomainError, OSError) as error:
-        tell(f"error: {error}")
+        tell(f"error: {told(error)}")
         return FAILED
     except KeyboardInterrupt:
         tell("stopped")

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
+from app.commands.failures import told
 from app.commands.space_bar import filling_bar
 from app.commands.space_tables import (
     plan_document,
@@ -209,7 +210,7 @@ def _on_each(
     if not is_all:
         print_document(document(good[tenant]), as_json, lambda: table(good[tenant]))
         return list(good.values())
-    failed = {name: str(one) for name, one in done.items() if isinstance(one, DomainError)}
+    failed = {name: told(one) for name, one in done.items() if isinstance(one, DomainError)}
     if as_json:
         print_document({**{name: document(one) for name, one in good.items()}, **_errors(failed)}, True, str)
     for name, one in good.items() if not as_json else ():

@@ -1,5 +1,6 @@
 """The command line itself: JSON everywhere, completion in a shell, errors in one line, texts that cannot harm."""
 
+import errno
 import shutil
 import subprocess
 import sys
@@ -13,6 +14,8 @@ from rich.console import Console
 from app.cli import cli, main
 from app.commands.completion import Shell, places, script
 from app.commands.terminal import shown
+from app.domain.errors import NotFound, StoreUnavailable
+from app.store.embedded import EmbeddedServerError
 
 WITHOUT_JSON = {"run", "worker", "mcp", "demo", "completion"}
 """Servers, a play for people, and a script for a shell."""
@@ -75,7 +78,10 @@ def test_every_shell_is_told_every_command(shell: Shell) -> None:
         (["persona", "show"], "error: Missing argument 'user_id'; see embed-service persona show --help"),
         (["memory", "add", "ada", "x"], "error: Missing option '--type'. Choose from: "),
         (["memory", "list", "ada", "--limit", "x"], "error: Invalid value for '--limit': "),
-        (["memory", "import", "/nowhere"], "error: [Errno 2] No such file or directory: '/nowhere'"),
+        (["memory", "import", "/nowhere"], "error: there is no file '/nowhere': name one that exists\n"),
+        (["memory", "import", "/nowhere/a"], "error: there is no folder '/nowhere': make it, or name another\n"),
+        (["memory", "import", "/tmp"], "error: '/tmp' is a folder: name a file\n"),
+        (["users", "import", "/dev/null/a"], "error: '/dev/null/a' cannot be: a part of that path is a file and no "),
         (["persona", "set", "ada", "concise"], "error: 'concise' is not NAME=VALUE with a number from 0 to 1"),
         (["persona", "set", "ada", "concise=2"], "error: facets.concise: Input should be less than or equal to 1"),
         (["memory", "add", "", "x", "--type", "goal"], "error: user_id: String should have at least 1 character"),
@@ -91,6 +97,51 @@ def test_what_is_wrong_is_one_line_that_says_what_to_do(
     assert said.out == ""
     assert said.err.startswith(line)
     assert said.err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (
+            PermissionError(errno.EACCES, "Permission denied", "/root/a"),
+            "'/root/a' is closed to this user: change its permissions, or run as the user that owns it",
+        ),
+        (
+            OSError(errno.ENOSPC, "No space left on device"),
+            "no space is left for what is written: free some, or name a place on another disk",
+        ),
+        (
+            BrokenPipeError(errno.EPIPE, "Broken pipe"),
+            "whoever read the output is gone: run the command again to see the rest",
+        ),
+        (
+            OSError(errno.EIO, "Input/output error", "/data/a"),
+            "Input/output error ('/data/a'); embed-service doctor says what is wrong",
+        ),
+        (ConnectionError("closed"), "closed; embed-service doctor says what is wrong"),
+        (
+            StoreUnavailable("the database is lost: it went away\nin the night"),
+            "the database is lost: it went away in the night; embed-service doctor says what is wrong",
+        ),
+        (
+            EmbeddedServerError("no space is left for the database in /data: free some"),
+            "no space is left for the database in /data: free some",
+        ),
+        (NotFound("no such tenant: there is acme"), "no such tenant: there is acme"),
+    ],
+    ids=["closed", "full", "piped", "another", "no file", "store", "store that says what to do", "domain"],
+)
+def test_a_failure_under_way_is_one_line_that_says_what_to_do(
+    error: Exception, line: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Neither the system's numbers nor a driver's lines: what it is, which file, and what mends it."""
+
+    def fail(**_: object) -> int:
+        raise error
+
+    monkeypatch.setattr("app.cli.cli", fail)
+    assert main() == 1
+    assert capsys.readouterr() == ("", f"error: {line}\n")
 
 
 OF_A_TENANT = [
