@@ -28,7 +28,7 @@ complete -o default -F _embed_service embed-service"""
 ZSH = "autoload -Uz compinit bashcompinit && compinit && bashcompinit\n" + BASH
 
 FISH = """function __embed_service_at
-    set -l path (string join ' ' (string match -v -- '-*' (commandline -opc)))
+    set -l path (string join ' ' (string match -v -- '-*' (commandline -opc)) | string replace -r '^[^ ]*/' '')
     for pattern in $argv
         string match -q -- $pattern $path; and return 0
     end
@@ -72,8 +72,10 @@ def _bash_line(place: Place) -> str:
 
 
 def _fish_line(place: Place) -> str:
+    """A group is followed by one of its commands and by no file."""
     patterns = f'"{place.path}"' if place.is_group else f'"{place.path}" "{place.path} *"'
-    return f"complete -c {NAME} -n '__embed_service_at {patterns}' -a '{' '.join(place.words)}'"
+    no_files = "-f " if place.is_group else ""
+    return f"complete -c {NAME} {no_files}-n '__embed_service_at {patterns}' -a '{' '.join(place.words)}'"
 
 
 def places(command: Any, path: str) -> Iterator[Place]:

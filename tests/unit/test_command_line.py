@@ -1,10 +1,12 @@
 """The command line itself: JSON everywhere, completion in a shell, errors in one line, texts that cannot harm."""
 
 import errno
+import os
 import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -62,6 +64,54 @@ def test_bash_completes_commands_and_options(words: str, found: str) -> None:
     sourced = script(Shell.BASH, places(ROOT, "embed-service")) + COMPLETE % words
     done = subprocess.run([bash, "-c", sourced], capture_output=True, text=True, check=True)
     assert (done.stdout.strip(), done.stderr) == (found, "")
+
+
+COMPLETED = [
+    ("embed-service me", {"memory"}),
+    ("embed-service persona ", {"show", "set", "history"}),
+    ("/somewhere/embed-service space trial st", {"start", "status", "stop"}),
+    ("embed-service memory search ada --li", {"--limit"}),
+    ("embed-service memory search --limit 3 --ta", {"--tag"}),
+]
+
+
+def program(name: str) -> str:
+    """Where a program is; a machine without it cannot tell."""
+    found = shutil.which(name)
+    return found if found is not None else pytest.skip(f"{name} is not installed")
+
+
+def test_fish_completes_commands_and_options(tmp_path: Path) -> None:
+    """In a real fish, after the script was sourced."""
+    asked = "\n".join(f'complete -C "{words}"; echo ==' for words, _ in COMPLETED)
+    file = tmp_path / "completed.fish"
+    file.write_text(f"{script(Shell.FISH, places(ROOT, 'embed-service'))}\n{asked}\n")
+    command = [program("fish"), "--no-config", str(file)]
+    done = subprocess.run(command, env=bare(tmp_path), capture_output=True, text=True, check=True, timeout=60)
+    found = [set(part.split()) for part in done.stdout.split("==\n")[:-1]]
+    assert (found, done.stderr) == ([expected for _, expected in COMPLETED], "")
+
+
+def test_zsh_completes_commands_and_options(tmp_path: Path) -> None:
+    """In a real zsh at a terminal, after the script was sourced: the tab key writes out the one word that is left."""
+    sourced = script(Shell.ZSH, places(ROOT, "embed-service"))
+    file = tmp_path / "completed.zsh"
+    file.write_text(f'{sourced}\nfunction embed-service {{ print -r -- "<$*>" }}\n')
+    single = [(words, found) for words, found in COMPLETED if len(found) == 1]
+    single.append(("embed-service space trial sto", {"stop"}))
+    typed = [f"source {file}", *(f"{words}\t" for words, _ in single), "exit", ""]
+    terminal = [program("script"), "-qec", f"{program('zsh')} -f -i", "/dev/null"]
+    lines = "\n".join(typed).encode()
+    done = subprocess.run(terminal, env=bare(tmp_path), input=lines, capture_output=True, check=True, timeout=60)
+    shown_by_zsh = done.stdout.decode()
+    for words, found in single:
+        begun = words.removeprefix("embed-service ").rpartition(" ")[0]
+        assert f"<{' '.join([*begun.split(), *found])}>" in shown_by_zsh
+
+
+def bare(home: Path) -> dict[str, str]:
+    """An environment in which a shell reads and writes nothing of the person's who runs the tests."""
+    return {"HOME": str(home), "XDG_DATA_HOME": str(home), "TERM": "dumb", "PATH": os.environ["PATH"], "LC_ALL": "C"}
 
 
 @pytest.mark.parametrize("shell", list(Shell))
