@@ -4,6 +4,7 @@ The requests are made of the OpenAPI document of the running service: an operati
 """
 
 import json
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -13,6 +14,7 @@ import pytest
 from tests.e2e.operations import Operation, operations_of
 from tests.e2e.running import Key, RunningService, open_service
 from tests.e2e.test_tenancy import NDJSON, Held, export_of, fill, ok
+from tests.upstream_server import UpstreamServer, answer
 
 pytestmark = pytest.mark.slow
 
@@ -23,9 +25,9 @@ MARKER = "bumblebee"
 
 
 @pytest.fixture(scope="module")
-def service() -> Iterator[RunningService]:
-    """A service of its own."""
-    with open_service({"WORKER_INSIDE": "false"}) as opened:
+def service(upstream: UpstreamServer) -> Iterator[RunningService]:
+    """A service of its own, in front of a chat model's server."""
+    with open_service({"WORKER_INSIDE": "false", "UPSTREAM_BASE_URL": upstream.base_url}) as opened:
         yield opened
 
 
@@ -214,3 +216,43 @@ def test_the_command_line_makes_and_lists_them(service: RunningService, own: Hel
     listed = json.loads(service.run_command("keys", "list", "--tenant", TENANT, "--json").stdout)
     assert {row["key_id"]: row["user_id"] for row in listed}[made["key_id"]] == OWN
     assert {row["user_id"] for row in listed} == {None, OWN}
+
+
+def test_each_key_chats_for_its_user(service: RunningService, upstream: UpstreamServer) -> None:
+    """Two keys that are bound to a user each, in front of an upstream: what one says is remembered of that user without
+    being named, and is in that one's next request and in no request of the other; naming the other one, in the body or
+    by header, is a 403, and the upstream is not asked."""
+    upstream.script = lambda _: answer(b'{"choices": []}')
+    told = {"room 3": "My dog is called Biscuit.", "room 4": "My dog is called Waffle."}
+    keys = {user: service.create_bound_key(TENANT, user, ("user",)) for user in told}
+
+    def chat(own: str, text: str, headers: dict[str, str] | None = None, **fields: str) -> httpx.Response:
+        messages = [{"role": "user", "content": text}]
+        with service.client(keys[own]) as client:
+            body = {"model": "m", "messages": messages, **fields}
+            return client.post("/v1/chat/completions", json=body, headers=headers)
+
+    def is_remembered(user: str) -> bool:
+        with service.client(keys[user]) as client:
+            return told[user] in client.get("/v1/memory/export").text
+
+    for user, said in told.items():
+        assert chat(user, f"{said} Can you suggest a toy?").status_code == 200
+    deadline = time.monotonic() + 20
+    while not all(is_remembered(user) for user in told):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    for own, other in (("room 3", "room 4"), ("room 4", "room 3")):
+        for fields in ({}, {"user": own}):
+            assert chat(own, "What is the name of my dog?", **fields).headers["x-memories-used"] == "1"
+            asked = upstream.received[-1].body.decode()
+            assert told[own] in asked
+            assert told[other] not in asked
+        upstream.forget()
+        for refused in (
+            chat(own, "What is the name of my dog?", user=other),
+            chat(own, "What is the name of my dog?", headers={"X-User-ID": other}),
+        ):
+            assert refused.status_code == 403
+            assert told[other] not in refused.text
+        assert upstream.received == []
