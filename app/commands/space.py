@@ -7,7 +7,7 @@ import typer
 from rich.table import Table
 
 from app.commands.failures import told
-from app.commands.space_bar import filling_bar
+from app.commands.space_bar import vectors_bar
 from app.commands.space_tables import (
     plan_document,
     plan_table,
@@ -20,6 +20,7 @@ from app.commands.space_trial import trial
 from app.commands.terminal import Json, T, Tenant, console, opened, print_document, tell
 from app.domain.embeddings import Labels
 from app.domain.errors import DomainError, InvalidInput
+from app.domain.spaces import StoredSpace
 from app.services.keys import DEFAULT_TENANT
 from app.services.space_switch import SpaceStatus, SpaceSwitch
 from app.wiring import open_switch
@@ -115,7 +116,7 @@ def fill(
         return
 
     async def filled(service: SpaceSwitch, name: str) -> SpaceStatus:
-        with filling_bar(name if is_all else "filling") as show:
+        with vectors_bar(name if is_all else "filling") as show:
             return await service.fill_gently(name, show, slowdown)
 
     _on_status(tenant, is_all, as_json, filled)
@@ -146,11 +147,16 @@ def switch(tenant: Tenant = DEFAULT_TENANT, is_all: All = False, as_json: Json =
 @space.command()
 def drop(tenant: Tenant = DEFAULT_TENANT, is_all: All = False, as_json: Json = False) -> None:
     """Delete the vectors of the space that does not serve; broken off, the same command goes on."""
+
+    async def dropped(service: SpaceSwitch, name: str) -> StoredSpace:
+        with vectors_bar(name if is_all else "dropping") as show:
+            return await service.drop(name, show)
+
     _on_each(
         tenant,
         is_all,
         as_json,
-        lambda service, name: service.drop(name),
+        dropped,
         lambda gone: {"space": gone.id},
         lambda gone: f"{gone.id} is dropped",
     )

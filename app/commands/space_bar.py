@@ -1,4 +1,4 @@
-"""The progress bar of a filling: how much, how quick, how long still."""
+"""The progress bar of a space that is filled or dropped: how much, how quick, how long still."""
 
 import time
 from collections.abc import Callable, Generator
@@ -11,7 +11,7 @@ from app.commands.terminal import ENDED_BY_HAND, progress_bar, tell
 
 
 @contextmanager
-def filling_bar(name: str = "filling") -> Generator[Callable[[int, int], None]]:
+def vectors_bar(name: str = "filling") -> Generator[Callable[[int, int], None]]:
     """Give (done, items) to it. Ctrl-C ends the command with a line that says that nothing is lost."""
     with progress_bar(MofNCompleteColumn(), TextColumn("{task.fields[rate]}"), TimeRemainingColumn()) as bar:
         task = bar.add_task(name, total=None, rate="")

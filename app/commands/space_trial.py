@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from app.commands.space_bar import filling_bar
+from app.commands.space_bar import vectors_bar
 from app.commands.terminal import Json, T, Tenant, opened, print_document, quiet_settings
 from app.services.keys import DEFAULT_TENANT
 from app.services.trial_report import interval, percent, points, write_trial_report
@@ -29,7 +29,7 @@ def start(
 ) -> None:
     """Embed every memory with the server, then have a share of the users search in its space. Broken off, it goes on
     where it was; while the trial runs, it makes the vectors that are missing."""
-    with filling_bar() as show:
+    with vectors_bar() as show:
         made = _on_trials(tenant, lambda service: service.start(tenant, endpoint, share, show))
     print_document(_status_document(made), as_json, lambda: _status_table(made))
 

@@ -6,6 +6,7 @@
    part by part.
 """
 
+from collections.abc import Callable
 from uuid import UUID
 
 import structlog
@@ -22,6 +23,9 @@ log = structlog.get_logger(__name__)
 
 FIRST = ("", UUID(int=0))
 """Before every (user, item)."""
+
+OnDropped = Callable[[int, int], None]
+"""Hears how many of how many vectors are deleted; nothing where the tables go whole."""
 
 
 class SpaceDrop:
@@ -45,14 +49,13 @@ class SpaceDrop:
 
         await briefly(self._database, tenant_id, take_role)
 
-    async def finish(self, tenant_id: str, space: StoredSpace) -> None:
+    async def finish(self, tenant_id: str, space: StoredSpace, on_dropped: OnDropped | None = None) -> None:
         """Delete what the tenant has in a space that it uses no more, and its tables where nobody else does."""
         while await self._forget_notes(tenant_id, space):
             pass
         is_retired = await self._retire(tenant_id, space)
         if not is_retired:
-            for kind in KINDS:
-                await self._delete_vectors(tenant_id, space, kind)
+            await self._delete_vectors(tenant_id, space, on_dropped)
             is_retired = await self._retire(tenant_id, space)  # the others may have dropped it meanwhile
         if is_retired:
             for kind in KINDS:
@@ -65,11 +68,17 @@ class SpaceDrop:
         async with self._database.begin(tenant_id) as connection:
             return await self._drops.forget_notes(connection, tenant_id, space)
 
-    async def _delete_vectors(self, tenant_id: str, space: StoredSpace, kind: Kind) -> None:
-        after: tuple[str, UUID] | None = FIRST
-        while after is not None:
-            async with self._database.begin(tenant_id) as connection:
-                after = await self._drops.delete_part(connection, tenant_id, space, kind, after)
+    async def _delete_vectors(self, tenant_id: str, space: StoredSpace, on_dropped: OnDropped | None) -> None:
+        async with self._database.begin(tenant_id) as connection:
+            done, total = 0, await self._drops.vectors(connection, tenant_id, space)
+        for kind in KINDS:
+            after: tuple[str, UUID] | None = FIRST
+            while after is not None:
+                async with self._database.begin(tenant_id) as connection:
+                    deleted, after = await self._drops.delete_part(connection, tenant_id, space, kind, after)
+                done += deleted
+                if on_dropped is not None:
+                    on_dropped(done, total)
 
     async def _retire(self, tenant_id: str, space: StoredSpace) -> bool:
         return await briefly(

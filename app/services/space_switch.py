@@ -20,7 +20,7 @@ from app.domain.embeddings import AS_TOLD, EmbeddingSpace, Labels
 from app.domain.errors import InvalidInput, ModelUnavailable, NotFound, NotReady, Overloaded, StaleSpace
 from app.domain.spaces import WRITTEN, Role, StoredSpace, TenantSpaces, storage_of
 from app.services.space_check import SpaceCheck, Verified
-from app.services.space_drop import SpaceDrop
+from app.services.space_drop import OnDropped, SpaceDrop
 from app.services.space_filler import BATCH, OnFilled, Pause, SpaceFiller
 from app.services.space_throttle import Throttle
 from app.services.spaces import Spaces
@@ -311,14 +311,14 @@ class SpaceSwitch:
             await asyncio.sleep(0.05 * attempt)
         raise NotReady(f"{lacking} items have no vector in {space.id} yet: embed-service space fill")
 
-    async def drop(self, tenant_id: str) -> StoredSpace:
+    async def drop(self, tenant_id: str, on_dropped: OnDropped | None = None) -> StoredSpace:
         """Give up the space that does not serve, and its vectors; its tables, where no other tenant uses them. Broken
         off, the same call finishes that one, and no other. Raises NotFound."""
         begun = await self._dropped(tenant_id)
         space = begun[0] if begun else await self._new(tenant_id, "kept", "filled", "filling")
         await self._drop.begin(tenant_id, space)
         self._spaces.forget(tenant_id)
-        await self._drop.finish(tenant_id, space)
+        await self._drop.finish(tenant_id, space, on_dropped)
         return space
 
     async def _dropped(self, tenant_id: str) -> list[StoredSpace]:

@@ -31,6 +31,14 @@ class DropStore:
         arguments = {"tenant_id": tenant_id, "number": space.number, "count": NOTES}
         return (await connection.execute(FORGET_NOTES, arguments)).rowcount
 
+    async def vectors(self, connection: AsyncConnection, tenant_id: str, space: StoredSpace) -> int:
+        """How many vectors the tenant has in the space."""
+        query = text(
+            f"SELECT (SELECT count(*) FROM {space.memory_table} WHERE tenant_id = :tenant_id) + "
+            f"(SELECT count(*) FROM {space.input_table} WHERE tenant_id = :tenant_id)"
+        )
+        return (await connection.execute(query, {"tenant_id": tenant_id})).scalar_one()
+
     async def delete_part(
         self,
         connection: AsyncConnection,
@@ -38,8 +46,9 @@ class DropStore:
         space: StoredSpace,
         kind: Kind,
         after: tuple[str, UUID],
-    ) -> tuple[str, UUID] | None:
-        """Delete the next VECTORS vectors after a place; the place it goes on at, None at the end."""
+    ) -> tuple[int, tuple[str, UUID] | None]:
+        """Delete the next VECTORS vectors after a place; how many those were, and the place it goes on at, None at the
+        end."""
         table, item = (space.memory_table, "memory_id") if kind == "memory" else (space.input_table, "set_id")
         where = f"tenant_id = :tenant_id AND (user_id, {item}) > (:user_id, CAST(:item AS uuid))"
         arguments = {"tenant_id": tenant_id, "user_id": after[0], "item": after[1]}
@@ -49,8 +58,8 @@ class DropStore:
         if last is not None:
             where += f" AND (user_id, {item}) <= (:last_user, CAST(:last_item AS uuid))"
             arguments |= {"last_user": last[0], "last_item": last[1]}
-        await connection.execute(text(f"DELETE FROM {table} WHERE {where}"), arguments)
-        return None if last is None else (last[0], last[1])
+        deleted = (await connection.execute(text(f"DELETE FROM {table} WHERE {where}"), arguments)).rowcount
+        return deleted, None if last is None else (last[0], last[1])
 
     async def retire(self, connection: AsyncConnection, tenant_id: str, space: StoredSpace) -> bool:
         """Have nobody begin to use a space that no other tenant uses, for its tables will go; whether that is so. Its

@@ -227,7 +227,12 @@ async def test_a_drop_that_was_killed_is_finished_by_the_next_one(
         assert await house.roles() == ["serving", "dropped"]
         await house.remember("I like snow")
         assert [one.role for one in await house.switch.status(house.tenant)] == ["serving", "dropped"]
-    assert (await house.switch.drop(house.tenant)).number == space.number
+    heard: list[tuple[int, int]] = []
+    assert (await house.switch.drop(house.tenant, lambda *told: heard.append(told))).number == space.number
+    if is_shared and step != "end_use":  # then all vectors are gone
+        assert heard[-1][0] == heard[-1][1] > 0
+    assert heard == sorted(heard)
+    assert bool(heard) is is_shared
     assert await house.roles() == ["serving"]
     assert (await house.tables(space) > 0) is is_shared
     if is_shared:
