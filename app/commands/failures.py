@@ -1,6 +1,7 @@
 """What is told of a failure that was foreseen: one line that says what is wrong and what to do."""
 
 import errno
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -26,6 +27,9 @@ _WORDS: Mapping[int, str] = {
 }
 """What is said of an error of the system, by its number."""
 
+_NUMBER = re.compile(r"\[Errno -?\d+\] ")
+"""How Python begins what it says of the system's errors, which others repeat."""
+
 _UNNAMED = {errno.EPIPE: "the output", errno.ENOSPC: "what is written", errno.EDQUOT: "what is written"}
 
 
@@ -37,7 +41,7 @@ def told(error: Exception) -> str:
         said = f"{error}; {DOCTOR}"
     else:
         said = str(error)
-    return " ".join(said.split())
+    return " ".join(_NUMBER.sub("", said).split())
 
 
 def _of_the_system(error: OSError) -> str:

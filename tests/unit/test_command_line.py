@@ -170,8 +170,8 @@ def test_what_is_wrong_is_one_line_that_says_what_to_do(
         ),
         (ConnectionError("closed"), "closed; embed-service doctor says what is wrong"),
         (
-            StoreUnavailable("the database is lost: it went away\nin the night"),
-            "the database is lost: it went away in the night; embed-service doctor says what is wrong",
+            StoreUnavailable("cannot connect to db: [Errno 111] Connect call failed\nin the night"),
+            "cannot connect to db: Connect call failed in the night; embed-service doctor says what is wrong",
         ),
         (
             EmbeddedServerError("no space is left for the database in /data: free some"),
