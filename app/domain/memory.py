@@ -75,6 +75,8 @@ class Memory:
     """The words that tell it, where it was made of what somebody said."""
     proof_count: int = 1
     """How often it was told."""
+    is_set_right: bool = False
+    """Whether the user set it right: what is only inferred does not replace it."""
     told_at: tuple[datetime, ...] = ()
     """Later moments than `valid_from` of which it was told again, the earliest first; only where it is compared with
     what arrives."""
@@ -107,6 +109,12 @@ class Draft:
     speaker: str | None = None
     quote: str | None = None
     """The words that tell it."""
+    also_at: tuple[datetime, ...] = ()
+    """Later moments of which the same is told: of what is set right, that of the correction."""
+    replaces: UUID | None = None
+    """The memory that it sets right."""
+    is_inferred: bool = False
+    """Whether it was worked out of what somebody said, who did not say it."""
 
 
 @dataclass(frozen=True)
@@ -120,9 +128,10 @@ class Neighbour:
 @dataclass(frozen=True)
 class Resolution:
     """What to do with a draft: `add` it, `merge` it into a memory that says the same, `supersede` the
-    memories it contradicts, or store it as `outdated` by a newer memory that contradicts it."""
+    memories it contradicts, store it as `outdated` by a newer memory that contradicts it, or leave it as `overruled` by
+    what the user set right."""
 
-    action: Literal["add", "merge", "supersede", "outdated"]
+    action: Literal["add", "merge", "supersede", "outdated", "overruled"]
     targets: tuple[UUID, ...] = ()
     reason: str = ""
 
@@ -165,6 +174,9 @@ def resolve(
     into = _told_before(draft, valid_from, same, rivals, after[0] if after else None)
     if into is not None:
         return Resolution("merge", (into.memory_id,), "duplicate")
+    overruling = [rival for rival in rivals if rival.is_set_right and rival.holds_at(valid_from)]
+    if draft.is_inferred and overruling:
+        return Resolution("overruled", (overruling[0].memory_id,), reasons[overruling[0].memory_id])
     if after is not None:
         return Resolution("outdated", (after[1].memory_id,), reasons[after[1].memory_id])
     targets = tuple(rival.memory_id for rival in rivals if rival.holds_at(valid_from))
@@ -179,6 +191,8 @@ def contradicted(
     reasons: dict[UUID, str] = {}
     for each in neighbours:
         reason = contradiction(said, parse(each.memory.content), each.cosine)
+        if each.memory.memory_id == draft.replaces:
+            reason = "correction"
         if reason is not None and not _is_told_again(draft, said, each, parse):
             reasons[each.memory.memory_id] = reason
     return reasons
@@ -240,6 +254,7 @@ def told_again(held: Memory, again: Draft, now: datetime, times: int = 1, also_a
         held,
         confidence=merged_confidence(held.confidence, again.confidence),
         proof_count=held.proof_count + times,
+        is_set_right=held.is_set_right or again.replaces is not None,
         quote=held.quote or again.quote,
         tags=tuple(dict.fromkeys((*held.tags, *again.tags))),
         expires_at=_later(held.expires_at, again.expires_at),

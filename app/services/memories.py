@@ -111,7 +111,7 @@ class MemoryService:
             if within is not None:
                 await within(connection, added)
         for memory_id, resolution in plan.decisions:
-            if resolution.action in {"supersede", "outdated"}:
+            if resolution.action in {"supersede", "outdated", "overruled"}:
                 log.info(
                     "memory_conflict_resolved",
                     memory_id=str(memory_id),
@@ -255,7 +255,7 @@ class MemoryService:
             if values:
                 values |= begun(now)
             if "content" in values:
-                values["told_at"] = []
+                values |= {"told_at": [], "is_set_right": True}
             await self.memories.update(connection, tenant_id, memory_id, {**values, "updated_at": now})
             if embedded:
                 await self._revector(connection, tenant_id, owner, memory_id, live, embedded)
@@ -324,6 +324,7 @@ def merge_values(memory: Memory) -> dict[str, Any]:
         "expires_at": memory.expires_at,
         "valid_from": memory.valid_from,
         "valid_to": memory.valid_to,
+        "is_set_right": memory.is_set_right,
         "told_at": list(memory.told_at),
         "updated_at": memory.updated_at,
     }

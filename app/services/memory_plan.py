@@ -105,6 +105,11 @@ def plan_of(
             plan.ids.append(target.memory_id)
             plan.deduplicated += 1
             continue
+        if resolution.action == "overruled":
+            plan.ids += resolution.targets
+            plan.deduplicated += 1
+            plan.decisions.append((resolution.targets[0], resolution))
+            continue
         memory = _memory_of(user_id, draft, valid_from, places[index], now)
         plan.add(memory, index)
         plan.put(_until_next(memory, valid_from, rivals), memory)
@@ -125,7 +130,7 @@ def _rivals(draft: Draft, near: Sequence[Neighbour], parse: Parse) -> list[Memor
 def _merge(plan: Plan, draft: Draft, target: Memory, rivals: Sequence[Memory], now: datetime) -> None:
     """Have a memory told again. From an earlier moment on it replaces what was taken to hold then."""
     at = draft.valid_from or now
-    merged = told_again(target, draft, now)
+    merged = told_again(target, draft, now, also_at=draft.also_at)
     if merged.valid_to != target.valid_to:
         merged = _until_next(merged, at, rivals)
     plan.put(merged, target)
@@ -225,4 +230,6 @@ def _memory_of(user_id: str, draft: Draft, valid_from: datetime, place: Place | 
         speaker=draft.speaker,
         place=place.number if place else None,
         quote=draft.quote,
+        is_set_right=draft.replaces is not None,
+        told_at=tuple(sorted(at for at in set(draft.also_at) if at > valid_from)),
     )

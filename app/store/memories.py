@@ -40,14 +40,15 @@ _FIELDS = tuple(memories.c[name] for name in FIELDS)
 _INSERT = text("""
 INSERT INTO memories (
     tenant_id, memory_id, user_id, type, content, confidence, tags, source, slots, created_at, updated_at, valid_from,
-    valid_to, expires_at, superseded_by, version_of, session, turn, speaker, place, quote, proof_count, told_at
+    valid_to, expires_at, superseded_by, version_of, session, turn, speaker, place, quote, proof_count, is_set_right,
+    told_at
 )
 SELECT :tenant_id, given.* FROM jsonb_to_recordset(CAST(:rows AS jsonb)) AS given(
     memory_id uuid, user_id text, type text, content text, confidence float8, tags text[], source text, slots text[],
     created_at timestamptz, updated_at timestamptz, valid_from timestamptz,
     valid_to timestamptz, expires_at timestamptz, superseded_by uuid, version_of uuid,
     session text, turn int, speaker text, place bigint, quote text, proof_count int,
-    told_at timestamptz[]
+    is_set_right boolean, told_at timestamptz[]
 )
 """)
 
@@ -439,5 +440,6 @@ def _row(memory: Memory, slots: Sequence[str]) -> dict[str, Any]:
         "place": memory.place,
         "quote": memory.quote,
         "proof_count": memory.proof_count,
+        "is_set_right": memory.is_set_right,
         "told_at": list(memory.told_at),
     }

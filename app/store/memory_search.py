@@ -51,6 +51,7 @@ FIELDS = (
     "place",
     "quote",
     "proof_count",
+    "is_set_right",
 )
 """The columns of a memory, in the order in which its value has them."""
 

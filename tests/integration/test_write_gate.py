@@ -99,6 +99,58 @@ async def test_chats_pass_the_same_gate(services: Services, tenant: str) -> None
     assert [each.content for each in await services.gate.page(tenant, "nobody yet")] == ["I like it"]
 
 
+CORRECTION = "Sorry, I meant Lyon, not Paris."
+
+
+async def test_what_is_set_right_replaces_what_was_wrong(services: Services, tenant: str) -> None:
+    """Whatever attribute it is of; it points to the turn that says so, and what has the word in it by chance stays."""
+    told = utterances("I use Java for servers.", "I prefer JavaScript.", "I meant Kotlin, not Java.")
+    taken = await services.turns.take(tenant, USER, told, "one")
+    assert taken.superseded == 1
+    kept = await held(services, tenant)
+    assert set(kept) == {"I use Kotlin for servers", "I prefer JavaScript"}
+    right = kept["I use Kotlin for servers"]
+    assert (right.source, right.quote, right.is_set_right) == ("turn:one:3", "I meant Kotlin, not Java.", True)
+
+
+async def test_a_correction_passes_the_gate(services: Services, tenant: str) -> None:
+    """Where it makes a statement that says nothing, it is set apart."""
+    told = utterances("I like hiking.", "I meant it, not hiking.")
+    taken = await services.turns.take(tenant, USER, told, "one")
+    assert (taken.superseded, taken.set_apart) == (0, 1)
+    assert set(await held(services, tenant)) == {"I like hiking"}
+
+
+async def test_chats_set_right_too(services: Services, tenant: str) -> None:
+    remembering = Remembering(services.memories, services.gate)
+    await remembering.remember(tenant, USER, [Turn("user", "I live in Paris.")])
+    await remembering.remember(tenant, USER, [Turn("user", CORRECTION)])
+    kept = await held(services, tenant)
+    assert set(kept) == {"I live in Lyon"}
+    assert kept["I live in Lyon"].quote == CORRECTION
+
+
+@pytest.mark.parametrize("way", ["corrected", "changed"])
+async def test_what_is_inferred_stands_back_behind_what_was_set_right(
+    services: Services, tenant: str, way: str
+) -> None:
+    """A model that guesses the wrong home again does not bring it back; the user who says so does."""
+    await services.turns.take(tenant, USER, utterances("I live in Paris."), "one")
+    if way == "corrected":
+        await services.turns.take(tenant, USER, utterances(CORRECTION), "two")
+    else:
+        home = (await held(services, tenant))["I live in Paris"]
+        await services.memories.update(tenant, home.memory_id, {"content": "I live in Lyon"})
+    later = [replace(each, said_at=datetime.now(UTC)) for each in utterances("Paris again, home at last.")]
+    guessed = FindingSLM(Stated(0, MemoryType.PROFILE, "I live in Paris", "Paris again, home at last", 0.7))
+    taken = await TurnService(services.memories, services.gate, guessed).take(tenant, USER, later, "three")
+    assert (taken.memories, taken.superseded) == (1, 0)
+    assert set(await held(services, tenant)) == {"I live in Lyon"}
+    moved = [replace(each, said_at=datetime.now(UTC)) for each in utterances("I moved to Berlin.")]
+    await services.turns.take(tenant, USER, moved, "four")
+    assert set(await held(services, tenant)) == {"I moved to Berlin"}
+
+
 class FindingSLM(BrokenSLM):
     """A model that finds what it was told to."""
 
