@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from uuid import uuid4
 
 import pytest
@@ -82,8 +82,7 @@ async def test_an_echo_of_what_was_recalled_is_no_proof(services: Services, tena
     await services.memories.add(tenant, USER, [Draft(MemoryType.PREFERENCE, "I like green tea")])
     await services.turns.take(tenant, USER, utterances("I like green tea."), "one")
     assert (await held(services, tenant))["I like green tea"].proof_count == 2
-    await services.ranking.search(tenant, USER, SearchRequest("what do I drink?"))
-    await services.recalls.log.aclose()
+    await recalled(services, tenant, "what do I drink?")
     before = counted("recalled")
     await services.turns.take(tenant, USER, utterances("I like green tea."), "two")
     assert counted("recalled") == before + 1
@@ -97,6 +96,28 @@ async def test_chats_pass_the_same_gate(services: Services, tenant: str) -> None
     assert set(await held(services, tenant)) == {"I work as a nurse"}
     assert [each.content for each in await services.gate.page(tenant, USER)] == ["I like it"]
     assert [each.content for each in await services.gate.page(tenant, "nobody yet")] == ["I like it"]
+
+
+async def recalled(services: Services, tenant: str, query: str) -> None:
+    """Have what a search finds written down as recalled."""
+    await services.ranking.search(tenant, USER, SearchRequest(query))
+    await services.recalls.log.aclose()
+
+
+@pytest.mark.parametrize("is_at_once", [False, True], ids=["one by one", "at once"])
+async def test_what_was_recalled_and_is_over_is_news(services: Services, tenant: str, is_at_once: bool) -> None:
+    """Whoever says again what a later memory replaced since takes that back; it is no echo."""
+    paris, lyon = (Draft(MemoryType.PROFILE, f"I live in {city}") for city in ("Paris", "Lyon"))
+    await services.memories.add(tenant, USER, [replace(paris, valid_from=AT)])
+    await recalled(services, tenant, "where do I live?")
+    now = datetime.now(UTC)
+    told = [
+        Utterance("user", f"{each.content}.", now - timedelta(seconds=ago)) for each, ago in ((lyon, 9), (paris, 8))
+    ]
+    for number, batch in enumerate([told] if is_at_once else [[each] for each in told]):
+        await services.turns.take(tenant, USER, batch, f"session {number}")
+    current = [each for each in (await held(services, tenant)).values() if each.superseded_by is None]
+    assert [each.content for each in current] == ["I live in Paris"]
 
 
 CORRECTION = "Sorry, I meant Lyon, not Paris."
