@@ -98,6 +98,7 @@ _SCOPED = re.compile(
 )
 """What leaves room for another value."""
 
+_WISH = re.compile(r"\b(?:if|would|might|(?-i:may)|want|hope|plan|used to|could|wish|dream)\b", re.IGNORECASE)
 _NO_VALUES = frozenset("a an the my our me it there here home work him her them this that be do same".split())
 
 
@@ -122,12 +123,7 @@ def fact_in(text: str) -> Fact | None:
     """The attribute that a sentence tells; None for none, for questions, denials and conditions."""
     line = _OPENING.sub("", " ".join(text.replace("’", "'").split()))
     line = _DROPPED.sub("I ", line, count=1)
-    if (
-        not _TELLS.search(line)
-        or _SCOPED.search(line)
-        or line.endswith("?")
-        or re.search(r"\b(?:if|would|might|may|want|hope|plan|used to|could|wish|dream)\b", line, re.IGNORECASE)
-    ):
+    if not _TELLS.search(line) or _SCOPED.search(line) or line.endswith("?") or is_wish(line):
         return None
     for attribute, pattern in _PATTERNS:
         for match in pattern.finditer(line):
@@ -138,6 +134,11 @@ def fact_in(text: str) -> Fact | None:
             if value and not wording.has_negation(line[: match.start()].lower()):
                 return Fact(attribute, value)
     return None
+
+
+def is_wish(text: str) -> bool:
+    """Whether a text says what may be, might have been or was rather than what is."""
+    return _WISH.search(text) is not None
 
 
 @lru_cache(maxsize=50_000)

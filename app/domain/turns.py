@@ -114,9 +114,11 @@ def _is_inferred(stated: Stated) -> bool:
     return not told or any(fact not in said for fact in told)
 
 
-def heard_before(said: Sequence[Utterance], position: int) -> list[str]:
-    """What a statement may rest on: its turn, and the ones just before it."""
-    return [each.content for each in said[max(0, position - HEARD) : position + 1]]
+def heard_before(said: Sequence[Utterance], position: int, earlier: Sequence[str] = ()) -> list[str]:
+    """What a statement may rest on: its turn, and the ones just before it; `earlier`: what was said before these
+    turns."""
+    heard = [*earlier, *(each.content for each in said[: position + 1])]
+    return heard[-HEARD - 1 :]
 
 
 def is_worth_taking(said: Utterance) -> bool:

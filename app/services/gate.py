@@ -10,7 +10,7 @@ from prometheus_client import Counter
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.domain.errors import ModelUnavailable, NotFound
-from app.domain.gate import Reason, reason_against
+from app.domain.gate import Reason, is_reworded, reason_against
 from app.domain.memory import Draft
 from app.domain.statements import NEAR_DUPLICATE_COSINE, Statement, contradiction
 from app.domain.wording import normalise
@@ -80,7 +80,10 @@ class GateService:
     async def _reason_against(self, candidate: Candidate) -> Reason | None:
         draft, heard = candidate.draft, candidate.heard
         reason = reason_against(draft, heard)
-        if reason != "unsupported" or self.reranker is None:
+        is_asked = reason == "unsupported"
+        if reason is None:
+            is_asked = is_reworded(draft, heard) and draft.replaces is None
+        if not is_asked or self.reranker is None:
             return reason
         try:
             (relevance,) = await self.reranker.rerank(draft.content, [draft.quote or heard[-1]])

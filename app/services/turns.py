@@ -10,6 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.domain.errors import ModelUnavailable
 from app.domain.turns import (
+    HEARD,
     Stated,
     Utterance,
     batches,
@@ -105,12 +106,16 @@ class TurnService:
         turns, said = [turn for turn, _ in worth], [each for _, each in worth]
         passed_over = len(batch) - len(said)
         drafts = [draft_of(each, session, turn) for each, turn in zip(said, turns, strict=True)]
+        found = await self._stated(said)
+        earlier: Sequence[str] = ()
+        if first_turn > 1 and any(each.position < HEARD for each in found):
+            earlier = await self._earlier(tenant_id, user_id, session, first_turn)
         stated = [
             Candidate(
                 draft_of_statement(each, said[each.position], session, turns[each.position]),
-                heard_before(said, each.position),
+                heard_before(said, each.position, earlier),
             )
-            for each in await self._stated(said)
+            for each in found
         ]
         for each, turn in zip(said, turns, strict=True):
             if correction_of(each) is not None:
@@ -141,6 +146,12 @@ class TurnService:
             set_apart=taken.set_apart,
         )
         return taken
+
+    async def _earlier(self, tenant_id: str, user_id: str, session: str, first_turn: int) -> Sequence[str]:
+        """What was said in a conversation just before some turns of it."""
+        async with self.memories.database.begin(tenant_id) as connection:
+            store = self.memories.memories
+            return await store.turns_before(connection, tenant_id, user_id, session, first_turn, HEARD)
 
     async def _stated(self, said: Sequence[Utterance]) -> Sequence[Stated]:
         """What users state in turns: what the model finds with what rules are sure of, or what rules find alone."""

@@ -14,7 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.domain.embeddings import Vector
 from app.domain.memory import Memory, MemoryType, Neighbour
-from app.domain.places import SESSION_BITS, number_of
+from app.domain.places import SESSION_BITS, number_of, place_of
 from app.domain.ranking import Candidate
 from app.domain.spaces import Embedded, Role, StoredSpace
 from app.domain.statements import RELATED_COSINE
@@ -226,6 +226,22 @@ class MemoryStore:
         """The last turn of each session that has any, by the session's number in places."""
         rows = await statements.fetch(_LAST_TURNS, tenant_id, user_id, list(sessions))
         return {row["number"]: row["place"] & ((1 << SESSION_BITS) - 1) for row in rows if row["place"] is not None}
+
+    async def turns_before(
+        self, connection: AsyncConnection, tenant_id: str, user_id: str, session: str, turn: int, count: int
+    ) -> list[str]:
+        """What the last `count` turns of a conversation say before one of it, in order."""
+        c, conversation = memories.c, number_of(session)
+        query = select(c.content).where(
+            c.tenant_id == tenant_id,
+            c.user_id == user_id,
+            c.place >= place_of(conversation, 0),
+            c.place < place_of(conversation, turn),
+            c.type == MemoryType.HISTORY.value,
+            c.version_of.is_(None),
+        )
+        rows = await connection.execute(query.order_by(c.place.desc(), c.memory_id).limit(count))
+        return list(rows.scalars())[::-1]
 
     async def trial_candidates(
         self,

@@ -224,6 +224,28 @@ async def test_a_model_that_reads_both_may_know_better(
     assert bool(await held(services, tenant)) == is_kept
 
 
+@pytest.mark.parametrize(("relevance", "is_kept"), [(0.2, True), (0.01, False), (None, True)])
+async def test_a_model_that_reads_both_may_find_nothing_of_it(
+    services: Services, tenant: str, relevance: float | None, is_kept: bool
+) -> None:
+    gate = replace(services.gate, reranker=Judge(relevance))
+    slm = FindingSLM(Stated(0, MemoryType.ARTIFACT, "I run two bakeries", "Two bakeries keep me running", 0.9))
+    await TurnService(services.memories, gate, slm).take(tenant, USER, utterances("Two bakeries keep me running."), "x")
+    assert bool(await held(services, tenant)) == is_kept
+
+
+async def test_a_statement_may_rest_on_the_turns_before_its_batch(services: Services, tenant: str) -> None:
+    """The last three of its conversation, and of no other."""
+    await services.turns.take(tenant, USER, utterances("Porto, as ever.", "I bake.", "All day.", "And more."), "one")
+    stated = Stated(0, MemoryType.ARTIFACT, "I opened my second bakery in Porto", "the second bakery is open", 0.9)
+    service = TurnService(services.memories, services.gate, FindingSLM(stated))
+    said = utterances("Well, the second bakery is open.")
+    for session, turn in (("two", 4), ("one", 5)):
+        assert (await service.take(tenant, USER, said, session, turn)).set_apart == 1
+    await services.turns.take(tenant, USER, utterances("It is in Porto, of course."), "three", 1)
+    assert (await service.take(tenant, USER, said, "three", 2)).set_apart == 0
+
+
 async def test_without_the_model_rules_find_what_they_can(services: Services, tenant: str) -> None:
     service = TurnService(services.memories, services.gate, BrokenSLM())
     await service.take(tenant, USER, utterances("I like hiking."), "one")
