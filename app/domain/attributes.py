@@ -124,7 +124,12 @@ def is_of_another(text: str) -> bool:
     tell."""
     if text.rstrip().endswith("?") and not _ONESELF.search(text):
         return True
-    return _OF_OTHERS.match(text) is not None or (_VISIT.search(text) is not None and not _STAYS.search(text))
+    return is_of_somebody_else(text) or (_VISIT.search(text) is not None and not _STAYS.search(text))
+
+
+def is_of_somebody_else(text: str) -> bool:
+    """Whether a sentence is plainly about another person, and not about who says it."""
+    return _OF_OTHERS.match(text) is not None
 
 
 def _place(name: str) -> int:

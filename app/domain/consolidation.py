@@ -12,7 +12,7 @@ from functools import cache
 import numpy as np
 
 from app.domain.embeddings import Vectors
-from app.domain.memory import STATES, Draft, Memory, Neighbour, replaced_by, resolve, told_again
+from app.domain.memory import STATES, Draft, Memory, Neighbour, next_of, replaced_by, resolve, told_again
 from app.domain.statements import RELATED_COSINE, Statement
 
 
@@ -56,8 +56,14 @@ def consolidate(memories: Sequence[Memory], vectors: Vectors, now: datetime) -> 
         place_of = {held.memory_id: other for other, held in live.items()}
         if decision.action == "merge":
             other = place_of[decision.targets[0]]
-            live[other] = merged[other] = told_again(live[other], draft, now, memory.proof_count)
+            live[other] = merged[other] = told_again(live[other], draft, now, memory.proof_count, memory.told_at)
             repeats.append((memory, live[other]))
+            continue
+        if decision.action == "outdated":
+            # Among what is live that is a memory that was told again since: it goes on.
+            by = live[place_of[decision.targets[0]]]
+            after = next_of([by], memory.valid_from)
+            ended.append(replaced_by(memory, by, after[0] if after else None))
             continue
         for target in decision.targets if decision.action == "supersede" else ():
             other = place_of[target]

@@ -59,13 +59,29 @@ _DROPPED = re.compile(
 )
 """Where a sentence begins without its subject: `Just moved to Oslo`."""
 
-_CORRECTION = re.compile(
-    rf"\b(?:i meant(?: to say)?|i should have said|make that|it'?s actually|it is actually|correction[:,]?(?: it'?s| that'?s)?) "
-    rf"(?P<value>{_NAME}),? (?:and )?(?:not|instead of|rather than) (?P<old>{_NAME})"
-    rf"|\bnot (?P<old2>{_NAME})[,;:]? (?:but |it'?s |i meant )(?P<value2>{_NAME})"
-    rf"|\bi said (?P<old3>{_NAME})[^.]*? (?:meant|it'?s|is) (?P<value3>{_NAME})",
-    re.IGNORECASE,
+_SAID = r"[\w'’&.+#-]+(?: [\w'’&.+#-]+){0,3}?"
+"""What was said wrongly or meant: up to four words, as few as it takes."""
+
+_END = r"(?=\s*(?:[,;:!?)-]|\.(?:\s|$)|$))"
+_OOPS = (
+    r"(?:^|\b(?:no|oops|ops|wait|hang on|hold on|sorry|pardon|wrong|mistake|my bad|correction|typo|scratch that|"
+    r"actually)\b ?[,.:;!-]+ *)"
 )
+"""Where a correction begins that has no verb of its own: with the sentence, or after words that announce it."""
+
+# Tried in order; the first that matches sets right. What is not said to be a correction has to put a name for a name:
+# `not bad, it's ok` sets nothing right.
+_CORRECTIONS: Sequence[tuple[re.Pattern[str], bool]] = tuple(
+    (re.compile(pattern, re.IGNORECASE), is_of_names)
+    for pattern, is_of_names in (
+        (rf"\b(?:i meant(?: to say)?|i should have (?:said|written)|make that|correction[:,]?(?: (?:it'?s|it is|that'?s))?) (?!to\b)(?P<new>{_SAID}),? (?:and )?(?:not|instead of|rather than) (?P<old>{_SAID}){_END}", False),
+        (rf"\bit(?:'?s| is) actually (?P<new>{_SAID}),? (?:and )?(?:not|instead of|rather than) (?P<old>{_SAID}){_END}", True),
+        (rf"{_OOPS}not (?P<old>{_SAID})[,;:]? (?:but )?i meant (?P<new>{_SAID}){_END}", False),
+        (rf"{_OOPS}not (?P<old>{_SAID})[,;:]? it(?:'?s| is) (?P<new>{_SAID}){_END}", True),
+        (rf"\bi said (?P<old>{_SAID})(?: earlier| before| just now)?[,;]?(?: but| and| when)?(?: i)? meant (?P<new>{_SAID}){_END}", False),
+        (rf"\bi said (?P<old>{_SAID})(?: earlier| before| just now)?[,;]?(?: but)? it(?:'?s| is) (?P<new>{_SAID}){_END}", True),
+    )
+)  # fmt: skip
 _TAIL = re.compile(
     r"\s+(?:now|today|these days|since\b.*|for (?:good|now|work|the|a)\b.*|last\b.*|this\b.*|in (?:19|20)\d\d.*|"
     r"after\b.*|with\b.*|and\b(?! [A-Z]).*|as of\b.*|from\b.*|on\b.*|at last|anymore|again|yesterday|too|where\b.*|"
@@ -82,6 +98,7 @@ _SCOPED = re.compile(
 )
 """What leaves room for another value."""
 
+_WISH = re.compile(r"\b(?:if|would|might|(?-i:may)|want|hope|plan|used to|could|wish|dream)\b", re.IGNORECASE)
 _NO_VALUES = frozenset("a an the my our me it there here home work him her them this that be do same".split())
 
 
@@ -106,17 +123,12 @@ def fact_in(text: str) -> Fact | None:
     """The attribute that a sentence tells; None for none, for questions, denials and conditions."""
     line = _OPENING.sub("", " ".join(text.replace("’", "'").split()))
     line = _DROPPED.sub("I ", line, count=1)
-    if (
-        not _TELLS.search(line)
-        or _SCOPED.search(line)
-        or line.endswith("?")
-        or re.search(r"\b(?:if|would|might|may|want|hope|plan|used to|could|wish|dream)\b", line, re.IGNORECASE)
-    ):
+    if not _TELLS.search(line) or _SCOPED.search(line) or line.endswith("?") or is_wish(line):
         return None
     for attribute, pattern in _PATTERNS:
         for match in pattern.finditer(line):
             written = next(found for found in match.groupdict().values() if found)
-            if attribute not in _COMMON and not re.match(r"[A-Z0-9]", re.sub(r"^(?:the|an?) ", "", written)):
+            if attribute not in _COMMON and not _is_written_as_name(written):
                 continue
             value = _value(written)
             if value and not wording.has_negation(line[: match.start()].lower()):
@@ -124,16 +136,27 @@ def fact_in(text: str) -> Fact | None:
     return None
 
 
+def is_wish(text: str) -> bool:
+    """Whether a text says what may be, might have been or was rather than what is."""
+    return _WISH.search(text) is not None
+
+
 @lru_cache(maxsize=50_000)
 def correction_in(text: str) -> Correction | None:
     """What a sentence sets right: `I meant Lyon, not Paris`."""
-    match = _CORRECTION.search(" ".join(text.replace("’", "'").split()))
-    if match is None:
-        return None
-    old = next((match[name] for name in ("old", "old2", "old3") if match[name]), "")
-    new = next((match[name] for name in ("value", "value2", "value3") if match[name]), "")
-    old, new = _trimmed(old), _trimmed(new)
-    return Correction(old, new) if old and new and old.lower() != new.lower() else None
+    line = " ".join(text.replace("’", "'").split())
+    for pattern, is_of_names in _CORRECTIONS:
+        for match in pattern.finditer(line):
+            old, new = _trimmed(match["old"]), _trimmed(match["new"])
+            if is_of_names and not (_is_written_as_name(old) and _is_written_as_name(new)):
+                continue
+            if old and new and old.lower() != new.lower():
+                return Correction(old, new)
+    return None
+
+
+def _is_written_as_name(value: str) -> bool:
+    return re.match(r"[A-Z0-9]", re.sub(r"^(?:the|an?) ", "", value)) is not None
 
 
 def _trimmed(value: str) -> str:

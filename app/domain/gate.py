@@ -10,7 +10,12 @@ from collections.abc import Sequence
 from typing import Literal
 
 from app.domain import wording
+from app.domain.attributes import is_of_somebody_else
+from app.domain.extraction import facts_in
+from app.domain.facts import is_wish
 from app.domain.memory import Draft, MemoryType
+from app.domain.summaries import sentences
+from app.domain.wording import normalise
 
 Reason = Literal["unspecific", "perishable", "unsupported"]
 """Why a statement is set apart."""
@@ -20,6 +25,9 @@ SUPPORTED = 0.5
 
 ENTAILED = 0.5
 """The least relevance, by a model that reads both, of a statement that has fewer of them."""
+
+DENIED = 0.05
+"""Below this relevance, a statement that is more than a sentence that was said is not told by it after all."""
 
 _VAGUE = frozenset(
     """am anyone anything bad best better big bit came come cool day done enjoy enjoyed everyone everything feel feels
@@ -42,6 +50,7 @@ _PERISHABLE = re.compile(
     r"\b(?:i|we) (?:need|want|have|am going|'m going) to [^.]*\b(?:today|tonight|this (?:morning|afternoon|evening))\b",
     re.IGNORECASE,
 )
+_PARTS = re.compile(r"[,;:]|\b(?:and|but|so|because)\b", re.IGNORECASE)
 _DATE = re.compile(r"\b(?:19|20)\d\d-\d\d(?:-\d\d)?\b")
 """A date that was worked out of `last week`: its numbers need not have been said."""
 
@@ -53,9 +62,54 @@ def reason_against(draft: Draft, said: Sequence[str], relevance: float | None = 
         return "unspecific"
     if draft.type is not MemoryType.STYLE and _PERISHABLE.search(draft.content.replace("’", "'")):
         return "perishable"
-    if not is_supported(draft.content, said, relevance):
+    if not is_supported(draft.content, said, relevance) or is_belied(draft, said):
+        return "unsupported"
+    if is_reworded(draft, said) and relevance is not None and relevance < DENIED:
         return "unsupported"
     return None
+
+
+def is_reworded(draft: Draft, said: Sequence[str]) -> bool:
+    """Whether a statement is not simply a sentence that was said."""
+    return not normalise(draft.content).startswith(normalise(_told_by(draft, said)))
+
+
+def is_belied(draft: Draft, said: Sequence[str]) -> bool:
+    """Whether the sentence that a statement was made of tells something else in the same words: denies what it affirms
+    or affirms what it denies, is about somebody else, or is a wish of what it says of the user as a fact. A question
+    affirms nothing."""
+    sentence = _told_by(draft, said)
+    if not is_reworded(draft, said) or sentence.endswith("?"):
+        return False
+    if is_of_somebody_else(sentence) and not is_of_somebody_else(draft.content):
+        return True
+    told = facts_in(draft.content)
+    if told and all(fact in facts_in(sentence) for fact in told):
+        return False
+    if draft.type is MemoryType.PROFILE and not is_wish(draft.content) and _is_wished(draft.content, sentence):
+        return True
+    affirmed, denied = (_stems(part) for part in wording.affirmed_and_denied(draft.content))
+    heard_affirmed, heard_denied = (_stems(part) for part in wording.affirmed_and_denied(sentence))
+    crossed = (affirmed & heard_denied - heard_affirmed) | (denied & heard_affirmed - heard_denied)
+    return bool(crossed) and len(crossed) >= SUPPORTED * len(affirmed | denied)
+
+
+def _told_by(draft: Draft, said: Sequence[str]) -> str:
+    """The sentence that has a statement's quote, the last one; where none has it, the quote, or the last words."""
+    quote = normalise(draft.quote or draft.content)
+    found = [each for text in said for each in sentences(text) if quote in normalise(each)]
+    return found[-1] if found else draft.quote or said[-1]
+
+
+def _is_wished(content: str, sentence: str) -> bool:
+    """Whether every part of a sentence that has words of a statement is a wish."""
+    stems = _stems(content)
+    parts = [part for part in _PARTS.split(sentence) if stems & _stems(part)]
+    return bool(parts) and all(is_wish(part) for part in parts)
+
+
+def _stems(text: str) -> set[str]:
+    return {wording.stem(word) for word in wording.content_words(text)}
 
 
 def is_supported(content: str, said: Sequence[str], relevance: float | None = None) -> bool:
@@ -71,7 +125,7 @@ def is_supported(content: str, said: Sequence[str], relevance: float | None = No
 
 def support(content: str, heard: str) -> float:
     """The share 0..1 of a text's content words whose stems are in another text; 1 for a text without any."""
-    stems = {wording.stem(word) for word in wording.content_words(content)}
+    stems = _stems(content)
     return len(stems & {wording.stem(word) for word in wording.words(heard)}) / len(stems) if stems else 1.0
 
 

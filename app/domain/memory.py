@@ -75,14 +75,19 @@ class Memory:
     """The words that tell it, where it was made of what somebody said."""
     proof_count: int = 1
     """How often it was told."""
+    is_set_right: bool = False
+    """Whether the user set it right: what is only inferred does not replace it."""
+    told_at: tuple[datetime, ...] = ()
+    """Later moments than `valid_from` of which it was told again, the earliest first; only where it is compared with
+    what arrives."""
 
     def is_valid_at(self, moment: datetime) -> bool:
         """Whether the fact held, and had not expired, at `moment`."""
-        return (
-            self.valid_from <= moment
-            and (self.valid_to is None or moment < self.valid_to)
-            and (self.expires_at is None or moment < self.expires_at)
-        )
+        return self.holds_at(moment) and (self.expires_at is None or moment < self.expires_at)
+
+    def holds_at(self, moment: datetime) -> bool:
+        """Whether the fact was true at `moment`, expired by now or not."""
+        return self.valid_from <= moment and (self.valid_to is None or moment < self.valid_to)
 
 
 @dataclass(frozen=True)
@@ -104,6 +109,12 @@ class Draft:
     speaker: str | None = None
     quote: str | None = None
     """The words that tell it."""
+    also_at: tuple[datetime, ...] = ()
+    """Later moments of which the same is told: of what is set right, that of the correction."""
+    replaces: UUID | None = None
+    """The memory that it sets right."""
+    is_inferred: bool = False
+    """Whether it was worked out of what somebody said, who did not say it."""
 
 
 @dataclass(frozen=True)
@@ -117,12 +128,16 @@ class Neighbour:
 @dataclass(frozen=True)
 class Resolution:
     """What to do with a draft: `add` it, `merge` it into a memory that says the same, `supersede` the
-    memories it contradicts, or store it as `outdated` by a newer memory that contradicts it."""
+    memories it contradicts, store it as `outdated` by a newer memory that contradicts it, or leave it as `overruled` by
+    what the user set right."""
 
-    action: Literal["add", "merge", "supersede", "outdated"]
+    action: Literal["add", "merge", "supersede", "outdated", "overruled"]
     targets: tuple[UUID, ...] = ()
     reason: str = ""
 
+
+MOST_TOLD = 100
+"""Of how many moments it is kept that a memory was told again of them; beyond, the latest ones."""
 
 LEAST_BELIEVED = 0.5
 """What is left of a confidence after any silence: a share of it."""
@@ -143,29 +158,73 @@ def resolve(
     neighbours: Sequence[Neighbour],
     parse: Callable[[str], Statement] = Statement,
 ) -> Resolution:
-    """What to do with `draft`, true from `valid_from`, given the live memories of its user and type.
+    """What to do with `draft`, true from `valid_from`, given the memories of its user and type, nearest first: those
+    that are live, and of a state also those that are over.
 
-    `parse` lets many drafts share the reading of the same memories.
+    It is merged into a memory that says the same at that moment, or from a later one on with nothing that contradicts
+    it in between. `parse` lets many drafts share the reading of the same memories.
     """
     said = parse(draft.content)
-    for neighbour in neighbours:
-        if _is_told_again(draft, said, neighbour, parse):
-            return Resolution("merge", (neighbour.memory.memory_id,), "duplicate")
+    same = [each.memory for each in neighbours if _is_told_again(draft, said, each, parse)]
     if draft.type not in STATES:
-        return Resolution("add")
-    older: list[Memory] = []
-    newer: list[Memory] = []
-    reasons: dict[UUID, str] = {}
-    for neighbour in neighbours:
-        reason = contradiction(said, parse(neighbour.memory.content), neighbour.cosine)
-        if reason is not None:
-            (newer if neighbour.memory.valid_from > valid_from else older).append(neighbour.memory)
-            reasons[neighbour.memory.memory_id] = reason
-    if newer:
-        first = min(newer, key=lambda memory: memory.valid_from)
-        return Resolution("outdated", (first.memory_id,), reasons[first.memory_id])
-    targets = tuple(memory.memory_id for memory in older)
+        return Resolution("merge", (same[0].memory_id,), "duplicate") if same else Resolution("add")
+    reasons = contradicted(draft, neighbours, parse)
+    rivals = [each.memory for each in neighbours if each.memory.memory_id in reasons]
+    after = next_of(rivals, valid_from)
+    into = _told_before(draft, valid_from, same, rivals, after[0] if after else None)
+    if into is not None:
+        return Resolution("merge", (into.memory_id,), "duplicate")
+    overruling = [rival for rival in rivals if rival.is_set_right and rival.holds_at(valid_from)]
+    if draft.is_inferred and overruling:
+        return Resolution("overruled", (overruling[0].memory_id,), reasons[overruling[0].memory_id])
+    if after is not None:
+        return Resolution("outdated", (after[1].memory_id,), reasons[after[1].memory_id])
+    targets = tuple(rival.memory_id for rival in rivals if rival.holds_at(valid_from))
     return Resolution("supersede", targets, reasons[targets[0]]) if targets else Resolution("add")
+
+
+def contradicted(
+    draft: Draft, neighbours: Sequence[Neighbour], parse: Callable[[str], Statement] = Statement
+) -> dict[UUID, str]:
+    """Which memories cannot hold beside a draft, and why; those that say the same can."""
+    said = parse(draft.content)
+    reasons: dict[UUID, str] = {}
+    for each in neighbours:
+        reason = contradiction(said, parse(each.memory.content), each.cosine)
+        if each.memory.memory_id == draft.replaces:
+            reason = "correction"
+        if reason is not None and not _is_told_again(draft, said, each, parse):
+            reasons[each.memory.memory_id] = reason
+    return reasons
+
+
+def next_of(memories: Sequence[Memory], moment: datetime) -> tuple[datetime, Memory] | None:
+    """The first moment after `moment` at which one of some memories begins to hold or was told again, and which."""
+    told = (
+        (at, memory)
+        for memory in memories
+        for at in (memory.valid_from, *memory.told_at)
+        if at > moment and memory.holds_at(at)
+    )
+    return min(told, key=lambda each: each[0], default=None)
+
+
+def _told_before(
+    draft: Draft, moment: datetime, same: Sequence[Memory], rivals: Sequence[Memory], until: datetime | None
+) -> Memory | None:
+    """Which of the memories that say the same as a draft was meant by it: one that holds at that moment, one that ended
+    just then, or the next one, where no rival was told `until` then."""
+    holding = [each for each in same if each.holds_at(moment)]
+    if holding:
+        return holding[0]
+    if not any(rival.holds_at(moment) for rival in rivals):
+        ended = [each for each in same if each.valid_from < moment == each.valid_to and each.superseded_by is None]
+        if ended:
+            return ended[0]
+    later = min((each for each in same if each.valid_from > moment), key=lambda each: each.valid_from, default=None)
+    if later is None or (until is not None and until <= later.valid_from):
+        return None
+    return later if draft.valid_to is None or draft.valid_to >= later.valid_from else None
 
 
 def _is_told_again(draft: Draft, said: Statement, held: Neighbour, parse: Callable[[str], Statement]) -> bool:
@@ -183,23 +242,53 @@ def merged_confidence(held: float, again: float) -> float:
     return min(1.0, max(held, again) + 0.25 * min(held, again) * (1.0 - max(held, again)))
 
 
-def told_again(held: Memory, again: Draft, now: datetime, times: int = 1) -> Memory:
-    """A memory after the same was told again, so many `times`: surer, oftener, and for as long as either."""
+def told_again(held: Memory, again: Draft, now: datetime, times: int = 1, also_at: Sequence[datetime] = ()) -> Memory:
+    """A memory after the same was told again, so many `times`: surer, oftener, and for as long as either. A state holds
+    from the first moment of which it was told; the later ones are kept, for what may turn out to lie between them."""
+    told = again.valid_from or now
+    valid_from, told_at = held.valid_from, held.told_at
+    if held.type in STATES:
+        valid_from, *later = sorted({valid_from, *told_at, told, *also_at})
+        told_at = tuple(later[-MOST_TOLD:])
     return replace(
         held,
         confidence=merged_confidence(held.confidence, again.confidence),
         proof_count=held.proof_count + times,
+        is_set_right=held.is_set_right or again.replaces is not None,
         quote=held.quote or again.quote,
         tags=tuple(dict.fromkeys((*held.tags, *again.tags))),
         expires_at=_later(held.expires_at, again.expires_at),
-        valid_to=_later(held.valid_to, again.valid_to),
+        valid_from=valid_from,
+        valid_to=_end_of_both(held, again, told, now),
+        told_at=told_at,
         updated_at=now,
     )
 
 
-def replaced_by(old: Memory, by: Memory) -> Memory:
-    """A memory that another one replaces from the moment that one is true."""
-    return replace(old, superseded_by=by.memory_id, valid_to=earlier(old.valid_to, by.valid_from))
+def _end_of_both(held: Memory, again: Draft, told: datetime, now: datetime) -> datetime | None:
+    """When a memory that was told again ends: with the later of both. What replaced it still does, and that it was true
+    at a moment before its end says nothing against the end."""
+    is_over = held.valid_to is not None and told < held.valid_to <= now
+    if held.superseded_by is not None or (is_over and again.valid_to is None):
+        return held.valid_to
+    return _later(held.valid_to, again.valid_to)
+
+
+def replaced_by(old: Memory, by: Memory, at: datetime | None = None) -> Memory:
+    """A memory that another one replaces from a moment on, or from the moment that one is true."""
+    end = earlier(old.valid_to, by.valid_from if at is None else at)
+    told_at = tuple(moment for moment in old.told_at if moment < end)
+    return replace(old, superseded_by=by.memory_id, valid_to=end, told_at=told_at)
+
+
+def parted(memory: Memory, at: datetime, by: Memory, part_id: UUID) -> tuple[Memory, Memory] | None:
+    """What is left of a memory that another one interrupts at a moment, where it was told again of a later one: what it
+    is from then on, and the part before it as a memory of its own. None where it was not."""
+    later = [moment for moment in memory.told_at if moment > at]
+    if not later:
+        return None
+    before = replace(replaced_by(memory, by, at), memory_id=part_id)
+    return replace(memory, valid_from=later[0], told_at=tuple(later[1:])), before
 
 
 def earlier(a: datetime | None, b: datetime) -> datetime:

@@ -3,6 +3,7 @@
 The turn itself is always kept, as HISTORY; what is derived from it is beside it and never in its place.
 """
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -12,8 +13,10 @@ from uuid import UUID
 from app.domain.extraction import facts_in, statements_in
 from app.domain.facts import Correction, correction_in
 from app.domain.memory import Draft, Memory, MemoryType
+from app.domain.ranking import CORRECTED_WITHIN
 from app.domain.remembering import is_made
 from app.domain.times import dated
+from app.domain.wording import normalise
 
 TURN_CONFIDENCE = 0.9
 SPEAKING = frozenset({"user", "assistant"})
@@ -99,12 +102,23 @@ def draft_of_statement(stated: Stated, said: Utterance, session: str, turn: int)
         source=source_of(session, turn),
         valid_from=said.said_at,
         quote=stated.quote,
+        is_inferred=_is_inferred(stated),
     )
 
 
-def heard_before(said: Sequence[Utterance], position: int) -> list[str]:
-    """What a statement may rest on: its turn, and the ones just before it."""
-    return [each.content for each in said[max(0, position - HEARD) : position + 1]]
+def _is_inferred(stated: Stated) -> bool:
+    """Whether a statement is more than its quote with other words around: a fact that the quote does not tell."""
+    if normalise(stated.content).startswith(normalise(stated.quote)):
+        return False
+    told, said = facts_in(stated.content), facts_in(stated.quote)
+    return not told or any(fact not in said for fact in told)
+
+
+def heard_before(said: Sequence[Utterance], position: int, earlier: Sequence[str] = ()) -> list[str]:
+    """What a statement may rest on: its turn, and the ones just before it; `earlier`: what was said before these
+    turns."""
+    heard = [*earlier, *(each.content for each in said[: position + 1])]
+    return heard[-HEARD - 1 :]
 
 
 def is_worth_taking(said: Utterance) -> bool:
@@ -135,13 +149,33 @@ def correction_of(said: Utterance) -> Correction | None:
     return correction_in(said.content) if said.role == "user" else None
 
 
-def corrected(correction: Correction, known: Sequence[Memory], source: str) -> Draft | None:
-    """The memory that a correction sets right, said anew: the first that holds the wrong value, with the right one in
-    its place, true from when the wrong one was taken to be."""
-    for memory in known:
-        at = memory.content.lower().find(correction.old.lower())
-        if memory.type is MemoryType.HISTORY or at < 0:
-            continue
-        content = memory.content[:at] + correction.new + memory.content[at + len(correction.old) :]
-        return Draft(memory.type, content, CORRECTED_CONFIDENCE, memory.tags, source, memory.valid_from)
-    return None
+def corrected(
+    correction: Correction, known: Sequence[Memory], said: str, said_at: datetime, source: str
+) -> Draft | None:
+    """The memory that a correction sets right, said anew: of those that have the wrong value as words of their own, and
+    were told shortly before or tell an attribute whose value it is, the last one. With the right value in its place it
+    is true from when the wrong one was taken to be, and told again of now."""
+    word = re.compile(rf"(?<![\w#+]){re.escape(correction.old)}(?![\w#+])", re.IGNORECASE)
+    meant = [memory for memory in known if _may_be_meant(memory, correction, said_at) and word.search(memory.content)]
+    if not meant:
+        return None
+    wrong = max(meant, key=lambda memory: (memory.valid_from, memory.created_at, memory.memory_id.int))
+    content = word.sub(lambda _: correction.new, wrong.content, count=1)
+    return Draft(
+        wrong.type,
+        content,
+        CORRECTED_CONFIDENCE,
+        wrong.tags,
+        source,
+        wrong.valid_from,
+        quote=said,
+        also_at=(said_at,),
+        replaces=wrong.memory_id,
+    )
+
+
+def _may_be_meant(memory: Memory, correction: Correction, said_at: datetime) -> bool:
+    if memory.type is MemoryType.HISTORY or memory.valid_from > said_at:
+        return False
+    is_fresh = said_at - memory.valid_from <= CORRECTED_WITHIN
+    return is_fresh or any(fact.value == correction.old.lower() for fact in facts_in(memory.content))

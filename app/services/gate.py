@@ -10,8 +10,9 @@ from prometheus_client import Counter
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.domain.errors import ModelUnavailable, NotFound
-from app.domain.gate import Reason, reason_against
+from app.domain.gate import Reason, is_reworded, reason_against
 from app.domain.memory import Draft
+from app.domain.statements import NEAR_DUPLICATE_COSINE, Statement, contradiction
 from app.domain.wording import normalise
 from app.ports import Clock, Reranker
 from app.services.memories import Added, MemoryService
@@ -60,12 +61,12 @@ class GateService:
         passed = Passed()
         if not candidates:
             return passed
-        since = self.clock.now() - RECALLED_WITHIN
+        now = self.clock.now()
         async with self.memories.database.begin(tenant_id) as connection:
-            recalled = await self.recalls.contents_since(connection, tenant_id, user_id, since)
+            recalled = await self.recalls.contents_since(connection, tenant_id, user_id, now - RECALLED_WITHIN, now)
         echoes = {normalise(each) for each in recalled}
         for candidate in candidates:
-            if normalise(candidate.draft.content) in echoes:
+            if normalise(candidate.draft.content) in echoes and not _is_news(candidate.draft, passed.kept):
                 STATEMENTS.labels("recalled").inc()
                 continue
             reason = await self._reason_against(candidate)
@@ -79,7 +80,10 @@ class GateService:
     async def _reason_against(self, candidate: Candidate) -> Reason | None:
         draft, heard = candidate.draft, candidate.heard
         reason = reason_against(draft, heard)
-        if reason != "unsupported" or self.reranker is None:
+        is_asked = reason == "unsupported"
+        if reason is None:
+            is_asked = is_reworded(draft, heard) and draft.replaces is None
+        if not is_asked or self.reranker is None:
             return reason
         try:
             (relevance,) = await self.reranker.rerank(draft.content, [draft.quote or heard[-1]])
@@ -122,3 +126,9 @@ class GateService:
                 raise NotFound("no such statement")
 
         return await self.memories.add(tenant_id, item.user_id, [item.draft], within=take)
+
+
+def _is_news(draft: Draft, kept: Sequence[Draft]) -> bool:
+    """Whether what is said before it, at the same time, contradicts a statement: then it takes that back."""
+    said = Statement(draft.content)
+    return any(contradiction(said, Statement(each.content), NEAR_DUPLICATE_COSINE) is not None for each in kept)

@@ -9,7 +9,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.domain.errors import UserErased
 from app.domain.hypotheses import Turn
-from app.domain.remembering import drafts_of
+from app.domain.remembering import SOURCE, drafts_of
+from app.services.corrections import Corrections
 from app.services.gate import Candidate, GateService
 from app.services.memories import Added, MemoryService
 
@@ -30,6 +31,10 @@ class Remembering:
         is kept. Raises ModelUnavailable, StoreUnavailable: nothing is remembered then."""
         heard = [each.content for each in messages]
         candidates = [Candidate(draft, heard) for draft in drafts_of(messages)]
+        now, corrections = self.memories.clock.now(), Corrections(self.memories)
+        for each in heard:
+            right = await corrections.set_right(tenant_id, user_id, each, now, SOURCE)
+            candidates += [right] if right is not None else []
         if not candidates:
             return
         passed = await self.gate.passed(tenant_id, user_id, candidates)

@@ -9,13 +9,11 @@ from prometheus_client import Counter
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.domain.errors import ModelUnavailable
-from app.domain.facts import Correction
-from app.domain.memory import STATES, Draft
 from app.domain.turns import (
+    HEARD,
     Stated,
     Utterance,
     batches,
-    corrected,
     correction_of,
     draft_of,
     draft_of_statement,
@@ -26,18 +24,13 @@ from app.domain.turns import (
     with_facts,
 )
 from app.ports import SLM
+from app.services.corrections import Corrections
 from app.services.gate import Candidate, GateService
 from app.services.memories import Added, MemoryService
-from app.services.retrieval import Retrieval
-from app.services.spaces import Spaces, follows_switch
-from app.store.memories import Asked, SearchFilter
 
 log = structlog.get_logger(__name__)
 
 TURNS = Counter("embed_service_turns_total", "Turns of conversations, by what became of them.", ["outcome"])
-
-KNOWN = 5
-"""Memories among which a correction looks for what it sets right."""
 
 
 @dataclass(frozen=True)
@@ -76,9 +69,9 @@ class TurnService:
     slm: SLM | None = None
 
     @property
-    def spaces(self) -> Spaces:
-        """Where what is said is embedded."""
-        return self.memories.spaces
+    def corrections(self) -> Corrections:
+        """What finds the memories that are set right."""
+        return Corrections(self.memories)
 
     async def take(
         self,
@@ -113,19 +106,24 @@ class TurnService:
         turns, said = [turn for turn, _ in worth], [each for _, each in worth]
         passed_over = len(batch) - len(said)
         drafts = [draft_of(each, session, turn) for each, turn in zip(said, turns, strict=True)]
+        found = await self._stated(said)
+        earlier: Sequence[str] = ()
+        if first_turn > 1 and any(each.position < HEARD for each in found):
+            earlier = await self._earlier(tenant_id, user_id, session, first_turn)
         stated = [
             Candidate(
                 draft_of_statement(each, said[each.position], session, turns[each.position]),
-                heard_before(said, each.position),
+                heard_before(said, each.position, earlier),
             )
-            for each in await self._stated(said)
+            for each in found
         ]
+        for each, turn in zip(said, turns, strict=True):
+            if correction_of(each) is not None:
+                source = source_of(session, turn)
+                right = await self.corrections.set_right(tenant_id, user_id, each.content, each.said_at, source)
+                stated += [right] if right is not None else []
         passed = await self.gate.passed(tenant_id, user_id, stated)
         drafts += passed.kept
-        for each, turn in zip(said, turns, strict=True):
-            correction = correction_of(each)
-            if correction is not None:
-                drafts += await self._set_right(tenant_id, user_id, correction, source_of(session, turn))
         taken = Taken(len(batch), passed_over, set_apart=len(passed.set_apart))
 
         async def also(connection: AsyncConnection, added: Added) -> None:
@@ -149,6 +147,12 @@ class TurnService:
         )
         return taken
 
+    async def _earlier(self, tenant_id: str, user_id: str, session: str, first_turn: int) -> Sequence[str]:
+        """What was said in a conversation just before some turns of it."""
+        async with self.memories.database.begin(tenant_id) as connection:
+            store = self.memories.memories
+            return await store.turns_before(connection, tenant_id, user_id, session, first_turn, HEARD)
+
     async def _stated(self, said: Sequence[Utterance]) -> Sequence[Stated]:
         """What users state in turns: what the model finds with what rules are sure of, or what rules find alone."""
         by_rules = stated_in(said)
@@ -160,15 +164,3 @@ class TurnService:
             log.warning("extraction_degraded", cause=error.cause, reason=str(error))
             return by_rules
         return with_facts(found, by_rules)
-
-    @follows_switch
-    async def _set_right(self, tenant_id: str, user_id: str, correction: Correction, source: str) -> list[Draft]:
-        """What a correction makes of the memory that it sets right."""
-        embedded = await self.spaces.embed(tenant_id, [correction.old])
-        where = SearchFilter(self.memories.clock.now(), sorted(STATES))
-        asked = Asked(tenant_id, user_id, correction.old, embedded.vectors[0], embedded.space, where)
-        async with self.memories.database.transact(tenant_id) as statements:
-            found = await Retrieval(self.memories.memories).relevant(statements, asked, KNOWN) or []
-        found.sort(key=lambda each: -(each.log_odds or 0.0))
-        draft = corrected(correction, [each.memory for each in found[:KNOWN]], source)
-        return [] if draft is None else [draft]

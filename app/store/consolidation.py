@@ -9,8 +9,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from app.domain.embeddings import Vector
 from app.domain.memory import STATES, Memory
 from app.domain.spaces import StoredSpace
-from app.store.memories import memory_of
-from app.store.memory_search import FIELDS, MEMORY
+from app.store.memories import memory_of, with_told
+from app.store.memory_search import MEMORY
 from app.store.vectors import vector_from_bytes
 
 _CHANGED = text("""
@@ -48,7 +48,7 @@ class ConsolidationStore:
         """What a user's memories say that are true and can become untrue, with their vectors in a space: the latest
         `most` of those that have one."""
         query = text(f"""
-            SELECT {MEMORY}, vector_send(v.embedding::vector) AS vector
+            SELECT {MEMORY}, m.told_at, vector_send(v.embedding::vector) AS vector
             FROM memories m
             CROSS JOIN LATERAL (
                 SELECT embedding FROM {space.memory_table} v
@@ -67,7 +67,7 @@ class ConsolidationStore:
             "most": most,
         }
         rows = await connection.execute(query, arguments)
-        return [(memory_of(row), vector_from_bytes(row[len(FIELDS)])) for row in rows]
+        return [(with_told(memory_of(row), row.told_at), vector_from_bytes(row.vector)) for row in rows]
 
     async def fold(
         self, connection: AsyncConnection, tenant_id: str, repeat: Memory, kept: UUID, now: datetime

@@ -1,7 +1,7 @@
 """Queries about memories. One method is one statement inside the caller's transaction."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from functools import partial
 from typing import Any
@@ -14,7 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.domain.embeddings import Vector
 from app.domain.memory import Memory, MemoryType, Neighbour
-from app.domain.places import SESSION_BITS, number_of
+from app.domain.places import SESSION_BITS, number_of, place_of
 from app.domain.ranking import Candidate
 from app.domain.spaces import Embedded, Role, StoredSpace
 from app.domain.statements import RELATED_COSINE
@@ -29,6 +29,9 @@ from app.store.vectors import vector_from_bytes, vector_literal
 NEIGHBOURS = 8
 """How many of the nearest memories of its type a draft is compared with."""
 
+OVER = 50
+"""And how many of those that are over, where it tells of the past: a life has more of them than it has at a time."""
+
 MAX_KNOWN = 10_000
 """Large users whose graph is remembered by a process."""
 
@@ -37,13 +40,15 @@ _FIELDS = tuple(memories.c[name] for name in FIELDS)
 _INSERT = text("""
 INSERT INTO memories (
     tenant_id, memory_id, user_id, type, content, confidence, tags, source, slots, created_at, updated_at, valid_from,
-    valid_to, expires_at, superseded_by, version_of, session, turn, speaker, place, quote, proof_count
+    valid_to, expires_at, superseded_by, version_of, session, turn, speaker, place, quote, proof_count, is_set_right,
+    told_at
 )
 SELECT :tenant_id, given.* FROM jsonb_to_recordset(CAST(:rows AS jsonb)) AS given(
     memory_id uuid, user_id text, type text, content text, confidence float8, tags text[], source text, slots text[],
     created_at timestamptz, updated_at timestamptz, valid_from timestamptz,
     valid_to timestamptz, expires_at timestamptz, superseded_by uuid, version_of uuid,
-    session text, turn int, speaker text, place bigint, quote text, proof_count int
+    session text, turn int, speaker text, place bigint, quote text, proof_count int,
+    is_set_right boolean, told_at timestamptz[]
 )
 """)
 
@@ -119,6 +124,11 @@ def memory_of(row: Any) -> Memory:
     """A row of either kind (SQLAlchemy's, the driver's) that begins with the memory's fields, in order."""
     memory_id, user_id, kind, content, confidence, tags, source, *rest = row[: len(FIELDS)]
     return Memory(memory_id, user_id, MemoryType(kind), content, confidence, tuple(tags), source, *rest)
+
+
+def with_told(memory: Memory, told_at: Sequence[datetime]) -> Memory:
+    """A memory with the moments of which it was told again."""
+    return replace(memory, told_at=tuple(told_at)) if told_at else memory
 
 
 class MemoryStore:
@@ -217,6 +227,22 @@ class MemoryStore:
         rows = await statements.fetch(_LAST_TURNS, tenant_id, user_id, list(sessions))
         return {row["number"]: row["place"] & ((1 << SESSION_BITS) - 1) for row in rows if row["place"] is not None}
 
+    async def turns_before(
+        self, connection: AsyncConnection, tenant_id: str, user_id: str, session: str, turn: int, count: int
+    ) -> list[str]:
+        """What the last `count` turns of a conversation say before one of it, in order."""
+        c, conversation = memories.c, number_of(session)
+        query = select(c.content).where(
+            c.tenant_id == tenant_id,
+            c.user_id == user_id,
+            c.place >= place_of(conversation, 0),
+            c.place < place_of(conversation, turn),
+            c.type == MemoryType.HISTORY.value,
+            c.version_of.is_(None),
+        )
+        rows = await connection.execute(query.order_by(c.place.desc(), c.memory_id).limit(count))
+        return list(rows.scalars())[::-1]
+
     async def trial_candidates(
         self,
         statements: Statements,
@@ -245,19 +271,20 @@ class MemoryStore:
         types: Sequence[str],
         embedded: Embedded,
         at: datetime,
-        is_replaced: bool = False,
+        is_over: bool = False,
         graph: int = 0,
     ) -> list[list[Neighbour]]:
-        """For each draft (its type, its vector), the nearest live (or replaced) memories of its type, nearest
+        """For each draft (its type, its vector), the nearest memories of its type that are live (or over), nearest
         first; the live ones by the user's graph where it has one. Raises StaleSpace where another space serves."""
-        is_by_graph = graph > 0 and embedded.space.has_graphs and not is_replaced
-        query = nearest(embedded.space, is_replaced=is_replaced, graph=graph if is_by_graph else 0)
+        is_by_graph = graph > 0 and embedded.space.has_graphs and not is_over
+        query = nearest(embedded.space, is_over=is_over, graph=graph if is_by_graph else 0)
+        most = OVER if is_over else NEIGHBOURS
         literals = [vector_literal(vector) for vector in embedded.vectors]
         fetch = partial(fetch_by_graph, statements) if is_by_graph else statements.fetch
-        rows = await fetch(query, tenant_id, user_id, at, list(types), literals, NEIGHBOURS, RELATED_COSINE)
+        rows = await fetch(query, tenant_id, user_id, at, list(types), literals, most, RELATED_COSINE)
         found: list[list[Neighbour]] = [[] for _ in types]
         for row in rows:
-            found[row["ordinal"] - 1].append(Neighbour(memory_of(row), row["cosine"]))
+            found[row["ordinal"] - 1].append(Neighbour(with_told(memory_of(row), row["told_at"]), row["cosine"]))
         return found
 
     async def newest(
@@ -352,19 +379,21 @@ class MemoryStore:
         now: datetime,
     ) -> None:
         """Keep the memory as it is now under `version_id`, true until `at` as is known from `now` on."""
+        await self.copy(connection, tenant_id, memory_id, {"memory_id": version_id, "version_of": memory_id})
+        await self.update(connection, tenant_id, version_id, {"valid_to": at}, now)
+
+    async def copy(
+        self, connection: AsyncConnection, tenant_id: str, memory_id: UUID, changed: Mapping[str, Any]
+    ) -> None:
+        """Write a memory once more, with other values in the columns that change, its id among them."""
         stored = [column for column in memories.c if column.name != "terms"]
-        changed: dict[str, Any] = {"memory_id": version_id, "version_of": memory_id}
         source = select(
             *(
-                # A value for a changed column, the column itself for the others.
-                text(f":{column.name}").bindparams(**{column.name: changed[column.name]})
-                if column.name in changed
-                else column
+                literal(changed[column.name], column.type).label(column.name) if column.name in changed else column
                 for column in stored
             )
         ).where(memories.c.tenant_id == tenant_id, memories.c.memory_id == memory_id)
         await connection.execute(insert(memories).from_select([column.name for column in stored], source))
-        await self.update(connection, tenant_id, version_id, {"valid_to": at}, now)
 
     async def update(
         self,
@@ -427,4 +456,6 @@ def _row(memory: Memory, slots: Sequence[str]) -> dict[str, Any]:
         "place": memory.place,
         "quote": memory.quote,
         "proof_count": memory.proof_count,
+        "is_set_right": memory.is_set_right,
+        "told_at": list(memory.told_at),
     }

@@ -51,6 +51,7 @@ FIELDS = (
     "place",
     "quote",
     "proof_count",
+    "is_set_right",
 )
 """The columns of a memory, in the order in which its value has them."""
 
@@ -191,12 +192,13 @@ def that_hold(found: str) -> str:
 
 
 @cache
-def nearest(space: StoredSpace, *, is_replaced: bool = False, graph: int = 0) -> str:
-    """For each draft ($4 types, $5 vectors) the $6 nearest memories of its type that hold at $3, or that were replaced,
-    with a cosine of at least $7; of user $2 of tenant $1. With a number by the user's graph, under GRAPH_SETTINGS."""
+def nearest(space: StoredSpace, *, is_over: bool = False, graph: int = 0) -> str:
+    """For each draft ($4 types, $5 vectors) the $6 nearest memories of its type that hold at $3 or later, or that were
+    replaced or are over by then, with a cosine of at least $7; of user $2 of tenant $1. With a number by the user's
+    graph, under GRAPH_SETTINGS."""
     state = "n.superseded_by IS NULL AND (n.valid_to IS NULL OR n.valid_to > $3::timestamptz)"
-    if is_replaced:
-        state = "n.superseded_by IS NOT NULL"
+    if is_over:
+        state = f"NOT ({state})"
     wanted = f"""n.tenant_id = $1::text AND n.user_id = $2::text AND n.type = draft.type AND n.version_of IS NULL
       AND {state} AND (n.expires_at IS NULL OR n.expires_at > $3::timestamptz)"""
     of_user = "v.tenant_id = $1::text AND v.user_id = $2::text"
@@ -212,7 +214,7 @@ WITH draft AS MATERIALIZED (
     SELECT type, ordinal, in_space(vector::vector, $1::text, {space.number}, 'serving')::{space.column_type} AS vector
     FROM unnest($4::text[], $5::text[]) WITH ORDINALITY AS draft(type, vector, ordinal)
 )
-SELECT {MEMORY}, near.cosine, draft.ordinal
+SELECT {MEMORY}, m.told_at, near.cosine, draft.ordinal
 FROM draft
 CROSS JOIN LATERAL (
     SELECT v.memory_id, 1 - (v.embedding <=> draft.vector) AS cosine

@@ -72,7 +72,10 @@ FROM recalls r
 CROSS JOIN LATERAL jsonb_array_elements(r.shown) AS told(item)
 CROSS JOIN LATERAL (
     SELECT content FROM memories m
-    WHERE m.tenant_id = r.tenant_id AND m.user_id = r.user_id AND m.memory_id = (told.item ->> 'id')::uuid LIMIT 1
+    WHERE m.tenant_id = r.tenant_id AND m.user_id = r.user_id AND m.memory_id = (told.item ->> 'id')::uuid
+      AND m.version_of IS NULL AND m.superseded_by IS NULL AND (m.valid_to IS NULL OR m.valid_to > :now)
+      AND (m.expires_at IS NULL OR m.expires_at > :now)
+    LIMIT 1
 ) AS m
 WHERE r.tenant_id = :tenant_id AND r.user_id = :user_id AND r.asked_at >= :since
 """)
@@ -144,10 +147,11 @@ class RecallStore:
         return (await connection.execute(query)).scalar_one()
 
     async def contents_since(
-        self, connection: AsyncConnection, tenant_id: str, user_id: str, since: datetime
+        self, connection: AsyncConnection, tenant_id: str, user_id: str, since: datetime, now: datetime
     ) -> list[str]:
-        """What the memories say that were recalled for a user since a moment."""
-        arguments = {"tenant_id": tenant_id, "user_id": user_id, "since": since}
+        """What the memories say that were recalled for a user since a moment and are live now: whoever says what is
+        over says something new."""
+        arguments = {"tenant_id": tenant_id, "user_id": user_id, "since": since, "now": now}
         return list((await connection.execute(_CONTENTS, arguments)).scalars())
 
     async def delete_old(self, connection: AsyncConnection, tenant_id: str, before: datetime, count: int) -> int:

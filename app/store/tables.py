@@ -155,6 +155,8 @@ memories = Table(
     Column("known_from", Moment),
     Column("ended_at", ARRAY(Moment), nullable=False, server_default=text("'{}'::timestamptz[]")),
     Column("told_to", ARRAY(Moment), nullable=False, server_default=text("'{}'::timestamptz[]")),
+    Column("is_set_right", Boolean, nullable=False, server_default=text("false")),
+    Column("told_at", ARRAY(Moment), nullable=False, server_default=text("'{}'::timestamptz[]")),
     Column("terms", ARRAY(Text), Computed(TERMS, persisted=True)),
     CheckConstraint("confidence >= 0 AND confidence <= 1", name="confidence"),
     _user_key(),
@@ -181,7 +183,8 @@ memories = Table(
 """Their vectors are in the tables of each space (`app.store.space_tables`). `place` says where in which conversation
 a memory was said (`app.domain.places`); NULL where it stands alone. `known_from`: since when it is known as it is,
 NULL since `created_at`. At each moment of `ended_at` its `valid_to` was changed; before, it was the value beside it in
-`told_to`."""
+`told_to`. `told_at`: the moments after `valid_from` of which it was told again that it holds, in order.
+`is_set_right`: by the user."""
 
 memory_words = Table(
     "memory_words",

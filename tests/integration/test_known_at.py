@@ -79,6 +79,34 @@ async def test_an_end_that_is_moved_twice(services: Services, tenant: str, clock
     assert await homes(services, tenant, as_of=MARCH + A_WEEK, known_at=june + A_WEEK) == ["I live in Paris"]
 
 
+async def test_a_beginning_that_is_learned_later(services: Services, tenant: str, clock: SetClock) -> None:
+    """Learned in June: Paris since March. In July: since January. In June nobody knew of February."""
+    june, july, later = (datetime(2025, month, 1, tzinfo=UTC) for month in (6, 7, 8))
+    first = await learn(services, tenant, clock, june, "I live in Paris", MARCH)
+    assert await learn(services, tenant, clock, july, "I live in Paris", JANUARY) == first
+    clock.moment = later
+    assert await homes(services, tenant) == ["I live in Paris"]
+    assert await homes(services, tenant, as_of=FEBRUARY) == ["I live in Paris"]
+    assert await homes(services, tenant, as_of=FEBRUARY, known_at=june + A_WEEK) == []
+    assert await homes(services, tenant, as_of=MARCH, known_at=june + A_WEEK) == ["I live in Paris"]
+    assert (await services.memories.get(tenant, first)).valid_from == JANUARY
+
+
+async def test_a_time_away_that_is_learned_later(services: Services, tenant: str, clock: SetClock) -> None:
+    """Learned in June and July: Paris in January and in March. In August: Lyon in between."""
+    june, july, august, later = (datetime(2025, month, 1, tzinfo=UTC) for month in (6, 7, 8, 9))
+    middle = FEBRUARY + A_WEEK
+    paris = await learn(services, tenant, clock, june, "I live in Paris", JANUARY)
+    assert await learn(services, tenant, clock, july, "I live in Paris", MARCH) == paris
+    await learn(services, tenant, clock, august, "I live in Lyon", FEBRUARY)
+    clock.moment = later
+    for at, home in ((JANUARY + A_WEEK, "Paris"), (middle, "Lyon"), (MARCH + A_WEEK, "Paris"), (later, "Paris")):
+        assert await homes(services, tenant, as_of=at) == [f"I live in {home}"]
+        assert await homes(services, tenant, as_of=at, known_at=july + A_WEEK) == ["I live in Paris"]
+    held = await services.memories.get(tenant, paris)
+    assert (held.superseded_by, held.valid_from, held.valid_to) == (None, MARCH, None)
+
+
 async def test_what_a_memory_said_before_it_was_changed(services: Services, tenant: str, clock: SetClock) -> None:
     """A change of wording: before it the old one was believed to hold; of the past it is still."""
     june, july, later = (datetime(2025, month, 1, tzinfo=UTC) for month in (6, 7, 8))

@@ -1,8 +1,9 @@
 """Memories on the real database and model: nothing half done, nothing twice, nothing lost of what was once true."""
 
 import asyncio
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from itertools import pairwise
+from itertools import pairwise, permutations
 from uuid import uuid4
 
 import pytest
@@ -231,6 +232,37 @@ async def test_facts_may_arrive_in_any_order(
         assert await found(services, tenant, "u", "where do I live", days_ago(since - 15)) == [f"I live in {city}"]
     assert await found(services, tenant, "u", "where do I live") == ["I live in Berlin"]
     assert await found(services, tenant, "u", "where do I live", days_ago(100)) == []
+
+
+@pytest.mark.parametrize("way", ["one by one", "at once", "side by side"])
+async def test_away_and_back_in_any_order(services: Services, tenant: str, way: str) -> None:
+    """A city one lived in twice is told three times, in every order: each moment has the city of that time."""
+    told = [("Paris", 90), ("Tokyo", 60), ("Paris", 30)]
+    for number, order in enumerate(permutations(told)):
+        user = f"u{number}"
+        drafts = [Draft(MemoryType.PROFILE, f"I live in {city}", valid_from=days_ago(days)) for city, days in order]
+        if way == "side by side":
+            await asyncio.gather(*(services.memories.add(tenant, user, [draft]) for draft in drafts))
+        else:
+            for batch in [drafts] if way == "at once" else [[draft] for draft in drafts]:
+                await services.memories.add(tenant, user, batch)
+        for city, days in told:
+            assert await found(services, tenant, user, "where do I live", days_ago(days - 5)) == [f"I live in {city}"]
+        assert await found(services, tenant, user, "where do I live") == ["I live in Paris"]
+        assert await found(services, tenant, user, "where do I live", days_ago(100)) == []
+
+
+async def test_a_period_of_its_own_is_not_swallowed(services: Services, tenant: str) -> None:
+    """A stay that was over before the one that holds stays a stay of its own, told before it or after; of moments in
+    between nothing is known."""
+    early = Draft(MemoryType.PROFILE, "I live in Paris", valid_from=days_ago(90), valid_to=days_ago(60))
+    late = Draft(MemoryType.PROFILE, "I live in Paris", valid_from=days_ago(30))
+    for user, drafts in (("u", [late, early]), ("v", [early, late])):
+        for draft in drafts:
+            assert (await services.memories.add(tenant, user, [draft])).deduplicated == 0
+        await services.memories.add(tenant, user, [replace(early, valid_from=days_ago(80))])
+        for days, known in ((10, 1), (45, 0), (70, 1), (95, 0)):
+            assert len(await found(services, tenant, user, "where do I live", days_ago(days))) == known
 
 
 async def test_a_change_keeps_the_old_version(services: Services, tenant: str) -> None:

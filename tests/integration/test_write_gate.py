@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from uuid import uuid4
 
 import pytest
@@ -82,8 +82,7 @@ async def test_an_echo_of_what_was_recalled_is_no_proof(services: Services, tena
     await services.memories.add(tenant, USER, [Draft(MemoryType.PREFERENCE, "I like green tea")])
     await services.turns.take(tenant, USER, utterances("I like green tea."), "one")
     assert (await held(services, tenant))["I like green tea"].proof_count == 2
-    await services.ranking.search(tenant, USER, SearchRequest("what do I drink?"))
-    await services.recalls.log.aclose()
+    await recalled(services, tenant, "what do I drink?")
     before = counted("recalled")
     await services.turns.take(tenant, USER, utterances("I like green tea."), "two")
     assert counted("recalled") == before + 1
@@ -97,6 +96,80 @@ async def test_chats_pass_the_same_gate(services: Services, tenant: str) -> None
     assert set(await held(services, tenant)) == {"I work as a nurse"}
     assert [each.content for each in await services.gate.page(tenant, USER)] == ["I like it"]
     assert [each.content for each in await services.gate.page(tenant, "nobody yet")] == ["I like it"]
+
+
+async def recalled(services: Services, tenant: str, query: str) -> None:
+    """Have what a search finds written down as recalled."""
+    await services.ranking.search(tenant, USER, SearchRequest(query))
+    await services.recalls.log.aclose()
+
+
+@pytest.mark.parametrize("is_at_once", [False, True], ids=["one by one", "at once"])
+async def test_what_was_recalled_and_is_over_is_news(services: Services, tenant: str, is_at_once: bool) -> None:
+    """Whoever says again what a later memory replaced since takes that back; it is no echo."""
+    paris, lyon = (Draft(MemoryType.PROFILE, f"I live in {city}") for city in ("Paris", "Lyon"))
+    await services.memories.add(tenant, USER, [replace(paris, valid_from=AT)])
+    await recalled(services, tenant, "where do I live?")
+    now = datetime.now(UTC)
+    told = [
+        Utterance("user", f"{each.content}.", now - timedelta(seconds=ago)) for each, ago in ((lyon, 9), (paris, 8))
+    ]
+    for number, batch in enumerate([told] if is_at_once else [[each] for each in told]):
+        await services.turns.take(tenant, USER, batch, f"session {number}")
+    current = [each for each in (await held(services, tenant)).values() if each.superseded_by is None]
+    assert [each.content for each in current] == ["I live in Paris"]
+
+
+CORRECTION = "Sorry, I meant Lyon, not Paris."
+
+
+async def test_what_is_set_right_replaces_what_was_wrong(services: Services, tenant: str) -> None:
+    """Whatever attribute it is of; it points to the turn that says so, and what has the word in it by chance stays."""
+    told = utterances("I use Java for servers.", "I prefer JavaScript.", "I meant Kotlin, not Java.")
+    taken = await services.turns.take(tenant, USER, told, "one")
+    assert taken.superseded == 1
+    kept = await held(services, tenant)
+    assert set(kept) == {"I use Kotlin for servers", "I prefer JavaScript"}
+    right = kept["I use Kotlin for servers"]
+    assert (right.source, right.quote, right.is_set_right) == ("turn:one:3", "I meant Kotlin, not Java.", True)
+
+
+async def test_a_correction_passes_the_gate(services: Services, tenant: str) -> None:
+    """Where it makes a statement that says nothing, it is set apart."""
+    told = utterances("I like hiking.", "I meant it, not hiking.")
+    taken = await services.turns.take(tenant, USER, told, "one")
+    assert (taken.superseded, taken.set_apart) == (0, 1)
+    assert set(await held(services, tenant)) == {"I like hiking"}
+
+
+async def test_chats_set_right_too(services: Services, tenant: str) -> None:
+    remembering = Remembering(services.memories, services.gate)
+    await remembering.remember(tenant, USER, [Turn("user", "I live in Paris.")])
+    await remembering.remember(tenant, USER, [Turn("user", CORRECTION)])
+    kept = await held(services, tenant)
+    assert set(kept) == {"I live in Lyon"}
+    assert kept["I live in Lyon"].quote == CORRECTION
+
+
+@pytest.mark.parametrize("way", ["corrected", "changed"])
+async def test_what_is_inferred_stands_back_behind_what_was_set_right(
+    services: Services, tenant: str, way: str
+) -> None:
+    """A model that guesses the wrong home again does not bring it back; the user who says so does."""
+    await services.turns.take(tenant, USER, utterances("I live in Paris."), "one")
+    if way == "corrected":
+        await services.turns.take(tenant, USER, utterances(CORRECTION), "two")
+    else:
+        home = (await held(services, tenant))["I live in Paris"]
+        await services.memories.update(tenant, home.memory_id, {"content": "I live in Lyon"})
+    later = [replace(each, said_at=datetime.now(UTC)) for each in utterances("Paris again, home at last.")]
+    guessed = FindingSLM(Stated(0, MemoryType.PROFILE, "I live in Paris", "Paris again, home at last", 0.7))
+    taken = await TurnService(services.memories, services.gate, guessed).take(tenant, USER, later, "three")
+    assert (taken.memories, taken.superseded) == (1, 0)
+    assert set(await held(services, tenant)) == {"I live in Lyon"}
+    moved = [replace(each, said_at=datetime.now(UTC)) for each in utterances("I moved to Berlin.")]
+    await services.turns.take(tenant, USER, moved, "four")
+    assert set(await held(services, tenant)) == {"I moved to Berlin"}
 
 
 class FindingSLM(BrokenSLM):
@@ -149,6 +222,28 @@ async def test_a_model_that_reads_both_may_know_better(
     slm = FindingSLM(Stated(0, MemoryType.ARTIFACT, "I run several pastry shops", "Two bakeries keep me going", 0.9))
     await TurnService(services.memories, gate, slm).take(tenant, USER, utterances("Two bakeries keep me going."), "one")
     assert bool(await held(services, tenant)) == is_kept
+
+
+@pytest.mark.parametrize(("relevance", "is_kept"), [(0.2, True), (0.01, False), (None, True)])
+async def test_a_model_that_reads_both_may_find_nothing_of_it(
+    services: Services, tenant: str, relevance: float | None, is_kept: bool
+) -> None:
+    gate = replace(services.gate, reranker=Judge(relevance))
+    slm = FindingSLM(Stated(0, MemoryType.ARTIFACT, "I run two bakeries", "Two bakeries keep me running", 0.9))
+    await TurnService(services.memories, gate, slm).take(tenant, USER, utterances("Two bakeries keep me running."), "x")
+    assert bool(await held(services, tenant)) == is_kept
+
+
+async def test_a_statement_may_rest_on_the_turns_before_its_batch(services: Services, tenant: str) -> None:
+    """The last three of its conversation, and of no other."""
+    await services.turns.take(tenant, USER, utterances("Porto, as ever.", "I bake.", "All day.", "And more."), "one")
+    stated = Stated(0, MemoryType.ARTIFACT, "I opened my second bakery in Porto", "the second bakery is open", 0.9)
+    service = TurnService(services.memories, services.gate, FindingSLM(stated))
+    said = utterances("Well, the second bakery is open.")
+    for session, turn in (("two", 4), ("one", 5)):
+        assert (await service.take(tenant, USER, said, session, turn)).set_apart == 1
+    await services.turns.take(tenant, USER, utterances("It is in Porto, of course."), "three", 1)
+    assert (await service.take(tenant, USER, said, "three", 2)).set_apart == 0
 
 
 async def test_without_the_model_rules_find_what_they_can(services: Services, tenant: str) -> None:

@@ -48,6 +48,15 @@ def test_what_a_newer_one_contradicts_ends_where_that_begins() -> None:
     ]
 
 
+def test_what_was_told_again_since_goes_on() -> None:
+    """What lies between two moments of which the same was told ends at the second."""
+    paris = memory(1, "I live in Paris", 90, told_at=(NOW - timedelta(days=30),))
+    found = consolidate([paris, memory(2, "I live in Lyon", 60)], vectors([1, 0.1], [1, 0.2]), NOW)
+    assert [(each.memory_id.int, each.valid_to, each.superseded_by) for each in found.ended] == [
+        (2, NOW - timedelta(days=30), paris.memory_id)
+    ]
+
+
 def test_what_happened_and_what_is_about_something_else_is_left_alone() -> None:
     held = [
         memory(1, "I like tea", 90, MemoryType.PREFERENCE),

@@ -1,5 +1,6 @@
 """Which attribute of a person a sentence tells, what a correction sets right, and which memory is outdated."""
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
@@ -91,13 +92,81 @@ def test_a_correction_names_both(text: str) -> None:
     assert correction_in(text) == Correction("Paris", "Lyon")
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "I like tea, not coffee but juice",
+        "I live in Paris, not London but close to it",
+        "I live in Paris, not London, it's great",
+        "Not bad but ok",
+        "Not bad, it's ok",
+        "The problem is not Python, it's Docker",
+        "It's not raining, it's snowing",
+        "It's actually fun, not boring",
+        "I said hello and it's fine",
+        "I meant to call her, not to write",
+    ],
+)
+def test_what_sets_nothing_right(text: str) -> None:
+    """Contrasts are no corrections."""
+    assert correction_in(text) is None
+
+
+def test_a_correction_of_several_words() -> None:
+    assert correction_in("Oops, I said Paris earlier, I meant New York.") == Correction("Paris", "New York")
+    assert correction_in("I meant oat milk, not soy milk.") == Correction("soy milk", "oat milk")
+
+
+def set_right(old: str, new: str, known: list[Memory]) -> Draft | None:
+    return corrected(Correction(old, new), known, f"I meant {new}, not {old}", NOW, "turn")
+
+
 def test_a_correction_says_the_fact_anew() -> None:
-    """The corrected fact holds from when the wrong one was taken to; what was said stays as it was said."""
+    """The corrected fact holds from when the wrong one was taken to, and is told of now; its quote is the correction;
+    what was said stays as it was said."""
     known = [memory(1, "I live in Paris", 5, MemoryType.HISTORY), memory(2, "I live in Paris", 5)]
-    draft = corrected(Correction("Paris", "Lyon"), known, "turn")
+    draft = set_right("Paris", "Lyon", known)
     assert draft is not None
-    assert (draft.content, draft.valid_from) == ("I live in Lyon", NOW - 5 * DAY)
-    assert corrected(Correction("Rome", "Lyon"), known, "turn") is None
+    assert (draft.content, draft.valid_from, draft.also_at) == ("I live in Lyon", NOW - 5 * DAY, (NOW,))
+    assert (draft.quote, draft.source, draft.replaces) == ("I meant Lyon, not Paris", "turn", UUID(int=2))
+    assert set_right("Rome", "Lyon", known) is None
+
+
+def test_a_correction_touches_whole_words_only() -> None:
+    """A part of a word is another word."""
+    assert set_right("Java", "Kotlin", [memory(1, "I prefer JavaScript", 1, MemoryType.PREFERENCE)]) is None
+    assert set_right("Al", "Ben", [memory(1, "I always drink Alpine tea", 1, MemoryType.PREFERENCE)]) is None
+    assert set_right("C", "Go", [memory(1, "I write C++ and C#", 1, MemoryType.PREFERENCE)]) is None
+    draft = set_right("C++", "Rust", [memory(1, "I write C++, mostly", 1, MemoryType.PREFERENCE)])
+    assert draft is not None
+    assert draft.content == "I write Rust, mostly"
+
+
+def test_a_correction_touches_what_was_just_told() -> None:
+    """Of what was told long before only an attribute whose value it names; of several the last; never what is told of
+    later."""
+    assert set_right("tea", "mate", [memory(1, "I like tea", 60, MemoryType.PREFERENCE)]) is None
+    draft = set_right("Paris", "Lyon", [memory(1, "I live in Paris", 60)])
+    assert draft is not None
+    draft = set_right("tea", "mate", [memory(1, "I like tea", 9), memory(2, "I drink tea", 2), memory(3, "tea!", -1)])
+    assert draft is not None
+    assert draft.replaces == UUID(int=2)
+
+
+def test_what_is_inferred_does_not_overrule_what_was_set_right() -> None:
+    """Not after a correction, and it is what the user says themselves that does."""
+    lyon = replace(memory(1, "I live in Lyon", 5), is_set_right=True)
+    said = Utterance("user", "x", NOW)
+
+    def decided(content: str, quote: str, home: Memory = lyon) -> str:
+        draft = draft_of_statement(Stated(0, MemoryType.PROFILE, content, quote, 0.7), said, "s", 1)
+        return resolve(draft, NOW, [Neighbour(home, 0.6)]).action
+
+    assert decided("I live in Paris", "Paris again today, as ever") == "overruled"
+    assert decided("I live in Paris", "Paris again today, as ever", memory(1, "I live in Lyon", 5)) == "supersede"
+    assert decided("I live in Paris", "I moved to Paris") == "supersede"
+    assert decided("I live in Paris (2026-01-10)", "I live in Paris") == "supersede"
+    assert decided("I live in Lyon", "Lyon again today, as ever") == "merge"
 
 
 def test_a_turn_is_kept_and_what_it_tells_beside_it() -> None:
