@@ -197,6 +197,13 @@ def told_again(held: Memory, again: Draft, now: datetime, times: int = 1) -> Mem
     )
 
 
+def says_so_still(then: Memory, current: Memory, now: datetime) -> bool:
+    """Whether what a memory said then is true now; worded anew since, it is until the new wording holds."""
+    if (then.type, then.content) == (current.type, current.content):
+        return current.is_valid_at(now)
+    return then.is_valid_at(now) and now < current.valid_from
+
+
 def replaced_by(old: Memory, by: Memory) -> Memory:
     """A memory that another one replaces from the moment that one is true."""
     return replace(old, superseded_by=by.memory_id, valid_to=earlier(old.valid_to, by.valid_from))

@@ -159,7 +159,16 @@ class RankingService:
             [shown_of(each) for each in found.ranked],
             space=found.space,
             is_degraded=is_degraded,
-            asked=asked_of(request.limit, request.types, request.tags, weights, query.fusion, is_reranked=is_reranked),
+            asked=asked_of(
+                request.limit,
+                request.types,
+                request.tags,
+                weights,
+                query.fusion,
+                is_reranked=is_reranked,
+                token_budget=request.token_budget,
+                known_at=request.known_at,
+            ),
             as_of=at,
         )
         return replace(found, recall_id=recall_id)

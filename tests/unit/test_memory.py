@@ -3,12 +3,22 @@
 The cosines are those of all-MiniLM-L6-v2, to two places.
 """
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
 import pytest
 
-from app.domain.memory import Draft, Memory, MemoryType, Neighbour, Resolution, merged_confidence, resolve
+from app.domain.memory import (
+    Draft,
+    Memory,
+    MemoryType,
+    Neighbour,
+    Resolution,
+    merged_confidence,
+    resolve,
+    says_so_still,
+)
 from app.domain.statements import CONFLICT_COSINE, NEAR_DUPLICATE_COSINE
 from tests.statements import contradiction, differing_detail, is_duplicate
 
@@ -196,6 +206,15 @@ def test_a_memory_holds_from_its_beginning_to_just_before_its_end() -> None:
     assert not held.is_valid_at(NOW - timedelta(microseconds=1))
     assert held.is_valid_at(NOW)
     assert not held.is_valid_at(NOW + DAY)
+
+
+def test_what_a_memory_said_is_true_until_its_new_wording_holds() -> None:
+    then = memory("I live in Paris", MemoryType.PROFILE)
+    assert says_so_still(then, then, NOW)
+    assert not says_so_still(then, replace(then, valid_to=NOW), NOW)
+    assert not says_so_still(then, replace(then, content="I live in Lyon", valid_from=NOW), NOW)
+    assert says_so_still(then, replace(then, content="I live in Lyon", valid_from=NOW + DAY), NOW)
+    assert says_so_still(replace(then, tags=("old",)), then, NOW)
 
 
 def test_hearing_a_fact_again_makes_it_surer() -> None:

@@ -611,6 +611,7 @@ class ReceiptItem:
     age_days: float | None
     confidence: float | None
     cosine: float | None
+    current: MemoryOut | None = None
     id: str
     is_helpful: bool | None
     is_valid: bool | None

@@ -2373,6 +2373,8 @@ export interface components {
             confidence: number | null;
             /** Cosine */
             cosine: number | null;
+            /** @description As it is now; null where it was deleted. */
+            current?: components["schemas"]["MemoryOut"] | null;
             /**
              * Id
              * Format: uuid
@@ -2385,14 +2387,14 @@ export interface components {
             is_helpful: boolean | null;
             /**
              * Is Valid
-             * @description Whether it is true now.
+             * @description Whether what was shown is true now.
              */
             is_valid: boolean | null;
-            /** @description As it is now; null where it was deleted. */
+            /** @description As it was known when it was shown: of one changed since, the earlier version, which has an id of its own; null where it was deleted. */
             memory: components["schemas"]["MemoryOut"] | null;
             /**
              * Quote
-             * @description The words that tell it: its own, where it was told as it is.
+             * @description The words that told it then: its own, where it was told as it is.
              */
             quote: string | null;
             /** Recency */
