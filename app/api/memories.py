@@ -234,6 +234,7 @@ def search_out(found: Found) -> schemas.SearchOut:
         space=found.space,
         degraded=found.is_degraded,
         recall_id=found.recall_id,
+        left_out=found.left_out,
     )
 
 

@@ -494,7 +494,9 @@ class SearchIn(Request):
     )
     weights: WeightsIn | None = None
     token_budget: Annotated[int, Field(ge=1, le=1_000_000), WHOLE] | None = Field(
-        None, description="Most tokens of all contents together; a memory that does not fit is left out whole."
+        None,
+        description="Most tokens of all contents together; a memory that does not fit is left out whole. Absent: only "
+        "`limit` counts.",
     )
     rerank: bool | None = Field(
         None, description="Whether a model reorders the best ten; absent: where one that is good at it is set up."
@@ -531,6 +533,7 @@ class SearchOut(Response):
     recall_id: UUID | None = Field(
         None, description="Under which this can be looked at and replayed, where it is kept."
     )
+    left_out: int = Field(0, description="How many more there were, which `token_budget` had no room for.")
 
 
 class DeletedOut(Response):

@@ -95,6 +95,7 @@ async def test_a_recall_within_a_budget_is_done_again_within_it(services: Servic
     budget = services.ranking.tokenizer.count(whole.ranked[0].memory.content)
     found = await services.ranking.search(tenant, USER, SearchRequest("Where do I live?", 3, token_budget=budget))
     assert [item.memory for item in found.ranked] == [whole.ranked[0].memory]
+    assert (whole.left_out, found.left_out) == (0, 2)
     assert found.recall_id is not None
     replay = await services.recalls.replay(tenant, found.recall_id)
     assert replay.is_same

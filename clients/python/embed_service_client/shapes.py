@@ -506,6 +506,7 @@ class SearchOut:
     """Memories, best first; `degraded` when they were found by words alone."""
 
     degraded: bool
+    left_out: int = 0
     recall_id: str | None = None
     results: list[SearchResult]
     space: str

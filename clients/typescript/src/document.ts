@@ -2731,7 +2731,7 @@ export interface components {
             tags?: string[] | null;
             /**
              * Token Budget
-             * @description Most tokens of all contents together; a memory that does not fit is left out whole.
+             * @description Most tokens of all contents together; a memory that does not fit is left out whole. Absent: only `limit` counts.
              */
             token_budget?: number | null;
             /** Types */
@@ -2747,6 +2747,12 @@ export interface components {
         SearchOut: {
             /** Degraded */
             degraded: boolean;
+            /**
+             * Left Out
+             * @description How many more there were, which `token_budget` had no room for.
+             * @default 0
+             */
+            left_out?: number;
             /**
              * Recall Id
              * @description Under which this can be looked at and replayed, where it is kept.
