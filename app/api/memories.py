@@ -257,8 +257,9 @@ def memory_out(memory: Memory) -> schemas.MemoryOut:
         session=memory.session,
         turn=memory.turn,
         speaker=memory.speaker,
-        quote=memory.quote,
+        quote=memory.told_as,
         proof_count=memory.proof_count,
+        evidence=[schemas.EvidenceOut(source=each.source, quote=each.quote) for each in memory.evidence],
     )
 
 

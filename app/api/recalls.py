@@ -126,7 +126,7 @@ def _item_out(
         redundancy=shown.get("redundancy"),
         memory=None if memory is None else memory_out(memory),
         current=None if current is None else memory_out(current),
-        quote=None if memory is None else memory.quote or memory.content,
+        quote=None if memory is None else memory.told_as or memory.content,
         age_days=age,
         is_valid=None if memory is None or current is None else says_so_still(memory, current, now),
         is_helpful=None if recall.helpful is None else shown["id"] in recall.helpful,

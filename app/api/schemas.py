@@ -419,6 +419,13 @@ class AddedOut(Response):
     superseded: list[UUID]
 
 
+class EvidenceOut(Response):
+    """One telling of a memory."""
+
+    source: str = Field(description="Where it is from; `turn:SESSION:TURN` is a turn that was ingested.")
+    quote: str | None = Field(description="The words that tell it, where they are known.")
+
+
 class MemoryOut(Response):
     """A memory."""
 
@@ -440,6 +447,7 @@ class MemoryOut(Response):
     speaker: str | None = None
     quote: str | None = Field(None, description="The words that tell it, where it was made of what somebody said.")
     proof_count: int = Field(1, description="How often it was told.")
+    evidence: list[EvidenceOut] = Field([], description="What tells it, oldest first: the first, and the latest 16.")
 
 
 class PageOut(Response):

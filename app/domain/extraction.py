@@ -40,7 +40,8 @@ def facts_in(text: str) -> list[Fact]:
 
 
 def statements_in(text: str, source: str) -> list[Draft]:
-    """Memories for what `text` states in the first person, in order; questions and fragments give none."""
+    """Memories for what `text` states in the first person, each with the sentence that says so, in order; questions and
+    fragments give none."""
     drafts: list[Draft] = []
     for match in _SENTENCE.finditer(text):
         sentence = " ".join(match.group().split())
@@ -48,10 +49,10 @@ def statements_in(text: str, source: str) -> list[Draft]:
         if following == "?" or not MIN_WORDS <= len(sentence.split()) <= MAX_WORDS:
             continue
         if fact_in(sentence) is not None:
-            drafts.append(Draft(MemoryType.PROFILE, sentence, FACT_CONFIDENCE, source=source))
+            drafts.append(Draft(MemoryType.PROFILE, sentence, FACT_CONFIDENCE, source=source, quote=sentence))
             continue
         for kind, pattern, confidence in _STATEMENTS:
             if pattern.search(sentence):
-                drafts.append(Draft(kind, sentence, confidence, source=source))
+                drafts.append(Draft(kind, sentence, confidence, source=source, quote=sentence))
                 break
     return drafts

@@ -48,6 +48,19 @@ STATES = frozenset(
 (HISTORY) and what exists (ARTIFACT) stay true beside one another."""
 
 
+MAX_EVIDENCE = 16
+"""Most tellings of a memory that are kept beside the first: the latest."""
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """One telling of a memory: where it is from (`turn:SESSION:TURN` for a turn of a conversation), and the words that
+    tell it, where they are known."""
+
+    source: str
+    quote: str | None = None
+
+
 @dataclass(frozen=True)
 class Memory:
     """One remembered fact. All moments are aware and in UTC."""
@@ -75,6 +88,18 @@ class Memory:
     """The words that tell it, where it was made of what somebody said."""
     proof_count: int = 1
     """How often it was told."""
+    later_evidence: tuple[Evidence, ...] = ()
+    """What told it after the first, oldest first."""
+
+    @property
+    def evidence(self) -> tuple[Evidence, ...]:
+        """What tells it, oldest first."""
+        return (Evidence(self.source, self.quote), *self.later_evidence)
+
+    @property
+    def told_as(self) -> str | None:
+        """The words that tell it, those that were known first; None where none are."""
+        return next((each.quote for each in self.evidence if each.quote), None)
 
     def is_valid_at(self, moment: datetime) -> bool:
         """Whether the fact held, and had not expired, at `moment`."""
@@ -183,13 +208,18 @@ def merged_confidence(held: float, again: float) -> float:
     return min(1.0, max(held, again) + 0.25 * min(held, again) * (1.0 - max(held, again)))
 
 
-def told_again(held: Memory, again: Draft, now: datetime, times: int = 1) -> Memory:
-    """A memory after the same was told again, so many `times`: surer, oftener, and for as long as either."""
+def told_again(
+    held: Memory, again: Draft, now: datetime, times: int = 1, evidence: Sequence[Evidence] | None = None
+) -> Memory:
+    """A memory after the same was told again, so many `times`: surer, oftener, and for as long as either, with the
+    `evidence` (None: the draft) beside its own."""
+    told = evidence or [Evidence(again.source, again.quote)]
+    new = [each for each in dict.fromkeys(told) if each not in held.evidence]
     return replace(
         held,
         confidence=merged_confidence(held.confidence, again.confidence),
         proof_count=held.proof_count + times,
-        quote=held.quote or again.quote,
+        later_evidence=(*held.later_evidence, *new)[-MAX_EVIDENCE:],
         tags=tuple(dict.fromkeys((*held.tags, *again.tags))),
         expires_at=_later(held.expires_at, again.expires_at),
         valid_to=_later(held.valid_to, again.valid_to),

@@ -6,6 +6,7 @@ The turn itself is always kept, as HISTORY; what is derived from it is beside it
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from hashlib import blake2b
 from itertools import pairwise
 from uuid import UUID
 
@@ -119,8 +120,13 @@ def session_of(ingest_id: UUID) -> str:
 
 
 def source_of(session: str, turn: int) -> str:
-    """The source of what a turn tells: it names the turn."""
-    return f"turn:{session}:{turn}"[:MAX_SOURCE]
+    """The source of what a turn tells: it names the turn, and a session whose name is too long by its beginning and a
+    hash of the whole."""
+    source = f"turn:{session}:{turn}"
+    if len(source) <= MAX_SOURCE:
+        return source
+    ending = f"#{blake2b(session.encode(), digest_size=8).hexdigest()}:{turn}"
+    return f"{source[: MAX_SOURCE - len(ending)]}{ending}"
 
 
 def batches(said: Sequence[Utterance]) -> list[Sequence[Utterance]]:

@@ -25,7 +25,7 @@ from app.services.jobs.graphs import GraphService
 from app.services.spaces import Spaces, follows_switch
 from app.services.trial_spaces import TrialSpaces
 from app.store.engine import Database, Statements
-from app.store.memories import NEIGHBOURS, MemoryStore, SearchFilter
+from app.store.memories import NEIGHBOURS, MemoryStore, SearchFilter, later_evidence
 from app.store.spaces import SpaceStore
 from app.store.users import UserStore
 
@@ -303,7 +303,7 @@ def merge_values(memory: Memory) -> dict[str, Any]:
     return {
         "confidence": memory.confidence,
         "proof_count": memory.proof_count,
-        "quote": memory.quote,
+        **later_evidence(memory),
         "tags": list(memory.tags),
         "expires_at": memory.expires_at,
         "valid_to": memory.valid_to,

@@ -5,13 +5,11 @@ from dataclasses import dataclass
 from datetime import datetime
 
 import structlog
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.domain.errors import UserErased
 from app.domain.hypotheses import Turn
 from app.domain.remembering import drafts_of
 from app.services.gate import Candidate, GateService
-from app.services.memories import Added, MemoryService
 
 log = structlog.get_logger(__name__)
 
@@ -20,7 +18,6 @@ log = structlog.get_logger(__name__)
 class Remembering:
     """Remembers what users say in chats."""
 
-    memories: MemoryService
     gate: GateService
 
     async def remember(
@@ -32,13 +29,8 @@ class Remembering:
         candidates = [Candidate(draft, heard) for draft in drafts_of(messages)]
         if not candidates:
             return
-        passed = await self.gate.passed(tenant_id, user_id, candidates)
-
-        async def also(connection: AsyncConnection, _: Added) -> None:
-            await self.gate.set_apart(connection, tenant_id, user_id, passed, self.memories.clock.now())
-
         try:
-            added = await self.memories.add(tenant_id, user_id, passed.kept, known_since=known_since, within=also)
+            added, set_apart = await self.gate.remember(tenant_id, user_id, candidates, known_since=known_since)
         except UserErased:
             log.info("learning_dropped", reason="the user was erased meanwhile")
             return
@@ -46,5 +38,5 @@ class Remembering:
             "chat_remembered",
             memories=len(added.ids),
             deduplicated=added.deduplicated,
-            set_apart=len(passed.set_apart),
+            set_apart=set_apart,
         )

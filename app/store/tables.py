@@ -155,6 +155,8 @@ memories = Table(
     Column("known_from", Moment),
     Column("ended_at", ARRAY(Moment), nullable=False, server_default=text("'{}'::timestamptz[]")),
     Column("told_to", ARRAY(Moment), nullable=False, server_default=text("'{}'::timestamptz[]")),
+    Column("later_sources", ARRAY(Text), nullable=False, server_default=text("'{}'::text[]")),
+    Column("later_quotes", ARRAY(Text), nullable=False, server_default=text("'{}'::text[]")),
     Column("terms", ARRAY(Text), Computed(TERMS, persisted=True)),
     CheckConstraint("confidence >= 0 AND confidence <= 1", name="confidence"),
     _user_key(),

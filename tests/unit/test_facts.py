@@ -11,7 +11,17 @@ from app.domain.facts import Correction, Fact, correction_in, fact_in
 from app.domain.memory import Draft, Memory, MemoryType, Neighbour, resolve
 from app.domain.ranking import LATER, Candidate, newer_first, outdated
 from app.domain.times import asks_of_now
-from app.domain.turns import Stated, Utterance, corrected, draft_of, draft_of_statement, stated_in, with_facts
+from app.domain.turns import (
+    MAX_SOURCE,
+    Stated,
+    Utterance,
+    corrected,
+    draft_of,
+    draft_of_statement,
+    source_of,
+    stated_in,
+    with_facts,
+)
 
 NOW = datetime(2026, 1, 10, tzinfo=UTC)
 DAY = timedelta(days=1)
@@ -168,3 +178,13 @@ def test_questions_of_now(text: str) -> None:
 def test_other_questions(text: str) -> None:
     """The past, other people, and what is no question."""
     assert not asks_of_now(text)
+
+
+@pytest.mark.parametrize("length", [1, 100, 117, 118, 256])
+def test_a_source_names_its_turn_however_long_the_session_s_name_is(length: int) -> None:
+    """And another session that begins alike is another one."""
+    source = source_of("s" * length, 12345)
+    assert source.endswith(":12345")
+    assert len(source) <= MAX_SOURCE
+    assert source != source_of("s" * (length - 1) + "t", 12345)
+    assert source.startswith("turn:s")

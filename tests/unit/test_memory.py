@@ -10,7 +10,9 @@ from uuid import UUID
 import pytest
 
 from app.domain.memory import (
+    MAX_EVIDENCE,
     Draft,
+    Evidence,
     Memory,
     MemoryType,
     Neighbour,
@@ -18,6 +20,7 @@ from app.domain.memory import (
     merged_confidence,
     resolve,
     says_so_still,
+    told_again,
 )
 from app.domain.statements import CONFLICT_COSINE, NEAR_DUPLICATE_COSINE
 from tests.statements import contradiction, differing_detail, is_duplicate
@@ -215,6 +218,26 @@ def test_what_a_memory_said_is_true_until_its_new_wording_holds() -> None:
     assert not says_so_still(then, replace(then, content="I live in Lyon", valid_from=NOW), NOW)
     assert says_so_still(then, replace(then, content="I live in Lyon", valid_from=NOW + DAY), NOW)
     assert says_so_still(replace(then, tags=("old",)), then, NOW)
+
+
+def test_every_telling_of_a_memory_stays_with_it() -> None:
+    """Each once, the first for good, of the others the latest."""
+    first = replace(memory("I live in Lyon", MemoryType.PROFILE), source="turn:one:1", quote="I live in Lyon")
+
+    def told(held: Memory, source: str, quote: str | None) -> Memory:
+        return told_again(held, Draft(MemoryType.PROFILE, "I live in Lyon", source=source, quote=quote), NOW)
+
+    again = told(told(first, "turn:two:5", "Lyon is where I live"), "turn:two:5", "Lyon is where I live")
+    assert again.proof_count == 3
+    assert again.evidence == (Evidence("turn:one:1", first.quote), Evidence("turn:two:5", "Lyon is where I live"))
+    often = first
+    for number in range(MAX_EVIDENCE + 5):
+        often = told(often, f"turn:many:{number}", "I live in Lyon")
+    assert often.evidence[0] == Evidence("turn:one:1", first.quote)
+    assert len(often.later_evidence) == MAX_EVIDENCE
+    assert often.evidence[-1].source == f"turn:many:{MAX_EVIDENCE + 4}"
+    bare = told(replace(first, source="api", quote=None), "turn:two:5", "I live in Lyon")
+    assert (bare.quote, bare.told_as, bare.source) == (None, "I live in Lyon", "api")
 
 
 def test_hearing_a_fact_again_makes_it_surer() -> None:

@@ -408,12 +408,21 @@ class JobOut:
 
 
 @dataclass(frozen=True, kw_only=True)
+class EvidenceOut:
+    """One telling of a memory."""
+
+    quote: str | None
+    source: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class MemoryOut:
     """A memory."""
 
     confidence: float
     content: str
     created_at: datetime
+    evidence: list[EvidenceOut] = field(default_factory=list[EvidenceOut])
     expires_at: datetime | None
     id: str
     proof_count: int = 1

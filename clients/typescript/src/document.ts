@@ -1344,6 +1344,22 @@ export interface components {
             unsure_adapters?: string[];
         };
         /**
+         * EvidenceOut
+         * @description One telling of a memory.
+         */
+        EvidenceOut: {
+            /**
+             * Quote
+             * @description The words that tell it, where they are known.
+             */
+            quote: string | null;
+            /**
+             * Source
+             * @description Where it is from; `turn:SESSION:TURN` is a turn that was ingested.
+             */
+            source: string;
+        };
+        /**
          * ExecuteIn
          * @description What the user settled on.
          */
@@ -1818,6 +1834,12 @@ export interface components {
              * Format: date-time
              */
             created_at: string;
+            /**
+             * Evidence
+             * @description What tells it, oldest first: the first, and the latest 16.
+             * @default []
+             */
+            evidence?: components["schemas"]["EvidenceOut"][];
             /** Expires At */
             expires_at: string | null;
             /**
