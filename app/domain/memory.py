@@ -198,8 +198,17 @@ def _is_told_again(draft: Draft, said: Statement, held: Neighbour, parse: Callab
     said in two conversations was said twice."""
     memory, known = held.memory, parse(held.memory.content)
     if draft.type is MemoryType.HISTORY and (draft.session or memory.session):
-        return draft.session == memory.session and draft.speaker == memory.speaker and said.normal == known.normal
+        is_alike = draft.session == memory.session and draft.speaker == memory.speaker and said.normal == known.normal
+        return is_alike and _is_same_turn(draft, memory)
     return is_duplicate(said, known, held.cosine)
+
+
+def _is_same_turn(draft: Draft, memory: Memory) -> bool:
+    """Whether a draft is the turn that a memory is, by its number or its moment; where it has neither, nothing says
+    that it is another one."""
+    if draft.turn is None and draft.valid_from is None:
+        return True
+    return memory.turn == draft.turn or memory.valid_from == draft.valid_from
 
 
 def merged_confidence(held: float, again: float) -> float:

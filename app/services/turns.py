@@ -21,6 +21,7 @@ from app.domain.turns import (
     draft_of_statement,
     heard_before,
     is_worth_taking,
+    pieces_of,
     source_of,
     stated_in,
     with_facts,
@@ -113,6 +114,7 @@ class TurnService:
         turns, said = [turn for turn, _ in worth], [each for _, each in worth]
         passed_over = len(batch) - len(said)
         drafts = [draft_of(each, session, turn) for each, turn in zip(said, turns, strict=True)]
+        drafts += [piece for each, turn in zip(said, turns, strict=True) for piece in pieces_of(each, session, turn)]
         stated = [
             Candidate(
                 draft_of_statement(each, said[each.position], session, turns[each.position]),

@@ -1,4 +1,4 @@
-"""What else told a memory: the sources and the words of the tellings after the first.
+"""What else told a memory: the sources and the words of the tellings after the first; where an ingest begins.
 
 Revision ID: 0014
 Revises: 0013
@@ -17,12 +17,15 @@ NO_TEXTS = sa.text("'{}'::text[]")
 
 
 def upgrade() -> None:
-    """Add the columns; what was told before has its first telling alone."""
+    """Add the columns; what was told before has its first telling alone, an ingest goes on behind
+    the last turn."""
     for name in ("later_sources", "later_quotes"):
         op.add_column("memories", sa.Column(name, ARRAY(sa.Text()), server_default=NO_TEXTS, nullable=False))
+    op.add_column("ingests", sa.Column("first_turn", sa.Integer()))
 
 
 def downgrade() -> None:
-    """Forget the tellings after the first."""
+    """Forget both."""
+    op.drop_column("ingests", "first_turn")
     for name in ("later_quotes", "later_sources"):
         op.drop_column("memories", name)

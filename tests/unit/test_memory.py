@@ -200,6 +200,21 @@ def test_saying_it_again_wins_over_a_conflict_with_another() -> None:
     assert resolution == Resolution("merge", (UUID(int=1),), "duplicate")
 
 
+@pytest.mark.parametrize(
+    ("turn", "valid_from", "action"),
+    [(3, None, "merge"), (77, NOW, "add"), (77, NOW - DAY, "merge"), (None, NOW, "add"), (None, None, "merge")],
+    ids=["its number", "another turn", "its moment", "another moment", "nothing tells them apart"],
+)
+def test_a_turn_is_the_same_by_its_number_or_its_moment(
+    turn: int | None, valid_from: datetime | None, action: str
+) -> None:
+    held = replace(memory("Yes, I did.", MemoryType.HISTORY), session="talk", turn=3, speaker="user")
+    draft = Draft(MemoryType.HISTORY, "Yes, I did.", session="talk", turn=turn, speaker="user", valid_from=valid_from)
+    assert resolve(draft, valid_from or NOW, [Neighbour(held, 1.0)]).action == action
+    other = replace(draft, session="another")
+    assert resolve(other, valid_from or NOW, [Neighbour(held, 1.0)]).action == "add"
+
+
 def test_nothing_known_means_add() -> None:
     assert resolve(Draft(MemoryType.GOAL, "I want to run"), NOW, []) == Resolution("add")
 
