@@ -42,7 +42,7 @@ _PERISHABLE = re.compile(
     r"\b(?:i|we) (?:need|want|have|am going|'m going) to [^.]*\b(?:today|tonight|this (?:morning|afternoon|evening))\b",
     re.IGNORECASE,
 )
-_DATE = re.compile(r"\b(?:19|20)\d\d-\d\d(?:-\d\d)?\b")
+_DATE = re.compile(r"\b(?:19|20)\d\d-\d\d(?:-\d\d)?\b|\((?:19|20)\d\d\)")
 """A date that was worked out of `last week`: its numbers need not have been said."""
 
 

@@ -13,6 +13,7 @@ from uuid import UUID
 from app.domain.extraction import facts_in, statements_in
 from app.domain.facts import Correction, correction_in
 from app.domain.memory import Draft, Memory, MemoryType
+from app.domain.plans import plan_in
 from app.domain.remembering import is_made
 from app.domain.summaries import sentences
 from app.domain.times import dated
@@ -132,11 +133,19 @@ def _is_same(known: Utterance | None, said: Utterance) -> bool:
 def stated_in(said: Sequence[Utterance]) -> list[Stated]:
     """What users state by plain rules, sentence by sentence."""
     return [
-        Stated(position, each.type, dated(each.content, utterance.said_at), each.content, each.confidence)
+        Stated(position, each.type, _dated(each.content, utterance.said_at), each.content, each.confidence)
         for position, utterance in enumerate(said)
         if utterance.role == "user"
         for each in statements_in(utterance.content, "")
     ]
+
+
+def _dated(content: str, said_at: datetime) -> str:
+    """A statement with the date of what it tells; a day that returns has none of its own."""
+    plan = plan_in(content)
+    if plan is MemoryType.PROFILE:
+        return content
+    return dated(content, said_at, is_ahead=plan is not None)
 
 
 def with_facts(found: Sequence[Stated], by_rules: Sequence[Stated]) -> list[Stated]:

@@ -129,8 +129,8 @@ async def test_the_end_of_a_long_turn_is_found_by_its_meaning(services: Services
     """An embedding model reads the beginning of a text; what is behind that is remembered in pieces beside it."""
     talk = " ".join(f"The committee went over item {each} of its long agenda once more." for each in range(24))
     baking = (
-        "Afterwards my grandmother baked a cherry cake for everybody. She mixed flour, butter and sugar in a bowl. Then "
-        "the fruit went in, and it was in the oven for an hour. We ate it warm, with whipped cream on top."
+        "Afterwards my grandmother baked a cherry cake for everybody. She mixed flour, butter and sugar in a bowl. "
+        "Then the fruit went in, and it was in the oven for an hour. We ate it warm, with whipped cream on top."
     )
     long = f"{talk} {baking}"
     job = await services.ingest.begin(tenant, USER, said(long, "It rained all day.", "The bus was late."), "talk")
