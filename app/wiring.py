@@ -404,9 +404,7 @@ def build_services(
         auto_advance_confidence=settings.auto_advance_confidence,
         k_anonymity=settings.k_anonymity,
     )
-    choices = ChoiceService(
-        database, hypotheses, memories, personas, collector, user_store, hypothesis_store, deployments
-    )
+    choices = ChoiceService(database, hypotheses, gate, personas, collector, user_store, hypothesis_store, deployments)
     context = ContextService(
         database,
         ranking,
@@ -423,7 +421,7 @@ def build_services(
         budget_weights=settings.budget_weights,
     )
     feedback = FeedbackService(
-        database, personas, memories, hypotheses, collector, clock, user_store, hypothesis_store, deployments
+        database, personas, gate, hypotheses, collector, clock, user_store, hypothesis_store, deployments
     )
     ingest = build_ingest(database)
     return Services(
@@ -456,7 +454,7 @@ def build_services(
                 token_budget=settings.chat_token_budget,
             ),
             ClarifyingService(database, hypotheses, context, feedback, hypothesis_store),
-            Remembering(memories, gate),
+            Remembering(gate),
             afterwards,
             clock,
         ),

@@ -191,7 +191,7 @@ async def read_back(client: httpx.AsyncClient, user: str, turns: Sequence[str]) 
     said = sorted(
         (line["turn"], line["content"])
         for line in lines
-        if line["table"] == "memories" and line["type"] == "HISTORY" and line["version_of"] is None
+        if line["table"] == "memories" and line["source"].startswith("conversation:") and line["version_of"] is None
     )
     contents = [content for _, content in said]
     return Kept(

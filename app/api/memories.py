@@ -2,6 +2,7 @@
 
 import tempfile
 from collections.abc import Iterator
+from datetime import timedelta
 from typing import Annotated, Any
 
 from fastapi import Header, Query, Request
@@ -82,7 +83,11 @@ async def ingest_conversation(
 ) -> schemas.IngestedOut:
     """Hand in turns of a conversation: they are remembered in the background, in order, each once."""
     now = services.ingest.clock.now()
-    said = [Utterance(each.role, each.content, each.created_at or now, each.name) for each in body.messages]
+    said = [
+        # A moment of its own for each that came without one, in order.
+        Utterance(each.role, each.content, each.created_at or now + timedelta(microseconds=at), each.name)
+        for at, each in enumerate(body.messages)
+    ]
     return schemas.IngestedOut(
         job_id=await services.ingest.begin(caller.tenant_id, body.user_id, said, body.session, idempotency_key)
     )
@@ -234,6 +239,7 @@ def search_out(found: Found) -> schemas.SearchOut:
         space=found.space,
         degraded=found.is_degraded,
         recall_id=found.recall_id,
+        left_out=found.left_out,
     )
 
 
@@ -256,8 +262,9 @@ def memory_out(memory: Memory) -> schemas.MemoryOut:
         session=memory.session,
         turn=memory.turn,
         speaker=memory.speaker,
-        quote=memory.quote,
+        quote=memory.told_as,
         proof_count=memory.proof_count,
+        evidence=[schemas.EvidenceOut(source=each.source, quote=each.quote) for each in memory.evidence],
     )
 
 

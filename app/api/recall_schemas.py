@@ -21,10 +21,14 @@ class ReceiptItem(Response):
     cosine: float | None
     rerank: float | None
     redundancy: float | None
-    memory: MemoryOut | None = Field(description="As it is now; null where it was deleted.")
-    quote: str | None = Field(description="The words that tell it: its own, where it was told as it is.")
+    memory: MemoryOut | None = Field(
+        description="As it was known when it was shown: of one changed since, the earlier version, which has an "
+        "id of its own; null where it was deleted."
+    )
+    current: MemoryOut | None = Field(None, description="As it is now; null where it was deleted.")
+    quote: str | None = Field(description="The words that told it then: its own, where it was told as it is.")
     age_days: float | None = Field(description="How long it had been true.")
-    is_valid: bool | None = Field(description="Whether it is true now.")
+    is_valid: bool | None = Field(description="Whether what was shown is true now.")
     is_helpful: bool | None = Field(description="What somebody said of it; null where nobody did.")
 
 

@@ -14,7 +14,7 @@ from app.api.errors import responses
 from app.api.memories import added_out, memory_out, result_out
 from app.api.params import QueryCursor, QueryUserId, RecallId, StatementId, cursor_at, place_of
 from app.api.routing import make_router
-from app.domain.memory import Memory
+from app.domain.memory import Memory, says_so_still
 from app.services.recalls import Receipt
 from app.store.quarantine import SetApart
 from app.store.recalls import Recall
@@ -106,14 +106,13 @@ def _recall_out(recall: Recall) -> recall_schemas.RecallOut:
 
 def _receipt_out(receipt: Receipt, now: datetime) -> recall_schemas.ReceiptOut:
     recall = receipt.recall
-    items = [
-        _item_out(shown, memory, recall, now) for shown, memory in zip(recall.shown, receipt.memories, strict=True)
-    ]
+    known = zip(recall.shown, receipt.memories, receipt.current, strict=True)
+    items = [_item_out(shown, memory, current, recall, now) for shown, memory, current in known]
     return recall_schemas.ReceiptOut(recall=_recall_out(recall), memories=items)
 
 
 def _item_out(
-    shown: Mapping[str, Any], memory: Memory | None, recall: Recall, now: datetime
+    shown: Mapping[str, Any], memory: Memory | None, current: Memory | None, recall: Recall, now: datetime
 ) -> recall_schemas.ReceiptItem:
     age = None if memory is None else max(0.0, (recall.asked_at - memory.valid_from).total_seconds() / 86400.0)
     return recall_schemas.ReceiptItem(
@@ -126,9 +125,10 @@ def _item_out(
         rerank=shown.get("rerank"),
         redundancy=shown.get("redundancy"),
         memory=None if memory is None else memory_out(memory),
-        quote=None if memory is None else memory.quote or memory.content,
+        current=None if current is None else memory_out(current),
+        quote=None if memory is None else memory.told_as or memory.content,
         age_days=age,
-        is_valid=None if memory is None else memory.is_valid_at(now),
+        is_valid=None if memory is None or current is None else says_so_still(memory, current, now),
         is_helpful=None if recall.helpful is None else shown["id"] in recall.helpful,
     )
 

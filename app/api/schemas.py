@@ -419,6 +419,13 @@ class AddedOut(Response):
     superseded: list[UUID]
 
 
+class EvidenceOut(Response):
+    """One telling of a memory."""
+
+    source: str = Field(description="Where it is from; `turn:SESSION:TURN` is a turn that was ingested.")
+    quote: str | None = Field(description="The words that tell it, where they are known.")
+
+
 class MemoryOut(Response):
     """A memory."""
 
@@ -440,6 +447,7 @@ class MemoryOut(Response):
     speaker: str | None = None
     quote: str | None = Field(None, description="The words that tell it, where it was made of what somebody said.")
     proof_count: int = Field(1, description="How often it was told.")
+    evidence: list[EvidenceOut] = Field([], description="What tells it, oldest first: the first, and the latest 16.")
 
 
 class PageOut(Response):
@@ -494,7 +502,9 @@ class SearchIn(Request):
     )
     weights: WeightsIn | None = None
     token_budget: Annotated[int, Field(ge=1, le=1_000_000), WHOLE] | None = Field(
-        None, description="Most tokens of all contents together; a memory that does not fit is left out whole."
+        None,
+        description="Most tokens of all contents together; a memory that does not fit is left out whole. Absent: only "
+        "`limit` counts.",
     )
     rerank: bool | None = Field(
         None, description="Whether a model reorders the best ten; absent: where one that is good at it is set up."
@@ -531,6 +541,7 @@ class SearchOut(Response):
     recall_id: UUID | None = Field(
         None, description="Under which this can be looked at and replayed, where it is kept."
     )
+    left_out: int = Field(0, description="How many more there were, which `token_budget` had no room for.")
 
 
 class DeletedOut(Response):

@@ -56,7 +56,9 @@ def consolidate(memories: Sequence[Memory], vectors: Vectors, now: datetime) -> 
         place_of = {held.memory_id: other for other, held in live.items()}
         if decision.action == "merge":
             other = place_of[decision.targets[0]]
-            live[other] = merged[other] = told_again(live[other], draft, now, memory.proof_count, memory.told_at)
+            live[other] = merged[other] = told_again(
+                live[other], draft, now, memory.proof_count, memory.told_at, memory.evidence
+            )
             repeats.append((memory, live[other]))
             continue
         if decision.action == "outdated":

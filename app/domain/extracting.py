@@ -9,7 +9,7 @@ from app.domain.redaction import redact
 from app.domain.turns import Utterance
 from app.domain.wording import snippet
 
-EXTRACTION_VERSION = "2026-11-30"
+EXTRACTION_VERSION = "2026-11-30.2"
 """Of the text below; it is logged with each answer."""
 
 MOST_STATEMENTS = 8
@@ -22,7 +22,8 @@ TURN_WORDS = 80
 
 EXTRACTION = (
     "You keep the memory of a chat assistant. You get turns of a conversation as <turn> lines, each with its number, "
-    "who speaks and when. Write down what the user states of themselves that will still matter in a month: who they "
+    "who speaks, by name where it is known, and when. Write down what the user states of themselves that will still "
+    "matter in a month: who they "
     "are (PROFILE), what they like or avoid (PREFERENCE), what they want to reach (GOAL), what they made or own "
     "(ARTIFACT), how they want to be answered (STYLE), what has to be kept to (CONSTRAINT). Leave out questions, "
     "requests of the moment, moods, small talk, and whatever only the assistant says; most turns have nothing.\n"
@@ -42,8 +43,14 @@ TYPES = tuple(kind.value for kind in MemoryType if kind is not MemoryType.HISTOR
 def extraction_instruction(said: Sequence[Utterance]) -> Instruction:
     """To find the statements in turns, which are numbered from 1."""
     lines = [
-        f'<turn id="{number}" by="{escape(each.role)}" at="{each.said_at:%Y-%m-%d %A}">'
+        f'<turn id="{number}" {_speaker(each)} at="{each.said_at:%Y-%m-%d %A}">'
         f"{escape(snippet(redact(each.content).text, TURN_WORDS), quote=False)}</turn>"
         for number, each in enumerate(said, 1)
     ]
     return Instruction(EXTRACTION, "\n".join([*lines, "Give the statements of these turns."]))
+
+
+def _speaker(said: Utterance) -> str:
+    """Who says a turn: the role, which tells whose statements count, and the name."""
+    name = "" if said.speaker is None else f' name="{escape(redact(said.speaker).text)}"'
+    return f'by="{escape(said.role)}"{name}'

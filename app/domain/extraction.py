@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from app.domain.facts import Fact, fact_in
 from app.domain.memory import Draft, MemoryType
+from app.domain.plans import plan_in
 
 _SENTENCE = re.compile(r"[^.!?\n;]+(?:[.!?](?=\w)[^.!?\n;]*)*")
 
@@ -28,6 +29,7 @@ _STATEMENTS: Sequence[tuple[MemoryType, re.Pattern[str], float]] = tuple(
 )  # fmt: skip
 
 FACT_CONFIDENCE = 0.85
+PLAN_CONFIDENCE = 0.8
 
 MIN_WORDS = 3
 MAX_WORDS = 60
@@ -40,7 +42,8 @@ def facts_in(text: str) -> list[Fact]:
 
 
 def statements_in(text: str, source: str) -> list[Draft]:
-    """Memories for what `text` states in the first person, in order; questions and fragments give none."""
+    """Memories for what `text` states in the first person, each with the sentence that says so, in order; questions and
+    fragments give none."""
     drafts: list[Draft] = []
     for match in _SENTENCE.finditer(text):
         sentence = " ".join(match.group().split())
@@ -48,10 +51,14 @@ def statements_in(text: str, source: str) -> list[Draft]:
         if following == "?" or not MIN_WORDS <= len(sentence.split()) <= MAX_WORDS:
             continue
         if fact_in(sentence) is not None:
-            drafts.append(Draft(MemoryType.PROFILE, sentence, FACT_CONFIDENCE, source=source))
+            drafts.append(Draft(MemoryType.PROFILE, sentence, FACT_CONFIDENCE, source=source, quote=sentence))
+            continue
+        plan = plan_in(sentence)
+        if plan is not None:
+            drafts.append(Draft(plan, sentence, PLAN_CONFIDENCE, source=source, quote=sentence))
             continue
         for kind, pattern, confidence in _STATEMENTS:
             if pattern.search(sentence):
-                drafts.append(Draft(kind, sentence, confidence, source=source))
+                drafts.append(Draft(kind, sentence, confidence, source=source, quote=sentence))
                 break
     return drafts

@@ -51,7 +51,7 @@ _PERISHABLE = re.compile(
     re.IGNORECASE,
 )
 _PARTS = re.compile(r"[,;:]|\b(?:and|but|so|because)\b", re.IGNORECASE)
-_DATE = re.compile(r"\b(?:19|20)\d\d-\d\d(?:-\d\d)?\b")
+_DATE = re.compile(r"\b(?:19|20)\d\d-\d\d(?:-\d\d)?\b|\((?:19|20)\d\d\)")
 """A date that was worked out of `last week`: its numbers need not have been said."""
 
 

@@ -48,6 +48,19 @@ STATES = frozenset(
 (HISTORY) and what exists (ARTIFACT) stay true beside one another."""
 
 
+MAX_EVIDENCE = 16
+"""Most tellings of a memory that are kept beside the first: the latest."""
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """One telling of a memory: where it is from (`turn:SESSION:TURN` for a turn of a conversation), and the words that
+    tell it, where they are known."""
+
+    source: str
+    quote: str | None = None
+
+
 @dataclass(frozen=True)
 class Memory:
     """One remembered fact. All moments are aware and in UTC."""
@@ -80,6 +93,18 @@ class Memory:
     told_at: tuple[datetime, ...] = ()
     """Later moments than `valid_from` of which it was told again, the earliest first; only where it is compared with
     what arrives."""
+    later_evidence: tuple[Evidence, ...] = ()
+    """What told it after the first, oldest first."""
+
+    @property
+    def evidence(self) -> tuple[Evidence, ...]:
+        """What tells it, oldest first."""
+        return (Evidence(self.source, self.quote), *self.later_evidence)
+
+    @property
+    def told_as(self) -> str | None:
+        """The words that tell it, those that were known first; None where none are."""
+        return next((each.quote for each in self.evidence if each.quote), None)
 
     def is_valid_at(self, moment: datetime) -> bool:
         """Whether the fact held, and had not expired, at `moment`."""
@@ -232,8 +257,17 @@ def _is_told_again(draft: Draft, said: Statement, held: Neighbour, parse: Callab
     said in two conversations was said twice."""
     memory, known = held.memory, parse(held.memory.content)
     if draft.type is MemoryType.HISTORY and (draft.session or memory.session):
-        return draft.session == memory.session and draft.speaker == memory.speaker and said.normal == known.normal
+        is_alike = draft.session == memory.session and draft.speaker == memory.speaker and said.normal == known.normal
+        return is_alike and _is_same_turn(draft, memory)
     return is_duplicate(said, known, held.cosine)
+
+
+def _is_same_turn(draft: Draft, memory: Memory) -> bool:
+    """Whether a draft is the turn that a memory is, by its number or its moment; where it has neither, nothing says
+    that it is another one."""
+    if draft.turn is None and draft.valid_from is None:
+        return True
+    return memory.turn == draft.turn or memory.valid_from == draft.valid_from
 
 
 def merged_confidence(held: float, again: float) -> float:
@@ -242,20 +276,30 @@ def merged_confidence(held: float, again: float) -> float:
     return min(1.0, max(held, again) + 0.25 * min(held, again) * (1.0 - max(held, again)))
 
 
-def told_again(held: Memory, again: Draft, now: datetime, times: int = 1, also_at: Sequence[datetime] = ()) -> Memory:
-    """A memory after the same was told again, so many `times`: surer, oftener, and for as long as either. A state holds
-    from the first moment of which it was told; the later ones are kept, for what may turn out to lie between them."""
+def told_again(
+    held: Memory,
+    again: Draft,
+    now: datetime,
+    times: int = 1,
+    also_at: Sequence[datetime] = (),
+    evidence: Sequence[Evidence] | None = None,
+) -> Memory:
+    """A memory after the same was told again, so many `times`: surer, oftener, and for as long as either, with the
+    `evidence` (None: the draft) beside its own. A state holds from the first moment of which it was told; the later
+    ones are kept, for what may turn out to lie between them."""
     told = again.valid_from or now
     valid_from, told_at = held.valid_from, held.told_at
     if held.type in STATES:
         valid_from, *later = sorted({valid_from, *told_at, told, *also_at})
         told_at = tuple(later[-MOST_TOLD:])
+    heard = dict.fromkeys(evidence or [Evidence(again.source, again.quote)])
+    new = [each for each in heard if each not in held.evidence]
     return replace(
         held,
         confidence=merged_confidence(held.confidence, again.confidence),
         proof_count=held.proof_count + times,
         is_set_right=held.is_set_right or again.replaces is not None,
-        quote=held.quote or again.quote,
+        later_evidence=(*held.later_evidence, *new)[-MAX_EVIDENCE:],
         tags=tuple(dict.fromkeys((*held.tags, *again.tags))),
         expires_at=_later(held.expires_at, again.expires_at),
         valid_from=valid_from,
@@ -263,6 +307,13 @@ def told_again(held: Memory, again: Draft, now: datetime, times: int = 1, also_a
         told_at=told_at,
         updated_at=now,
     )
+
+
+def says_so_still(then: Memory, current: Memory, now: datetime) -> bool:
+    """Whether what a memory said then is true now; worded anew since, it is until the new wording holds."""
+    if (then.type, then.content) == (current.type, current.content):
+        return current.is_valid_at(now)
+    return then.is_valid_at(now) and now < current.valid_from
 
 
 def _end_of_both(held: Memory, again: Draft, told: datetime, now: datetime) -> datetime | None:

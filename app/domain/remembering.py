@@ -55,7 +55,7 @@ def drafts_of(turns: Sequence[Turn]) -> list[Draft]:
             if plain.endswith("?") or normalise(plain) in known or not MIN_WORDS <= len(spoken) <= MAX_WORDS:
                 continue
             if _FIRST_PERSON & set(spoken) and not _is_asking(spoken):
-                drafts.append(Draft(MemoryType.HISTORY, plain, HISTORY_CONFIDENCE, source=SOURCE))
+                drafts.append(Draft(MemoryType.HISTORY, plain, HISTORY_CONFIDENCE, source=SOURCE, quote=plain))
     return drafts
 
 

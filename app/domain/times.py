@@ -1,4 +1,4 @@
-"""Time expressions in a query: `last spring`, `two weeks ago`, `on 3 May 2023` as spans of time. English."""
+"""Time expressions in a query or statement: `last spring`, `two weeks ago`, `on 3 May 2023` as spans. English."""
 
 import calendar
 import math
@@ -52,6 +52,19 @@ _SEASON = re.compile(
     rf"\b(?:(last|this|in|during|the) )(?:the )?({'|'.join(_SEASONS)})\b(?:,? (?:of )?((?:19|20)\d\d))?", re.IGNORECASE
 )
 _RELATIVE_DAY = re.compile(r"\b(yesterday|today|tonight|tomorrow)\b", re.IGNORECASE)
+_DAY_AHEAD = re.compile(
+    rf"\b(?P<relative>today|tonight|tomorrow)\b"
+    rf"|\b(?:on |by |until )?(?P<which>on|by|until|this|next|coming) (?P<weekday>{'|'.join(_WEEKDAYS)})\b"
+    rf"|\b(?P<unit_which>next|this) (?P<unit>week|weekend|month|year)\b"
+    rf"|\bin (?P<count>an?|[a-z]+|\d+) (?P<count_unit>day|week|month|year)s?\b"
+    rf"|\b(?P<day>\d{{1,2}})(?:st|nd|rd|th)?(?: of)? (?P<month>{_MONTH})\b\.?(?:,? (?P<year>(?:19|20)\d\d))?"
+    rf"|\b(?P<month2>{_MONTH})\.? (?P<day2>\d{{1,2}})(?:st|nd|rd|th)?\b(?!\d)(?:,? (?P<year2>(?:19|20)\d\d))?"
+    rf"|\b(?:in|next|this|by|until|early|late|mid) (?P<month3>{_MONTH})\b(?:,? (?P<year3>(?:19|20)\d\d))?"
+    rf"|\b(?:in|next|this) (?:the )?(?P<season>{'|'.join(_SEASONS)})\b(?:,? (?P<year4>(?:19|20)\d\d))?",
+    re.IGNORECASE,
+)
+"""What names a day to come, or a span."""
+
 _A_MOMENT = timedelta(microseconds=1)
 _DAYS = {"today": 0, "yesterday": 1, "tonight": 0, "recently": None}
 
@@ -124,15 +137,27 @@ def spans(text: str, now: datetime) -> list[Span]:
     return found
 
 
-def dated(text: str, now: datetime) -> str:
+def names_day_ahead(text: str) -> bool:
+    """Whether a text names a day, or a span, in words that what is to come is told in."""
+    return _DAY_AHEAD.search(text) is not None or _ISO.search(text) is not None
+
+
+def dated(text: str, now: datetime, *, is_ahead: bool = False) -> str:
     """`text` with the date behind each expression that is told from the moment it was said: `last Friday` said on 6 May
-    2024 becomes `last Friday (2024-05-03)`."""
+    2024 becomes `last Friday (2024-05-03)`. Where it `is_ahead` of that moment, `on Friday` is the next one."""
     found: list[tuple[int, Span]] = []
+    if is_ahead:
+        ahead = ((match.end(), _ahead(match, now)) for match in _DAY_AHEAD.finditer(text))
+        return _with_dates(text, [(end, span) for end, span in ahead if span is not None])
     for pattern, read in ((_AGO, _ago), (_LAST, _last), (_WEEKDAY, _weekday), (_RELATIVE_DAY, _relative_day)):
         for match in pattern.finditer(text):
             span = read(match, now)
             if span is not None:
                 found.append((match.end(), span))
+    return _with_dates(text, found)
+
+
+def _with_dates(text: str, found: Sequence[tuple[int, Span]]) -> str:
     parts, at = list[str](), 0
     for end, span in sorted(found, key=lambda each: each[0]):
         parts.append(f"{text[at:end]} ({_date_of(span)})")
@@ -142,8 +167,10 @@ def dated(text: str, now: datetime) -> str:
 
 def _date_of(span: Span) -> str:
     """A span's date as exactly as it is known."""
-    if span.days > 2 * _UNIT_DAYS["month"]:
+    if span.days > 4 * _UNIT_DAYS["month"]:
         return f"{span.start:%Y}"
+    if span.days > 2 * _UNIT_DAYS["month"]:
+        return f"{span.start:%Y-%m} to {span.end - _A_MOMENT:%Y-%m}"
     if span.days > 2 * _UNIT_DAYS["week"]:
         return f"{span.start:%Y-%m}"
     return f"{span.start:%Y-%m-%d}" if span.days <= 1 else f"{span.start:%Y-%m-%d} to {span.end - _A_MOMENT:%Y-%m-%d}"
@@ -151,6 +178,65 @@ def _date_of(span: Span) -> str:
 
 def _relative_day(match: re.Match[str], now: datetime) -> Span | None:
     return _day(now + timedelta(days={"yesterday": -1, "today": 0, "tonight": 0, "tomorrow": 1}[match[1].lower()]))
+
+
+def _ahead(match: re.Match[str], now: datetime) -> Span | None:
+    """The first such span that is not over at `now`; None where the text says the year itself, or there is none."""
+    said = {name: value.lower() for name, value in match.groupdict().items() if value}
+    if said.keys() & {"year", "year2", "year3", "year4"}:
+        return None
+    if "relative" in said:
+        return _day(now + timedelta(days=1 if said["relative"] == "tomorrow" else 0))
+    if "weekday" in said:
+        return _weekday_ahead(_WEEKDAYS[said["weekday"]], now, is_next_week=said["which"] == "next")
+    if "unit" in said:
+        return _unit_ahead(said["unit"], now, is_next=said["unit_which"] == "next")
+    if "count" in said:
+        return _in_time(said["count"], said["count_unit"], now)
+    if "season" in said:
+        return _first_ahead(now, _SEASONS[said["season"]], months=3)
+    month = said.get("month") or said.get("month2") or said["month3"]
+    day = said.get("day") or said.get("day2")
+    return _first_ahead(now, _month_number(month), int(day) if day else None)
+
+
+def _first_ahead(now: datetime, month: int, day: int | None = None, months: int = 1) -> Span | None:
+    found = (_of(year, month, day, months) for year in range(now.year, now.year + 5))
+    return next((span for span in found if span is not None and span.end > now), None)
+
+
+def _weekday_ahead(weekday: int, now: datetime, *, is_next_week: bool) -> Span:
+    """`on Friday`: the next one, a week ahead on a Friday. `next Friday`: the one of next week."""
+    if is_next_week:
+        return _day(now + timedelta(days=7 - now.weekday() + weekday))
+    return _day(now + timedelta(days=(weekday - now.weekday()) % 7 or 7))
+
+
+def _unit_ahead(unit: str, now: datetime, *, is_next: bool) -> Span | None:
+    today = _day(now).start
+    monday = today + timedelta(days=(7 if is_next else 0) - today.weekday())
+    if unit == "week":
+        return Span(monday, monday + timedelta(days=7))
+    if unit == "weekend":
+        return Span(monday + timedelta(days=5), monday + timedelta(days=7))
+    if unit == "month":
+        year, month = divmod(now.year * 12 + now.month - 1 + is_next, 12)
+        return _of(year, month + 1)
+    return _of(now.year + is_next, 1, months=12)
+
+
+def _in_time(count: str, unit: str, now: datetime) -> Span | None:
+    """`in two weeks`, as exactly as its unit."""
+    numbers = wording.numbers(count)
+    if count not in {"a", "an", "one"} and len(numbers) != 1:
+        return None
+    days = (1.0 if count in {"a", "an", "one"} else float(min(numbers))) * _UNIT_DAYS[unit]
+    slack = timedelta(days=_UNIT_DAYS[unit] // 2)
+    try:
+        at = _day(now + timedelta(days=days))
+        return Span(_day(at.start - slack).start, _day(at.start + slack).end)
+    except OverflowError:
+        return None
 
 
 def asks_of_oneself(text: str) -> bool:

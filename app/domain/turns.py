@@ -4,17 +4,20 @@ The turn itself is always kept, as HISTORY; what is derived from it is beside it
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from hashlib import blake2b
 from itertools import pairwise
 from uuid import UUID
 
 from app.domain.extraction import facts_in, statements_in
 from app.domain.facts import Correction, correction_in
 from app.domain.memory import Draft, Memory, MemoryType
+from app.domain.plans import plan_in
 from app.domain.ranking import CORRECTED_WITHIN
 from app.domain.remembering import is_made
+from app.domain.summaries import sentences
 from app.domain.times import dated
 from app.domain.wording import normalise
 
@@ -22,8 +25,15 @@ TURN_CONFIDENCE = 0.9
 SPEAKING = frozenset({"user", "assistant"})
 """Roles of those who say something."""
 
+TURN_SOURCE = "conversation:"
+"""What the source of a turn's own memory begins with; its role follows."""
+
 MAX_SOURCE = 128
 """Characters of a memory's source."""
+
+PIECE_WORDS = 150
+"""Words of a piece of a long turn: what an embedding model that reads 256 word pieces has room for. The built-in one
+reads no more of a text."""
 
 HEARD = 3
 """Turns before a statement's own whose words it may take up: what `he`, `there` or `that one` is."""
@@ -61,7 +71,7 @@ def draft_of(said: Utterance, session: str, turn: int) -> Draft:
         MemoryType.HISTORY,
         said.content,
         TURN_CONFIDENCE,
-        source=f"conversation:{said.role}",
+        source=f"{TURN_SOURCE}{said.role}",
         valid_from=said.said_at,
         session=session,
         turn=turn,
@@ -69,14 +79,75 @@ def draft_of(said: Utterance, session: str, turn: int) -> Draft:
     )
 
 
+def pieces_of(said: Utterance, session: str, turn: int) -> list[Draft]:
+    """What an embedding model does not read of a long turn, in pieces of whole sentences where these are not too long
+    themselves; as memories beside the turn, which is kept whole."""
+    groups: list[list[str]] = [[]]
+    for sentence in sentences(said.content):
+        spoken = sentence.split()
+        for start in range(0, len(spoken), PIECE_WORDS):
+            part = spoken[start : start + PIECE_WORDS]
+            if len(groups[-1]) + len(part) > PIECE_WORDS:
+                groups.append([])
+            groups[-1] += part
+    return [
+        Draft(
+            MemoryType.HISTORY,
+            " ".join(group),
+            TURN_CONFIDENCE,
+            source=source_of(session, turn),
+            valid_from=said.said_at,
+            speaker=said.speaker or said.role,
+        )
+        for group in groups[1:]
+    ]
+
+
+def same_again(known: Mapping[int, Utterance], said: Sequence[Utterance]) -> int | None:
+    """The number of the first of some turns, where they are `known` turns (by number, of one conversation) that are
+    handed in again, perhaps with new ones behind them; None where they are new.
+
+    They are when those at known places say the same in the same order, and are of the same moment, or two at least that
+    begin where the conversation does or go on to its end: who hands in a whole conversation each time need not know
+    when each turn was said."""
+    worth = [at for at, each in enumerate(said) if is_worth_taking(each)]
+    if not worth or not known:
+        return None
+    first, last = min(known), max(known)
+    for start in sorted(known):
+        begin = start - worth[0]
+        overlap = [at for at in worth if begin + at <= last]
+        if not all(_is_same(known.get(begin + at), said[at]) for at in overlap):
+            continue
+        is_of_then = known[start].said_at == said[worth[0]].said_at
+        if is_of_then or (len(overlap) > 1 and (start == first or begin + overlap[-1] == last)):
+            return begin
+    return None
+
+
+def _is_same(known: Utterance | None, said: Utterance) -> bool:
+    return known is not None and (known.speaker, normalise(known.content)) == (
+        said.speaker or said.role,
+        normalise(said.content),
+    )
+
+
 def stated_in(said: Sequence[Utterance]) -> list[Stated]:
     """What users state by plain rules, sentence by sentence."""
     return [
-        Stated(position, each.type, dated(each.content, utterance.said_at), each.content, each.confidence)
+        Stated(position, each.type, _dated(each.content, utterance.said_at), each.content, each.confidence)
         for position, utterance in enumerate(said)
         if utterance.role == "user"
         for each in statements_in(utterance.content, "")
     ]
+
+
+def _dated(content: str, said_at: datetime) -> str:
+    """A statement with the date of what it tells; a day that returns has none of its own."""
+    plan = plan_in(content)
+    if plan is MemoryType.PROFILE:
+        return content
+    return dated(content, said_at, is_ahead=plan is not None)
 
 
 def with_facts(found: Sequence[Stated], by_rules: Sequence[Stated]) -> list[Stated]:
@@ -133,8 +204,13 @@ def session_of(ingest_id: UUID) -> str:
 
 
 def source_of(session: str, turn: int) -> str:
-    """The source of what a turn tells: it names the turn."""
-    return f"turn:{session}:{turn}"[:MAX_SOURCE]
+    """The source of what a turn tells: it names the turn, and a session whose name is too long by its beginning and a
+    hash of the whole."""
+    source = f"turn:{session}:{turn}"
+    if len(source) <= MAX_SOURCE:
+        return source
+    ending = f"#{blake2b(session.encode(), digest_size=8).hexdigest()}:{turn}"
+    return f"{source[: MAX_SOURCE - len(ending)]}{ending}"
 
 
 def batches(said: Sequence[Utterance]) -> list[Sequence[Utterance]]:

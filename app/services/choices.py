@@ -17,8 +17,8 @@ from app.domain.persona import Facet, Signal
 from app.domain.prompt import EnrichedPrompt
 from app.domain.ranking import Ranked
 from app.services.deployments import DeploymentService
+from app.services.gate import Candidate, GateService
 from app.services.hypotheses import HypothesisService, maker_of
-from app.services.memories import MemoryService
 from app.services.persona import PersonaService
 from app.services.training import TrainingDataCollector
 from app.store.engine import Database
@@ -27,6 +27,11 @@ from app.store.tables import AnyRow
 from app.store.users import UserStore
 
 log = structlog.get_logger(__name__)
+
+SOURCE = "selection"
+
+MAX_QUOTE = 500
+"""Characters of what was asked that a memory of the choice quotes."""
 
 GOAL_CONFIDENCE = 0.7
 TASTE_CONFIDENCE = 0.6
@@ -104,7 +109,7 @@ class ChoiceService:
 
     database: Database
     hypotheses: HypothesisService
-    memories: MemoryService
+    gate: GateService
     personas: PersonaService
     collector: TrainingDataCollector
     users: UserStore
@@ -138,12 +143,14 @@ class ChoiceService:
         shown = choice.shown.hypotheses if choice.shown else ()
         rejected = tuple(each["question"] for each in shown if each is not choice.chosen)
         signal = Signal("selection", background.facets, chosen_text=choice.meaning, rejected_texts=rejected)
-        drafts = learned_drafts(choice)
+        own_words = choice.request.custom_answer or ""
+        stated = statements_in(own_words, SOURCE)
+        drafts = chosen_drafts(choice, is_stated=bool(stated))
+        candidates = [Candidate(draft, [choice.request.input_text, own_words]) for draft in stated]
+        known_since = background.known_since or choice.made_at
         try:
             await self.personas.learn(choice.tenant_id, choice.user_id, signal, signal_id=signal_id)
-            if drafts:
-                known_since = background.known_since or choice.made_at
-                await self.memories.add(choice.tenant_id, choice.user_id, drafts, known_since=known_since)
+            await self.gate.remember(choice.tenant_id, choice.user_id, candidates, drafts, known_since=known_since)
         except (UserErased, NotFound):
             log.info("learning_dropped", reason="the user was erased meanwhile")
         await self.hypotheses.recalibrate(choice.tenant_id)
@@ -178,20 +185,19 @@ class ChoiceService:
             )
 
 
-def learned_drafts(choice: Choice) -> list[Draft]:
-    """Memories a choice gives: what was wanted, what the user's own answer states, and the taste shown by
-    taking a reading that did not come from anything they had said."""
-    drafts = statements_in(choice.request.custom_answer or "", "selection")
+def chosen_drafts(choice: Choice, *, is_stated: bool) -> list[Draft]:
+    """Memories that a choice gives by being made: what was wanted, and the taste shown by taking a reading that did not
+    come from anything they had said. An answer of their own is what was wanted unless it states something."""
+    own_words, said = choice.request.custom_answer, choice.request.input_text
     if choice.chosen is None:
-        if choice.request.custom_answer and not drafts:
-            drafts.append(Draft(MemoryType.GOAL, choice.meaning, GOAL_CONFIDENCE, source="selection"))
-        return drafts
-    goal = Draft(MemoryType.GOAL, choice.chosen["request"], GOAL_CONFIDENCE, source="selection")
-    if choice.chosen["origin"] in {"option", "cohort"} and choice.chosen["slots"]:
-        values = ", ".join(choice.chosen["slots"].values())
-        taste = f"For “{choice.request.input_text[:200]}” I chose {values}"
-        drafts.insert(0, Draft(MemoryType.PREFERENCE, taste, TASTE_CONFIDENCE, source="selection"))
-    return [goal, *drafts]
+        if not own_words or is_stated:
+            return []
+        return [Draft(MemoryType.GOAL, choice.meaning, GOAL_CONFIDENCE, source=SOURCE, quote=own_words[:MAX_QUOTE])]
+    goal = Draft(MemoryType.GOAL, choice.chosen["request"], GOAL_CONFIDENCE, source=SOURCE, quote=said[:MAX_QUOTE])
+    if choice.chosen["origin"] not in {"option", "cohort"} or not choice.chosen["slots"]:
+        return [goal]
+    taste = f"For “{said[:200]}” I chose {', '.join(choice.chosen['slots'].values())}"
+    return [goal, Draft(MemoryType.PREFERENCE, taste, TASTE_CONFIDENCE, source=SOURCE, quote=said[:MAX_QUOTE])]
 
 
 def _execution_row(choice: Choice, execution_id: UUID, prompt: EnrichedPrompt) -> dict[str, Any]:

@@ -14,8 +14,8 @@ from app.domain.memory import MemoryType
 from app.domain.persona import Signal
 from app.ports import Clock
 from app.services.deployments import DeploymentService
+from app.services.gate import Candidate, GateService
 from app.services.hypotheses import HypothesisService, maker_of
-from app.services.memories import MemoryService
 from app.services.persona import PersonaService
 from app.services.training import TrainingDataCollector
 from app.store.engine import Database
@@ -47,7 +47,7 @@ class FeedbackService:
 
     database: Database
     personas: PersonaService
-    memories: MemoryService
+    gate: GateService
     hypotheses: HypothesisService
     collector: TrainingDataCollector
     clock: Clock
@@ -115,9 +115,12 @@ class FeedbackService:
             is_success=feedback.is_success,
         )
         changes = await self.personas.learn(tenant_id, user_id, signal, signal_id=signal_id)
-        drafts = [draft for draft in statements_in(feedback.comment, "feedback") if draft.type in _LASTING]
-        if drafts:
-            await self.memories.add(tenant_id, user_id, drafts, known_since=persona.known_since)
+        stated = [
+            Candidate(draft, [feedback.comment])
+            for draft in statements_in(feedback.comment, "feedback")
+            if draft.type in _LASTING
+        ]
+        await self.gate.remember(tenant_id, user_id, stated, known_since=persona.known_since)
         deltas = {change.facet: change.after - change.before for change in changes}
         await self.hypotheses.recalibrate(tenant_id)
         await self.deployments.watch(tenant_id)

@@ -92,6 +92,28 @@ class GateService:
             return reason
         return reason_against(draft, heard, relevance)
 
+    async def remember(
+        self,
+        tenant_id: str,
+        user_id: str,
+        candidates: Sequence[Candidate],
+        also_drafts: Sequence[Draft] = (),
+        *,
+        known_since: datetime | None = None,
+    ) -> tuple[Added, int]:
+        """Remember `also_drafts`, which are no statements, and those of `candidates` that are kept, and set the others
+        apart: what became of what is remembered, and how many were set apart. Raises as `MemoryService.add`."""
+        passed = await self.passed(tenant_id, user_id, candidates)
+        drafts = [*also_drafts, *passed.kept]
+        if not drafts and not passed.set_apart:
+            return Added((), 0, ()), 0
+
+        async def also(connection: AsyncConnection, _: Added) -> None:
+            await self.set_apart(connection, tenant_id, user_id, passed, self.memories.clock.now())
+
+        added = await self.memories.add(tenant_id, user_id, drafts, known_since=known_since, within=also)
+        return added, len(passed.set_apart)
+
     async def set_apart(
         self, connection: AsyncConnection, tenant_id: str, user_id: str, passed: Passed, now: datetime
     ) -> None:

@@ -21,7 +21,7 @@ from app.services.memory_plan import Plan, plan_of
 from app.services.spaces import Spaces, follows_switch
 from app.services.trial_spaces import TrialSpaces
 from app.store.engine import Database, Statements
-from app.store.memories import MemoryStore, SearchFilter
+from app.store.memories import MemoryStore, SearchFilter, later_evidence
 from app.store.spaces import SpaceStore
 from app.store.users import UserStore
 
@@ -319,7 +319,7 @@ def merge_values(memory: Memory) -> dict[str, Any]:
     return {
         "confidence": memory.confidence,
         "proof_count": memory.proof_count,
-        "quote": memory.quote,
+        **later_evidence(memory),
         "tags": list(memory.tags),
         "expires_at": memory.expires_at,
         "valid_from": memory.valid_from,

@@ -49,6 +49,8 @@ class Found:
     is_degraded: bool = False
     recall_id: UUID | None = None
     """Under which it is written down, where it is."""
+    left_out: int = 0
+    """How many more there were, which a token budget had no room for."""
 
 
 @dataclass(frozen=True)
@@ -145,10 +147,10 @@ class RankingService:
         if is_reranked:
             ranked, is_replaced = await self.rerank(request.query, ranked)
             is_degraded = is_degraded or is_replaced
-        best = ranked[: request.limit]
+        best = told = ranked[: request.limit]
         if request.token_budget is not None:
-            best = within(best, request.token_budget, self.tokenizer.count)
-        found = Found(best, candidates.space, is_degraded)
+            told = within(best, request.token_budget, self.tokenizer.count)
+        found = Found(told, candidates.space, is_degraded, left_out=len(best) - len(told))
         if not is_recorded:
             return found
         recall_id = self.recalls.add(
@@ -159,7 +161,16 @@ class RankingService:
             [shown_of(each) for each in found.ranked],
             space=found.space,
             is_degraded=is_degraded,
-            asked=asked_of(request.limit, request.types, request.tags, weights, query.fusion, is_reranked=is_reranked),
+            asked=asked_of(
+                request.limit,
+                request.types,
+                request.tags,
+                weights,
+                query.fusion,
+                is_reranked=is_reranked,
+                token_budget=request.token_budget,
+                known_at=request.known_at,
+            ),
             as_of=at,
         )
         return replace(found, recall_id=recall_id)

@@ -135,6 +135,8 @@ def asked_of(
     fusion: Fusion,
     *,
     is_reranked: bool,
+    token_budget: int | None = None,
+    known_at: datetime | None = None,
 ) -> dict[str, Any]:
     """How memories were asked for, as a recall holds it."""
     return {
@@ -148,6 +150,8 @@ def asked_of(
         },
         "fusion": weights_of(fusion).tolist(),
         "is_reranked": is_reranked,
+        "token_budget": token_budget,
+        "known_at": None if known_at is None else known_at.isoformat(),
     }
 
 

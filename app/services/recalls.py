@@ -22,10 +22,12 @@ log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True)
 class Receipt:
-    """A recall with its memories as they are now, None for each that is gone."""
+    """A recall with its memories as they were known when it was made, and as they are `current` now; None for each that
+    is gone."""
 
     recall: Recall
     memories: Sequence[Memory | None]
+    current: Sequence[Memory | None]
 
 
 @dataclass(frozen=True)
@@ -39,12 +41,19 @@ class Replay:
     @property
     def is_same(self) -> bool:
         """Whether what was known then gives the same memories in the same order; of those for a prompt or a chat, where
-        more were found than told, those that were told."""
+        more were found than told, those that were told. A memory that was changed since is what its earlier version
+        says."""
         told = [UUID(each["id"]) for each in self.recall.shown if each.get("score") is not None]
-        again = [each.memory.memory_id for each in self.then.ranked]
+        known = set(told)
+        again = [_id_among(known, each.memory) for each in self.then.ranked]
         if self.recall.kind != "search":
-            told, again = sorted(told), sorted(each for each in again if each in told)
+            told, again = sorted(told), sorted(each for each in again if each in known)
         return again == told
+
+
+def _id_among(told: set[UUID], memory: Memory) -> UUID:
+    """The id under which a memory was told, if it was: its own, or that of the one whose earlier version it is."""
+    return memory.memory_id if memory.memory_id in told else memory.version_of or memory.memory_id
 
 
 @dataclass(frozen=True)
@@ -72,9 +81,11 @@ class RecallService:
         return await self._receipt_of(tenant_id, await self.get(tenant_id, recall_id, owner))
 
     async def _receipt_of(self, tenant_id: str, recall: Recall) -> Receipt:
+        ids = recall.memory_ids
         async with self.database.begin(tenant_id) as connection:
-            held = await self.memories.many(connection, tenant_id, recall.user_id, recall.memory_ids)
-        return Receipt(recall, [held.get(memory_id) for memory_id in recall.memory_ids])
+            current = await self.memories.many(connection, tenant_id, recall.user_id, ids)
+            known = await self.recalls.memories_as_known(connection, tenant_id, recall)
+        return Receipt(recall, [known.get(each) for each in ids], [current.get(each) for each in ids])
 
     async def page(
         self, tenant_id: str, user_id: str, *, after: tuple[datetime, UUID] | None = None, limit: int = 100
@@ -106,11 +117,17 @@ class RecallService:
         """Do a recall again, and write nothing down. Raises NotFound, and as `RankingService.search`."""
         recall = await self.get(tenant_id, recall_id, owner)
         request = request_of(recall)
-        known = replace(request, as_of=recall.as_of, known_at=recall.asked_at)
+        known = replace(request, as_of=recall.as_of, known_at=known_at_of(recall))
         then = await self.ranking.search(tenant_id, recall.user_id, known, is_recorded=False)
         plain = replace(request, weights=None, fusion=None)
         now = await self.ranking.search(tenant_id, recall.user_id, plain, is_recorded=False)
         return Replay(recall, then, now)
+
+
+def known_at_of(recall: Recall) -> datetime:
+    """By what was known at which moment a recall went."""
+    asked = recall.asked.get("known_at")
+    return recall.asked_at if asked is None else min(recall.asked_at, datetime.fromisoformat(asked))
 
 
 def request_of(recall: Recall) -> SearchRequest:
@@ -125,4 +142,5 @@ def request_of(recall: Recall) -> SearchRequest:
         weights=Weights(**asked["weights"]) if asked.get("weights") else None,
         is_reranked=asked.get("is_reranked", False),
         fusion=fusion_of(asked["fusion"]) if asked.get("fusion") else None,
+        token_budget=asked.get("token_budget"),
     )

@@ -5,14 +5,12 @@ from dataclasses import dataclass
 from datetime import datetime
 
 import structlog
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.domain.errors import UserErased
 from app.domain.hypotheses import Turn
 from app.domain.remembering import SOURCE, drafts_of
 from app.services.corrections import Corrections
 from app.services.gate import Candidate, GateService
-from app.services.memories import Added, MemoryService
 
 log = structlog.get_logger(__name__)
 
@@ -21,7 +19,6 @@ log = structlog.get_logger(__name__)
 class Remembering:
     """Remembers what users say in chats."""
 
-    memories: MemoryService
     gate: GateService
 
     async def remember(
@@ -31,19 +28,14 @@ class Remembering:
         is kept. Raises ModelUnavailable, StoreUnavailable: nothing is remembered then."""
         heard = [each.content for each in messages]
         candidates = [Candidate(draft, heard) for draft in drafts_of(messages)]
-        now, corrections = self.memories.clock.now(), Corrections(self.memories)
+        now, corrections = self.gate.clock.now(), Corrections(self.gate.memories)
         for each in heard:
             right = await corrections.set_right(tenant_id, user_id, each, now, SOURCE)
             candidates += [right] if right is not None else []
         if not candidates:
             return
-        passed = await self.gate.passed(tenant_id, user_id, candidates)
-
-        async def also(connection: AsyncConnection, _: Added) -> None:
-            await self.gate.set_apart(connection, tenant_id, user_id, passed, self.memories.clock.now())
-
         try:
-            added = await self.memories.add(tenant_id, user_id, passed.kept, known_since=known_since, within=also)
+            added, set_apart = await self.gate.remember(tenant_id, user_id, candidates, known_since=known_since)
         except UserErased:
             log.info("learning_dropped", reason="the user was erased meanwhile")
             return
@@ -51,5 +43,5 @@ class Remembering:
             "chat_remembered",
             memories=len(added.ids),
             deduplicated=added.deduplicated,
-            set_apart=len(passed.set_apart),
+            set_apart=set_apart,
         )

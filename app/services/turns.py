@@ -19,6 +19,7 @@ from app.domain.turns import (
     draft_of_statement,
     heard_before,
     is_worth_taking,
+    pieces_of,
     source_of,
     stated_in,
     with_facts,
@@ -106,6 +107,7 @@ class TurnService:
         turns, said = [turn for turn, _ in worth], [each for _, each in worth]
         passed_over = len(batch) - len(said)
         drafts = [draft_of(each, session, turn) for each, turn in zip(said, turns, strict=True)]
+        drafts += [piece for each, turn in zip(said, turns, strict=True) for piece in pieces_of(each, session, turn)]
         found = await self._stated(said)
         earlier: Sequence[str] = ()
         if first_turn > 1 and any(each.position < HEARD for each in found):

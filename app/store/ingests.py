@@ -9,14 +9,19 @@ from sqlalchemy import delete, func, insert, select, update
 from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from app.domain.turns import Utterance
+from app.domain.places import number_of, place_of
+from app.domain.turns import TURN_SOURCE, Utterance
 from app.store.pages import delete_oldest
-from app.store.tables import ingests, utterances
+from app.store.tables import ingests, memories, utterances
+
+MOST_KNOWN = 2_000
+"""Turns of a conversation among which it is looked for those that are handed in again."""
 
 
 @dataclass(frozen=True)
 class Ingest:
-    """A conversation that was handed in, and what became of it so far. `job`: the number of its job in the queue."""
+    """A conversation that was handed in, and what became of it so far. `job`: the number of its job in the queue;
+    `first_turn`: which turn of its conversation it begins with, None before that was looked at."""
 
     ingest_id: UUID
     user_id: str
@@ -31,6 +36,7 @@ class Ingest:
     superseded: int
     set_apart: int
     job: int | None
+    first_turn: int | None = None
 
 
 _COLUMNS = (
@@ -47,6 +53,7 @@ _COLUMNS = (
     ingests.c.superseded,
     ingests.c.set_apart,
     ingests.c.job,
+    ingests.c.first_turn,
 )
 
 
@@ -131,6 +138,21 @@ class IngestStore:
         )
         return [(row.number, Utterance(*row[1:])) for row in await connection.execute(query)]
 
+    async def known_turns(
+        self, connection: AsyncConnection, tenant_id: str, user_id: str, session: str, last: int
+    ) -> dict[int, Utterance]:
+        """The turns of a conversation that are remembered, the MOST_KNOWN up to its `last`, by number."""
+        c, number = memories.c, number_of(session)
+        query = select(c.turn, c.source, c.content, c.valid_from, c.speaker).where(
+            c.tenant_id == tenant_id,
+            c.user_id == user_id,
+            c.place.between(place_of(number, max(0, last - MOST_KNOWN)), place_of(number, last)),
+            c.source.startswith(TURN_SOURCE),
+            c.version_of.is_(None),
+        )
+        rows = await connection.execute(query)
+        return {turn: Utterance(source.removeprefix(TURN_SOURCE), *said) for turn, source, *said in rows}
+
     async def take(
         self,
         connection: AsyncConnection,
@@ -138,9 +160,10 @@ class IngestStore:
         ingest_id: UUID,
         numbers: Sequence[int],
         counts: Mapping[str, int],
+        first_turn: int | None = None,
     ) -> bool:
-        """Take waiting turns off the list and raise the ingest's counts; False where they are not all there any more:
-        whoever took them off before has remembered them."""
+        """Take waiting turns off the list, raise the counts and note the first turn; False where they are not all there
+        any more: whoever took them off before has remembered them."""
         gone = delete(utterances).where(
             utterances.c.tenant_id == tenant_id,
             utterances.c.ingest_id == ingest_id,
@@ -150,7 +173,7 @@ class IngestStore:
             return False
         raised = {name: ingests.c[name] + value for name, value in counts.items()}
         query = update(ingests).where(ingests.c.tenant_id == tenant_id, ingests.c.ingest_id == ingest_id)
-        await connection.execute(query.values(taken=ingests.c.taken + len(numbers), **raised))
+        await connection.execute(query.values(taken=ingests.c.taken + len(numbers), first_turn=first_turn, **raised))
         return True
 
     async def finish(self, connection: AsyncConnection, tenant_id: str, ingest_id: UUID) -> Ingest | None:

@@ -13,7 +13,7 @@ from sqlalchemy import case, delete, func, insert, literal, select, text, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.domain.embeddings import Vector
-from app.domain.memory import Memory, MemoryType, Neighbour
+from app.domain.memory import Evidence, Memory, MemoryType, Neighbour
 from app.domain.places import SESSION_BITS, number_of, place_of
 from app.domain.ranking import Candidate
 from app.domain.spaces import Embedded, Role, StoredSpace
@@ -41,14 +41,14 @@ _INSERT = text("""
 INSERT INTO memories (
     tenant_id, memory_id, user_id, type, content, confidence, tags, source, slots, created_at, updated_at, valid_from,
     valid_to, expires_at, superseded_by, version_of, session, turn, speaker, place, quote, proof_count, is_set_right,
-    told_at
+    told_at, later_sources, later_quotes
 )
 SELECT :tenant_id, given.* FROM jsonb_to_recordset(CAST(:rows AS jsonb)) AS given(
     memory_id uuid, user_id text, type text, content text, confidence float8, tags text[], source text, slots text[],
     created_at timestamptz, updated_at timestamptz, valid_from timestamptz,
     valid_to timestamptz, expires_at timestamptz, superseded_by uuid, version_of uuid,
     session text, turn int, speaker text, place bigint, quote text, proof_count int,
-    is_set_right boolean, told_at timestamptz[]
+    is_set_right boolean, told_at timestamptz[], later_sources text[], later_quotes text[]
 )
 """)
 
@@ -122,8 +122,11 @@ def _candidate(row: Any, space: StoredSpace) -> Candidate:
 
 def memory_of(row: Any) -> Memory:
     """A row of either kind (SQLAlchemy's, the driver's) that begins with the memory's fields, in order."""
-    memory_id, user_id, kind, content, confidence, tags, source, *rest = row[: len(FIELDS)]
-    return Memory(memory_id, user_id, MemoryType(kind), content, confidence, tuple(tags), source, *rest)
+    memory_id, user_id, kind, content, confidence, tags, source, *rest, sources, quotes = row[: len(FIELDS)]
+    told = tuple(Evidence(source, quote or None) for source, quote in zip(sources, quotes, strict=False))
+    return Memory(
+        memory_id, user_id, MemoryType(kind), content, confidence, tuple(tags), source, *rest, later_evidence=told
+    )
 
 
 def with_told(memory: Memory, told_at: Sequence[datetime]) -> Memory:
@@ -433,6 +436,14 @@ class MemoryStore:
         return (await connection.execute(query)).rowcount
 
 
+def later_evidence(memory: Memory) -> dict[str, list[str]]:
+    """The columns of what told a memory after the first."""
+    return {
+        "later_sources": [each.source for each in memory.later_evidence],
+        "later_quotes": [each.quote or "" for each in memory.later_evidence],
+    }
+
+
 def _row(memory: Memory, slots: Sequence[str]) -> dict[str, Any]:
     return {
         "memory_id": memory.memory_id,
@@ -458,4 +469,5 @@ def _row(memory: Memory, slots: Sequence[str]) -> dict[str, Any]:
         "proof_count": memory.proof_count,
         "is_set_right": memory.is_set_right,
         "told_at": list(memory.told_at),
+        **later_evidence(memory),
     }

@@ -52,8 +52,11 @@ FIELDS = (
     "quote",
     "proof_count",
     "is_set_right",
+    "later_sources",
+    "later_quotes",
 )
-"""The columns of a memory, in the order in which its value has them."""
+"""The columns of a memory, in the order in which its value has them; the last two are its later evidence, side by side,
+a quote that is lacking as an empty one."""
 
 MEMORY = ", ".join(f"m.{name}" for name in FIELDS)
 OF_USER = "m.tenant_id = $3::text AND m.user_id = $4::text"

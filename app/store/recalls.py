@@ -1,15 +1,18 @@
 """Queries about recalls: what memories were found for what, and what each was ranked by."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, Literal
 from uuid import UUID
 
 import orjson
-from sqlalchemy import and_, func, select, text, update
+from sqlalchemy import RowMapping, and_, func, select, text, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from app.domain.memory import Memory
+from app.store.memories import memory_of
+from app.store.memory_search import FIELDS
 from app.store.pages import delete_oldest, page_of
 from app.store.tables import recalls, users
 
@@ -80,6 +83,22 @@ CROSS JOIN LATERAL (
 WHERE r.tenant_id = :tenant_id AND r.user_id = :user_id AND r.asked_at >= :since
 """)
 
+_AS_KNOWN = text("""
+SELECT m.*, known.at AS end_learned_at, known.told AS end_told, shown.memory_id AS shown_id
+FROM unnest(CAST(:ids AS uuid[])) AS shown(memory_id)
+CROSS JOIN LATERAL (
+    SELECT * FROM memories m
+    WHERE m.tenant_id = :tenant_id AND m.user_id = :user_id
+      AND (m.memory_id = shown.memory_id OR m.version_of = shown.memory_id)
+      AND coalesce(m.known_from, m.created_at) <= :at
+    ORDER BY coalesce(m.known_from, m.created_at) DESC, m.memory_id LIMIT 1
+) AS m
+LEFT JOIN LATERAL (
+    SELECT at, told FROM unnest(m.ended_at, m.told_to) AS was(at, told) WHERE was.at > :at ORDER BY was.at LIMIT 1
+) AS known ON true
+""")
+"""Of each memory the version of that moment, and where its end was learned later, the end that was known then."""
+
 
 class RecallStore:
     """What is asked and written about recalls."""
@@ -108,6 +127,14 @@ class RecallStore:
         query = select(*_COLUMNS).where(recalls.c.tenant_id == tenant_id, recalls.c.recall_id == recall_id)
         row = (await connection.execute(query)).one_or_none()
         return None if row is None else Recall(*row)
+
+    async def memories_as_known(
+        self, connection: AsyncConnection, tenant_id: str, recall: Recall
+    ) -> dict[UUID, Memory]:
+        """The memories of a recall that are not deleted, each as it was known when it was shown, by the id shown."""
+        arguments = {"tenant_id": tenant_id, "user_id": recall.user_id, "ids": recall.memory_ids, "at": recall.asked_at}
+        rows = (await connection.execute(_AS_KNOWN, arguments)).mappings()
+        return {row["shown_id"]: _as_known(row) for row in rows}
 
     async def page(
         self,
@@ -158,3 +185,11 @@ class RecallStore:
         """Delete up to `count` of before a moment; how many."""
         c = recalls.c
         return await delete_oldest(connection, tenant_id, c.asked_at, c.recall_id, before=before, count=count)
+
+
+def _as_known(row: RowMapping) -> Memory:
+    memory = memory_of([row[name] for name in FIELDS])
+    if row["end_learned_at"] is None:
+        return memory
+    by = memory.superseded_by if row["end_told"] is not None else None
+    return replace(memory, valid_to=row["end_told"], superseded_by=by)

@@ -157,6 +157,8 @@ memories = Table(
     Column("told_to", ARRAY(Moment), nullable=False, server_default=text("'{}'::timestamptz[]")),
     Column("is_set_right", Boolean, nullable=False, server_default=text("false")),
     Column("told_at", ARRAY(Moment), nullable=False, server_default=text("'{}'::timestamptz[]")),
+    Column("later_sources", ARRAY(Text), nullable=False, server_default=text("'{}'::text[]")),
+    Column("later_quotes", ARRAY(Text), nullable=False, server_default=text("'{}'::text[]")),
     Column("terms", ARRAY(Text), Computed(TERMS, persisted=True)),
     CheckConstraint("confidence >= 0 AND confidence <= 1", name="confidence"),
     _user_key(),
@@ -230,12 +232,14 @@ ingests = Table(
     Column("superseded", Integer, nullable=False, server_default=text("0")),
     Column("set_apart", Integer, nullable=False, server_default=text("0")),
     Column("job", BigInteger),
+    Column("first_turn", Integer),
     _user_key(),
     Index("ix_ingests_user", "tenant_id", "user_id", "created_at"),
     Index("ix_ingests_finished", "tenant_id", "finished_at", postgresql_where=text("finished_at IS NOT NULL")),
 )
 """Conversations that were handed in. `turns`: how many; `taken`: how many of them were dealt with so far; the other
-counts tell what became of those. `job`: its number in the queue of this database."""
+counts tell what became of those. `job`: its number in the queue of this database.
+`first_turn`: which turn of its conversation it begins with, once that was looked at."""
 
 utterances = Table(
     "utterances",

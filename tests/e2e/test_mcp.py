@@ -180,7 +180,7 @@ async def test_what_is_wrong_is_said_in_one_line(service: RunningService, bound:
         said = await refusal(client, "recall", query="x", user_id="mallory", limit=1000)
         assert "user_id: there is no such field" in said
         assert "limit: Input should be less than or equal to 50" in said
-        assert "recall takes: query, limit, types, tags, as_of" in said
+        assert "recall takes: query, limit, types, tags, as_of, token_budget" in said
         assert "mallory" not in said
         assert "type: Input should be" in await refusal(client, "remember", content="x", type="SECRET")
         assert "say what it is about" in await refusal(client, "feedback")
@@ -197,11 +197,13 @@ async def test_an_answer_fits_a_window(service: RunningService, house: Key) -> N
     async with httpx.AsyncClient(base_url=service.base_url, headers=house.headers, timeout=60) as client:
         ok(await client.post("/v1/memories", json={"user_id": "a novelist", "memories": memories}))
     async with over_http(service, "auto", house.headers | user) as client:
-        found = await call(client, "recall", query="What is my novel about?", limit=50)
+        found = await call(client, "recall", query="What is my novel about?", limit=50, token_budget=6000)
+        short = await call(client, "recall", query="What is my novel about?", limit=50)
     assert len(json.dumps(found)) < 30_000
     assert 1 <= len(found["memories"]) < 12
     assert found["left_out"] == 12 - len(found["memories"])
     assert all(len(one["content"]) <= 4_000 for one in found["memories"])
+    assert (short["memories"], short["left_out"]) == ([], 12), "each of them has more than 1,000 tokens"
 
 
 # --- raw requests

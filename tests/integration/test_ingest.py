@@ -15,10 +15,11 @@ from app.api.deps import Services
 from app.domain.errors import ModelUnavailable, NotFound
 from app.domain.jobs import JobKind
 from app.domain.memory import Memory
-from app.domain.turns import Utterance
+from app.domain.turns import PIECE_WORDS, Utterance
 from app.services.ingest import INGEST, IngestPayload
 from app.services.jobs.ingest import IngestJobs
 from app.services.jobs.run import JobHandler
+from app.services.ranking import SearchRequest
 from app.store.engine import Database
 from app.store.ingests import Ingest, IngestStore
 from tests.jobs import queue_of, until, working
@@ -89,6 +90,66 @@ async def test_what_is_handed_in_later_comes_after_it(services: Services, tenant
         "Two came by.": 2,
         "Three came by.": 3,
     }
+
+
+async def test_a_conversation_that_is_handed_in_again_is_kept_once(services: Services, tenant: str) -> None:
+    """With new turns at its end, and the last turns of it alone, whenever they are said to have been said."""
+    texts = [f"Number {each} came by." for each in range(40)]
+    once = await services.ingest.begin(tenant, USER, said(*texts), "train")
+    later = [Utterance("user", each, BEGAN + timedelta(days=1)) for each in (*texts, "Forty came by.")]
+    whole = await services.ingest.begin(tenant, USER, later, "train")
+    window = [*later[-2:], Utterance("user", "That was the last one.", BEGAN)]
+    end = await services.ingest.begin(tenant, USER, window, "train")
+    one = await services.ingest.begin(tenant, USER, said(*texts)[7:8], "train")
+
+    async with ingesting(services):
+        ingests = await finished(services, tenant, once, whole, end, one)
+
+    assert [ingest.deduplicated for ingest in ingests] == [0, 40, 2, 1]
+    kept = {memory.turn: memory.content for memory in await held(services, tenant)}
+    assert kept == dict(enumerate([*texts, "Forty came by.", "That was the last one."], 1))
+
+
+async def test_what_is_said_twice_in_a_conversation_was_said_twice(services: Services, tenant: str) -> None:
+    """In one request and in a later one: each with its own moment and place."""
+    turns = said("Did you go?", "Yes, I did.", "And did you swim?", "Yes, I did.")
+    first = await services.ingest.begin(tenant, USER, turns, "talk")
+    again = [Utterance("user", "Yes, I did.", BEGAN + timedelta(days=1))]
+    second = await services.ingest.begin(tenant, USER, again, "talk")
+
+    async with ingesting(services):
+        await finished(services, tenant, first, second)
+
+    answers = [memory for memory in await held(services, tenant) if memory.content == "Yes, I did."]
+    assert [memory.turn for memory in answers] == [2, 4, 5]
+    assert [memory.valid_from for memory in answers] == [turns[1].said_at, turns[3].said_at, again[0].said_at]
+
+
+async def test_the_end_of_a_long_turn_is_found_by_its_meaning(services: Services, tenant: str) -> None:
+    """An embedding model reads the beginning of a text; what is behind that is remembered in pieces beside it."""
+    talk = " ".join(f"The committee went over item {each} of its long agenda once more." for each in range(24))
+    baking = (
+        "Afterwards my grandmother baked a cherry cake for everybody. She mixed flour, butter and sugar in a bowl. "
+        "Then the fruit went in, and it was in the oven for an hour. We ate it warm, with whipped cream on top."
+    )
+    long = f"{talk} {baking}"
+    job = await services.ingest.begin(tenant, USER, said(long, "It rained all day.", "The bus was late."), "talk")
+
+    async with ingesting(services):
+        await finished(services, tenant, job)
+
+    kept = await held(services, tenant)
+    (whole,) = [memory for memory in kept if memory.content == long]
+    pieces = [memory for memory in kept if memory.source == "turn:talk:1" and memory.type == "HISTORY"]
+    pieces.sort(key=lambda memory: memory.turn or 0)
+    assert [len(memory.content.split()) > PIECE_WORDS / 2 for memory in pieces] == [True, False]
+    assert [len(memory.content.split()) <= PIECE_WORDS for memory in pieces] == [True] * len(pieces)
+    assert long.endswith(" ".join(memory.content for memory in pieces))
+    assert {(memory.speaker, memory.valid_from) for memory in pieces} == {("user", whole.valid_from)}
+    request = SearchRequest("Who made dessert?", 1)
+    (found,) = (await services.ranking.search(tenant, USER, request)).ranked
+    assert found.memory == pieces[-1]
+    assert found.cosine > 0.2
 
 
 async def test_instructions_tools_and_recalled_memories_teach_nothing(services: Services, tenant: str) -> None:

@@ -1,5 +1,6 @@
 """Recalls: written down after the answer, looked at, judged, done again, and forgotten."""
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from uuid import uuid4
 
@@ -65,9 +66,68 @@ async def test_a_recall_is_done_again(services: Services, tenant: str) -> None:
     await services.memories.update(tenant, helmet.memory_id, {"content": "Lives with a helmet on"})
     replay = await services.recalls.replay(tenant, found.recall_id)
     assert [item.memory.content for item in replay.then.ranked] == [item.memory.content for item in found.ranked]
+    assert replay.is_same, "a memory whose wording was changed is told by an earlier version of it"
     assert replay.now.ranked[0].memory.content == "I live in Lyon"
     page = await services.recalls.page(tenant, USER)
     assert len(page) <= 1, "a replay is written down"
+
+
+async def test_a_recall_of_what_was_known_earlier_is_done_again(services: Services, tenant: str) -> None:
+    """By what was known at the moment that was asked for, not by what was known when it was asked."""
+    await remembered(services, tenant)
+    before = datetime.now(UTC)
+    moved_at = before - timedelta(days=30)
+    await services.memories.add(tenant, USER, [Draft(MemoryType.PROFILE, "I live in Lyon", valid_from=moved_at)])
+    request = SearchRequest("Where do I live?", 3, known_at=before)
+    found = await services.ranking.search(tenant, USER, request)
+    assert "I live in Paris" in [item.memory.content for item in found.ranked]
+    assert found.recall_id is not None
+    await services.recalls.log.aclose()
+    replay = await services.recalls.replay(tenant, found.recall_id)
+    assert [item.memory.content for item in replay.then.ranked] == [item.memory.content for item in found.ranked]
+    assert replay.is_same
+    assert replay.now.ranked[0].memory.content == "I live in Lyon"
+
+
+async def test_a_recall_within_a_budget_is_done_again_within_it(services: Services, tenant: str) -> None:
+    await remembered(services, tenant)
+    whole = await services.ranking.search(tenant, USER, SearchRequest("Where do I live?", 3))
+    budget = services.ranking.tokenizer.count(whole.ranked[0].memory.content)
+    found = await services.ranking.search(tenant, USER, SearchRequest("Where do I live?", 3, token_budget=budget))
+    assert [item.memory for item in found.ranked] == [whole.ranked[0].memory]
+    assert (whole.left_out, found.left_out) == (0, 2)
+    assert found.recall_id is not None
+    replay = await services.recalls.replay(tenant, found.recall_id)
+    assert replay.is_same
+    assert len(replay.now.ranked) == 1
+
+
+async def test_a_receipt_shows_what_was_shown(services: Services, tenant: str) -> None:
+    """After a change of wording and a replacement: each memory as it was known at that moment, and as it is now."""
+    await remembered(services, tenant)
+    found = await services.ranking.search(tenant, USER, SearchRequest("Where do I live?", 3))
+    assert found.recall_id is not None
+    shown = {item.memory.memory_id: item.memory for item in found.ranked}
+    helmet, home = (next(m for m in shown.values() if word in m.content) for word in ("helmet", "Paris"))
+    await services.memories.update(tenant, helmet.memory_id, {"content": "Sold the helmet", "quote": None})
+    await services.memories.update(tenant, helmet.memory_id, {"tags": ["sport"]})
+    await services.memories.add(tenant, USER, [Draft(MemoryType.PROFILE, "I live in Lyon")])
+    receipt = await services.recalls.receipt(tenant, found.recall_id)
+    known = dict(zip(receipt.recall.memory_ids, zip(receipt.memories, receipt.current, strict=True), strict=True))
+    then, now = known[helmet.memory_id]
+    assert then is not None
+    assert now is not None
+    assert (then.content, then.version_of, then.tags) == ("Bought a bicycle helmet", helmet.memory_id, ())
+    assert (now.memory_id, now.content, now.tags) == (helmet.memory_id, "Sold the helmet", ("sport",))
+    then, now = known[home.memory_id]
+    assert then is not None
+    assert now is not None
+    assert replace(then, updated_at=home.updated_at) == home, "nobody knew yet that it would end"
+    assert now.superseded_by is not None
+    await services.memories.delete_one(tenant, helmet.memory_id)
+    receipt = await services.recalls.receipt(tenant, found.recall_id)
+    at = receipt.recall.memory_ids.index(helmet.memory_id)
+    assert (receipt.memories[at], receipt.current[at]) == (None, None)
 
 
 async def test_a_recall_that_cannot_be_done_again_says_so(services: Services, tenant: str) -> None:

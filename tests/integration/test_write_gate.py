@@ -11,8 +11,10 @@ from prometheus_client import REGISTRY
 from app.api.deps import Services
 from app.domain.errors import ModelUnavailable, NotFound
 from app.domain.hypotheses import Turn
-from app.domain.memory import Draft, Memory, MemoryType
+from app.domain.memory import Draft, Evidence, Memory, MemoryType
 from app.domain.turns import Stated, Utterance
+from app.services.choices import ExecuteRequest
+from app.services.feedback import Feedback
 from app.services.ranking import SearchRequest
 from app.services.remembering import Remembering
 from app.services.turns import TurnService
@@ -46,6 +48,7 @@ async def test_statements_are_kept_with_the_words_that_make_them(services: Servi
     tea = "I like green tea, as I said"
     assert set(kept) == {"I moved to Lyon last week (2026-02-16 to 2026-02-22)", tea}
     assert (kept[tea].proof_count, kept[tea].quote) == (2, tea)
+    assert kept[tea].evidence == (Evidence("turn:two:1", tea), Evidence("turn:two:2", tea))
 
 
 async def test_what_is_not_worth_keeping_is_set_apart(services: Services, tenant: str) -> None:
@@ -90,7 +93,7 @@ async def test_an_echo_of_what_was_recalled_is_no_proof(services: Services, tena
 
 
 async def test_chats_pass_the_same_gate(services: Services, tenant: str) -> None:
-    remembering = Remembering(services.memories, services.gate)
+    remembering = Remembering(services.gate)
     await remembering.remember(tenant, USER, [Turn("user", "I like it. I work as a nurse.")])
     await remembering.remember(tenant, "nobody yet", [Turn("user", "I like it.")])
     assert set(await held(services, tenant)) == {"I work as a nurse"}
@@ -143,7 +146,7 @@ async def test_a_correction_passes_the_gate(services: Services, tenant: str) -> 
 
 
 async def test_chats_set_right_too(services: Services, tenant: str) -> None:
-    remembering = Remembering(services.memories, services.gate)
+    remembering = Remembering(services.gate)
     await remembering.remember(tenant, USER, [Turn("user", "I live in Paris.")])
     await remembering.remember(tenant, USER, [Turn("user", CORRECTION)])
     kept = await held(services, tenant)
@@ -170,6 +173,35 @@ async def test_what_is_inferred_stands_back_behind_what_was_set_right(
     moved = [replace(each, said_at=datetime.now(UTC)) for each in utterances("I moved to Berlin.")]
     await services.turns.take(tenant, USER, moved, "four")
     assert set(await held(services, tenant)) == {"I moved to Berlin"}
+
+
+async def test_every_turn_that_told_a_memory_stays_with_it(services: Services, tenant: str) -> None:
+    """Through a later conversation, an import, and a search by which it is found."""
+    await services.turns.take(tenant, USER, utterances("I like green tea."), "one")
+    await services.turns.take(tenant, USER, utterances("Hello!", "Right. I  like green tea!"), "two")
+    told = (Evidence("turn:one:1", "I like green tea"), Evidence("turn:two:2", "I like green tea"))
+    assert (await held(services, tenant))["I like green tea"].evidence == told
+    lines = [line async for line in services.transfer.export(tenant, USER)]
+    await services.transfer.erase(tenant, USER)
+    await services.transfer.import_(tenant, lines)
+    request = SearchRequest("what do I drink?", 1, [MemoryType.PREFERENCE])
+    (found,) = (await services.ranking.search(tenant, USER, request)).ranked
+    assert found.memory.evidence == told
+
+
+async def test_comments_and_own_answers_pass_the_same_gate(services: Services, tenant: str) -> None:
+    """With the sentence that says so; what a choice itself tells quotes what was asked."""
+    executed = await services.context.execute(tenant, USER, ExecuteRequest("deploy it", custom_answer="I like it."))
+    comment = "Hm. I prefer bullet points. I like this thing."
+    await services.feedback.give(tenant, USER, Feedback(executed.execution_id, comment=comment))
+    await services.context.execute(tenant, USER, ExecuteRequest("deploy it", custom_answer="on Heroku"))
+    kept = await held(services, tenant)
+    assert set(kept) == {"I prefer bullet points", "deploy it. on Heroku"}
+    assert (kept["I prefer bullet points"].quote, kept["deploy it. on Heroku"].quote) == (
+        "I prefer bullet points",
+        "on Heroku",
+    )
+    assert {each.content for each in await services.gate.page(tenant, USER)} == {"I like it", "I like this thing"}
 
 
 class FindingSLM(BrokenSLM):

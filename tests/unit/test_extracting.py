@@ -38,6 +38,13 @@ def test_turns_are_numbered_dated_redacted_and_fenced() -> None:
     assert "<b>" not in told
 
 
+def test_who_speaks_is_told_by_name_where_it_is_known() -> None:
+    named = [Utterance("user", "I joined Acme.", NOW, 'Ann "Bee" O\'Neil'), Utterance("user", "So did I.", NOW)]
+    told = extraction_instruction(named).user
+    assert '<turn id="1" by="user" name="Ann &quot;Bee&quot; O&#x27;Neil" at=' in told
+    assert '<turn id="2" by="user" at=' in told
+
+
 async def test_a_statement_stands_by_the_words_that_make_it() -> None:
     slm, _ = slm_on([statement(2, "i joined Acme as a baker", "I work at Acme as a baker.", confidence=80)])
     (found,) = await slm.extract(SAID)

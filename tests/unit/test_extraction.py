@@ -28,6 +28,7 @@ def test_a_statement_is_kept_whole_with_its_type(text: str, kind: MemoryType) ->
     for wrapped in (text, f"{text}.", f"  Hello there!  {text}. Thanks\n"):
         [draft] = statements_in(wrapped, "chat")
         assert (draft.type, draft.content, draft.source) == (kind, text, "chat")
+        assert draft.quote == text, "the words that tell it"
         assert 0 < draft.confidence < 1
 
 

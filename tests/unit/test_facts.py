@@ -12,7 +12,20 @@ from app.domain.facts import Correction, Fact, correction_in, fact_in
 from app.domain.memory import Draft, Memory, MemoryType, Neighbour, resolve
 from app.domain.ranking import LATER, Candidate, newer_first, outdated
 from app.domain.times import asks_of_now
-from app.domain.turns import Stated, Utterance, corrected, draft_of, draft_of_statement, stated_in, with_facts
+from app.domain.turns import (
+    MAX_SOURCE,
+    PIECE_WORDS,
+    Stated,
+    Utterance,
+    corrected,
+    draft_of,
+    draft_of_statement,
+    pieces_of,
+    same_again,
+    source_of,
+    stated_in,
+    with_facts,
+)
 
 NOW = datetime(2026, 1, 10, tzinfo=UTC)
 DAY = timedelta(days=1)
@@ -237,3 +250,68 @@ def test_questions_of_now(text: str) -> None:
 def test_other_questions(text: str) -> None:
     """The past, other people, and what is no question."""
     assert not asks_of_now(text)
+
+
+@pytest.mark.parametrize("length", [1, 100, 117, 118, 256])
+def test_a_source_names_its_turn_however_long_the_session_s_name_is(length: int) -> None:
+    """And another session that begins alike is another one."""
+    source = source_of("s" * length, 12345)
+    assert source.endswith(":12345")
+    assert len(source) <= MAX_SOURCE
+    assert source != source_of("s" * (length - 1) + "t", 12345)
+    assert source.startswith("turn:s")
+
+
+def spoken(*texts: str, days: float = 0.0) -> list[Utterance]:
+    """A user's turns, a minute apart."""
+    return [Utterance("user", each, NOW + days * DAY + timedelta(minutes=at), "user") for at, each in enumerate(texts)]
+
+
+@pytest.mark.parametrize(
+    ("said", "first"),
+    [
+        (spoken("a", "b", "c", "d"), 1),
+        (spoken("a", "b", "c", "d", "e", days=1), 1),
+        (spoken("a", "b", days=1), 1),
+        (spoken("c", "d", "e", days=1), 3),
+        (spoken("d", "e", days=1), None),
+        (spoken("d", days=1), None),
+        (spoken("b", "c", days=1), None),
+        (spoken("x", "b")[1:], 2),
+        (spoken("a", "x", "c", days=1), None),
+        ([Utterance("system", "Be kind.", NOW), *spoken("c", "d", "e", days=1)], 2),
+        ([Utterance("system", "Be kind.", NOW)], None),
+    ],
+    ids=[
+        "all of it",
+        "all of it and more, later",
+        "its beginning",
+        "its end and more",
+        "its last turn and more",
+        "its last turn once more",
+        "two turns in its middle",
+        "one turn with its moment",
+        "something else",
+        "instructions before its end",
+        "instructions alone",
+    ],
+)
+def test_turns_that_are_handed_in_again_are_known_by_what_is_around_them(
+    said: list[Utterance], first: int | None
+) -> None:
+    known = dict(enumerate(spoken("a", "b", "c", "d"), 1))
+    assert same_again(known, said) == first
+    assert same_again({}, said) is None
+
+
+def test_a_short_turn_has_no_pieces_and_a_long_one_all_that_is_behind_its_beginning() -> None:
+    """Whole sentences, and one that is longer than a piece by its words."""
+    assert pieces_of(Utterance("user", "Well. " * PIECE_WORDS, NOW), "s", 1) == []
+    endless = " ".join(str(number) for number in range(2 * PIECE_WORDS + 10))
+    long = Utterance("user", f"Well now. {endless}. That was it.", NOW)
+    pieces = pieces_of(long, "s", 7)
+    words = [draft.content.split() for draft in pieces]
+    assert [len(each) for each in words] == [PIECE_WORDS, PIECE_WORDS, 13]
+    assert words[0][0] == "0"
+    assert pieces[-1].content.endswith("That was it.")
+    assert {(draft.source, draft.session, draft.valid_from) for draft in pieces} == {("turn:s:7", None, NOW)}

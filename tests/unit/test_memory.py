@@ -3,12 +3,25 @@
 The cosines are those of all-MiniLM-L6-v2, to two places.
 """
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
 import pytest
 
-from app.domain.memory import Draft, Memory, MemoryType, Neighbour, Resolution, merged_confidence, resolve
+from app.domain.memory import (
+    MAX_EVIDENCE,
+    Draft,
+    Evidence,
+    Memory,
+    MemoryType,
+    Neighbour,
+    Resolution,
+    merged_confidence,
+    resolve,
+    says_so_still,
+    told_again,
+)
 from app.domain.statements import CONFLICT_COSINE, NEAR_DUPLICATE_COSINE
 from tests.statements import contradiction, differing_detail, is_duplicate
 
@@ -187,6 +200,21 @@ def test_saying_it_again_wins_over_a_conflict_with_another() -> None:
     assert resolution == Resolution("merge", (UUID(int=1),), "duplicate")
 
 
+@pytest.mark.parametrize(
+    ("turn", "valid_from", "action"),
+    [(3, None, "merge"), (77, NOW, "add"), (77, NOW - DAY, "merge"), (None, NOW, "add"), (None, None, "merge")],
+    ids=["its number", "another turn", "its moment", "another moment", "nothing tells them apart"],
+)
+def test_a_turn_is_the_same_by_its_number_or_its_moment(
+    turn: int | None, valid_from: datetime | None, action: str
+) -> None:
+    held = replace(memory("Yes, I did.", MemoryType.HISTORY), session="talk", turn=3, speaker="user")
+    draft = Draft(MemoryType.HISTORY, "Yes, I did.", session="talk", turn=turn, speaker="user", valid_from=valid_from)
+    assert resolve(draft, valid_from or NOW, [Neighbour(held, 1.0)]).action == action
+    other = replace(draft, session="another")
+    assert resolve(other, valid_from or NOW, [Neighbour(held, 1.0)]).action == "add"
+
+
 def test_nothing_known_means_add() -> None:
     assert resolve(Draft(MemoryType.GOAL, "I want to run"), NOW, []) == Resolution("add")
 
@@ -196,6 +224,35 @@ def test_a_memory_holds_from_its_beginning_to_just_before_its_end() -> None:
     assert not held.is_valid_at(NOW - timedelta(microseconds=1))
     assert held.is_valid_at(NOW)
     assert not held.is_valid_at(NOW + DAY)
+
+
+def test_what_a_memory_said_is_true_until_its_new_wording_holds() -> None:
+    then = memory("I live in Paris", MemoryType.PROFILE)
+    assert says_so_still(then, then, NOW)
+    assert not says_so_still(then, replace(then, valid_to=NOW), NOW)
+    assert not says_so_still(then, replace(then, content="I live in Lyon", valid_from=NOW), NOW)
+    assert says_so_still(then, replace(then, content="I live in Lyon", valid_from=NOW + DAY), NOW)
+    assert says_so_still(replace(then, tags=("old",)), then, NOW)
+
+
+def test_every_telling_of_a_memory_stays_with_it() -> None:
+    """Each once, the first for good, of the others the latest."""
+    first = replace(memory("I live in Lyon", MemoryType.PROFILE), source="turn:one:1", quote="I live in Lyon")
+
+    def told(held: Memory, source: str, quote: str | None) -> Memory:
+        return told_again(held, Draft(MemoryType.PROFILE, "I live in Lyon", source=source, quote=quote), NOW)
+
+    again = told(told(first, "turn:two:5", "Lyon is where I live"), "turn:two:5", "Lyon is where I live")
+    assert again.proof_count == 3
+    assert again.evidence == (Evidence("turn:one:1", first.quote), Evidence("turn:two:5", "Lyon is where I live"))
+    often = first
+    for number in range(MAX_EVIDENCE + 5):
+        often = told(often, f"turn:many:{number}", "I live in Lyon")
+    assert often.evidence[0] == Evidence("turn:one:1", first.quote)
+    assert len(often.later_evidence) == MAX_EVIDENCE
+    assert often.evidence[-1].source == f"turn:many:{MAX_EVIDENCE + 4}"
+    bare = told(replace(first, source="api", quote=None), "turn:two:5", "I live in Lyon")
+    assert (bare.quote, bare.told_as, bare.source) == (None, "I live in Lyon", "api")
 
 
 def test_hearing_a_fact_again_makes_it_surer() -> None:

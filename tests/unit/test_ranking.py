@@ -20,6 +20,7 @@ from app.domain.ranking import (
     fused_similarity,
     rank,
     recency,
+    within,
 )
 
 NOW = datetime(2026, 1, 10, tzinfo=UTC)
@@ -54,6 +55,22 @@ def test_the_score_is_the_documented_sum() -> None:
     [ranked] = rank([one], Weights(), NOW, 5)
     assert ranked.score == pytest.approx(0.6 * 0.4 + 0.25 * 0.5 + 0.15 * believed(one.memory, NOW))
     assert (ranked.similarity, ranked.recency, ranked.confidence) == pytest.approx((0.4, 0.5, 0.9 * 0.75))
+
+
+def test_a_budget_leaves_out_whole_what_does_not_fit_and_takes_what_does() -> None:
+    """In the order of rank; exactly full is not too full."""
+    contents = ["a b c", "one that is much too long", "d e", "f", "g"]
+    found = [candidate(number, content, cosine=1 - number / 10) for number, content in enumerate(contents)]
+    ranked = rank(found, Weights(), NOW, 5)
+
+    def told(budget: int) -> list[str]:
+        return [each.memory.content for each in within(ranked, budget, lambda text: len(text.split()))]
+
+    assert told(6) == ["a b c", "d e", "f"]
+    assert told(5) == ["a b c", "d e"]
+    assert told(2) == ["d e"]
+    assert told(0) == []
+    assert told(13) == contents
 
 
 @pytest.mark.parametrize("kind", list(MemoryType))

@@ -75,3 +75,4 @@ def test_what_nobody_typed_is_not_said(text: str) -> None:
 def test_statements_in_the_first_person_become_memories(said: str, drafts: list[tuple[MemoryType, str]]) -> None:
     assert [(draft.type, draft.content) for draft in drafts_of([Turn("user", said)])] == drafts
     assert {draft.source for draft in drafts_of([Turn("user", said)])} <= {"chat"}
+    assert all(draft.quote and draft.quote in " ".join(said.split()) for draft in drafts_of([Turn("user", said)]))

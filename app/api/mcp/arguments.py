@@ -14,6 +14,9 @@ from app.domain.memory import MemoryType
 Schema = dict[str, Any]
 
 MAX_RECALLED = 50
+MAX_RECALLED_TOKENS = 6_000
+"""Of memories in one answer: an assistant's window holds other things, too."""
+
 MAX_BUDGET = 16_000
 """Tokens of one enriched prompt."""
 
@@ -58,6 +61,9 @@ class RecallIn(Request):
         None, description="Only memories with all of these tags."
     )
     as_of: Moment | None = Field(None, description="What was true at this moment (RFC 3339), instead of now.")
+    token_budget: Annotated[int, Field(ge=1, le=MAX_RECALLED_TOKENS), WHOLE] = Field(
+        1000, description="Most tokens of what the memories say together; one that does not fit is left out whole."
+    )
 
 
 class RecalledOut(Response):
@@ -76,7 +82,9 @@ class RecallOut(Response):
     """The memories that answer best, best first."""
 
     memories: list[RecalledOut]
-    left_out: int = Field(description="Found, and left out because the answer would be too long: ask more narrowly.")
+    left_out: int = Field(
+        description="Found, and left out because `token_budget` has no room: ask more narrowly, or allow more."
+    )
     degraded: bool = Field(description="Found by words alone, because the embedding model does not answer.")
 
 

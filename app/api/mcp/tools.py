@@ -12,9 +12,6 @@ from app.api.deps import Caller, Services
 from app.api.mcp import arguments as a
 from app.domain.errors import InvalidInput, NotFound
 
-RESULT_CHARS = 24_000
-"""Of memories in one answer, about 6,000 tokens: an assistant's window holds other things, too."""
-
 CONTENT_CHARS = 4_000
 """Of one memory in an answer."""
 
@@ -71,8 +68,7 @@ async def recall(visit: Visit, given: a.RecallIn) -> a.RecallOut:
     except NotFound:
         return a.RecallOut(memories=[], left_out=0, degraded=False)
     recalled = [_recalled(one) for one in found.results]
-    kept = _within(recalled, RESULT_CHARS)
-    return a.RecallOut(memories=recalled[:kept], left_out=len(recalled) - kept, degraded=found.degraded)
+    return a.RecallOut(memories=recalled, left_out=found.left_out, degraded=found.degraded)
 
 
 async def forget(visit: Visit, given: a.ForgetIn) -> a.ForgetOut:
@@ -150,15 +146,6 @@ def _recalled(one: schemas.SearchResult) -> a.RecalledOut:
         tags=one.memory.tags,
         valid_from=one.memory.valid_from,
     )
-
-
-def _within(recalled: list[a.RecalledOut], chars: int) -> int:
-    """How many of the first memories have at most `chars` characters together; one at least."""
-    for count, one in enumerate(recalled):
-        chars -= len(one.content)
-        if chars < 0 and count > 0:
-            return count
-    return len(recalled)
 
 
 TOOLS = {

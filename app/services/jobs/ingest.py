@@ -7,7 +7,7 @@ from prometheus_client import Counter
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.domain.errors import UserErased
-from app.domain.turns import batches
+from app.domain.turns import batches, same_again
 from app.services.ingest import IngestPayload
 from app.services.jobs.run import JobLost, JobRun
 from app.services.turns import Taken, TurnService
@@ -59,8 +59,15 @@ class IngestJobs:
                 return False
             waiting = await self.ingests.waiting(connection, tenant_id, ingest_id, AT_ONCE)
             last = await self.turns.memories.memories.last_turn(statements, tenant_id, user_id, ingest.session)
+            known = {}
+            if ingest.taken == 0 and last > 0:
+                known = await self.ingests.known_turns(connection, tenant_id, user_id, ingest.session, last)
         if not waiting:
             return False
+        first_turn = ingest.first_turn
+        if first_turn is None:
+            again = same_again(known, [said for _, said in waiting])
+            first_turn = last + 1 - ingest.taken if again is None else again
         batch = batches([said for _, said in waiting])[0]
         numbers = [number for number, _ in waiting[: len(batch)]]
 
@@ -72,10 +79,16 @@ class IngestJobs:
                 "superseded": taken.superseded,
                 "set_apart": taken.set_apart,
             }
-            if not await self.ingests.take(connection, tenant_id, ingest_id, numbers, counts):
+            if not await self.ingests.take(connection, tenant_id, ingest_id, numbers, counts, first_turn):
                 raise JobLost(f"another worker remembered these turns of ingest {ingest_id}")
 
         await self.turns.take(
-            tenant_id, user_id, batch, ingest.session, last + 1, known_since=known_since, within=take_off
+            tenant_id,
+            user_id,
+            batch,
+            ingest.session,
+            first_turn + ingest.taken,
+            known_since=known_since,
+            within=take_off,
         )
         return True

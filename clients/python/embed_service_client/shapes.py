@@ -408,12 +408,21 @@ class JobOut:
 
 
 @dataclass(frozen=True, kw_only=True)
+class EvidenceOut:
+    """One telling of a memory."""
+
+    quote: str | None
+    source: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class MemoryOut:
     """A memory."""
 
     confidence: float
     content: str
     created_at: datetime
+    evidence: list[EvidenceOut] = field(default_factory=list[EvidenceOut])
     expires_at: datetime | None
     id: str
     proof_count: int = 1
@@ -506,6 +515,7 @@ class SearchOut:
     """Memories, best first; `degraded` when they were found by words alone."""
 
     degraded: bool
+    left_out: int = 0
     recall_id: str | None = None
     results: list[SearchResult]
     space: str
@@ -611,6 +621,7 @@ class ReceiptItem:
     age_days: float | None
     confidence: float | None
     cosine: float | None
+    current: MemoryOut | None = None
     id: str
     is_helpful: bool | None
     is_valid: bool | None

@@ -1344,6 +1344,22 @@ export interface components {
             unsure_adapters?: string[];
         };
         /**
+         * EvidenceOut
+         * @description One telling of a memory.
+         */
+        EvidenceOut: {
+            /**
+             * Quote
+             * @description The words that tell it, where they are known.
+             */
+            quote: string | null;
+            /**
+             * Source
+             * @description Where it is from; `turn:SESSION:TURN` is a turn that was ingested.
+             */
+            source: string;
+        };
+        /**
          * ExecuteIn
          * @description What the user settled on.
          */
@@ -1818,6 +1834,12 @@ export interface components {
              * Format: date-time
              */
             created_at: string;
+            /**
+             * Evidence
+             * @description What tells it, oldest first: the first, and the latest 16.
+             * @default []
+             */
+            evidence?: components["schemas"]["EvidenceOut"][];
             /** Expires At */
             expires_at: string | null;
             /**
@@ -2373,6 +2395,8 @@ export interface components {
             confidence: number | null;
             /** Cosine */
             cosine: number | null;
+            /** @description As it is now; null where it was deleted. */
+            current?: components["schemas"]["MemoryOut"] | null;
             /**
              * Id
              * Format: uuid
@@ -2385,14 +2409,14 @@ export interface components {
             is_helpful: boolean | null;
             /**
              * Is Valid
-             * @description Whether it is true now.
+             * @description Whether what was shown is true now.
              */
             is_valid: boolean | null;
-            /** @description As it is now; null where it was deleted. */
+            /** @description As it was known when it was shown: of one changed since, the earlier version, which has an id of its own; null where it was deleted. */
             memory: components["schemas"]["MemoryOut"] | null;
             /**
              * Quote
-             * @description The words that tell it: its own, where it was told as it is.
+             * @description The words that told it then: its own, where it was told as it is.
              */
             quote: string | null;
             /** Recency */
@@ -2729,7 +2753,7 @@ export interface components {
             tags?: string[] | null;
             /**
              * Token Budget
-             * @description Most tokens of all contents together; a memory that does not fit is left out whole.
+             * @description Most tokens of all contents together; a memory that does not fit is left out whole. Absent: only `limit` counts.
              */
             token_budget?: number | null;
             /** Types */
@@ -2745,6 +2769,12 @@ export interface components {
         SearchOut: {
             /** Degraded */
             degraded: boolean;
+            /**
+             * Left Out
+             * @description How many more there were, which `token_budget` had no room for.
+             * @default 0
+             */
+            left_out?: number;
             /**
              * Recall Id
              * @description Under which this can be looked at and replayed, where it is kept.
