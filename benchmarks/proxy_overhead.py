@@ -12,6 +12,8 @@ turns, in alternating order: one at a time, then from 16 clients that each begin
 second. What is added is the difference of the percentiles of the seconds from a request's first byte to its answer's
 first event; the pace is that of the events after the first. Beside that,
 one embedding of a question over HTTP (`POST /v1/embeddings`) is timed in the same turns: memory costs at least one.
+On another machine the milliseconds say little; `ttft_ratio` is what is added in such embeddings, and may be what the
+15 ms are of the 4.4 ms that one took where they were set: 3.4.
 """
 
 import argparse
@@ -41,6 +43,9 @@ from benchmarks.report import Figure, Target, arguments, describe_machine, new_p
 CLIENTS = 16
 MEMORIES = 30
 ALLOWED_MS = 15.0
+EMBEDDING_MS = 4.4
+"""What one embedding took, in the process and on a quiet machine, where `ALLOWED_MS` was set."""
+ALLOWED_EMBEDDINGS = round(ALLOWED_MS / EMBEDDING_MS, 1)
 LEAST_PACE = 0.98
 SYSTEM = "You are a helpful assistant. Answer in a few sentences."
 MAX_TOKENS = 48
@@ -94,7 +99,12 @@ def main() -> None:
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     machine["load average at the end"] = f"{os.getloadavg()[0]:.2f}"
-    note = f"{plan.rounds} requests each way one at a time, {plan.passes} passes each way of {CLIENTS} clients at once."
+    note = (
+        f"{plan.rounds} requests each way one at a time, {plan.passes} passes each way of {CLIENTS} clients at once. "
+        "`ttft_ratio` is what the proxy adds in embeddings of one text over HTTP, timed in the same turns. Its target "
+        f"is that of `ttft_ms` on the machine it was set for: {ALLOWED_MS:g} ms, where one embedding took "
+        f"{EMBEDDING_MS} ms, are {ALLOWED_EMBEDDINGS} of them."
+    )
     publish(options, "What the chat proxy adds", figures, machine, note)
 
 
@@ -249,7 +259,8 @@ def figures_of(measured: Measured, clients: int, embedding_ms: float) -> list[Fi
         note = f"{proxy:.1f} through the proxy, {direct:.1f} directly"
         figures.append(Figure(f"ttft_ms/p{rank}/{clients}", proxy - direct, "ms", target, note))
         if rank == 50:
-            figures.append(Figure(f"ttft_ratio/p50/{clients}", (proxy - direct) / embedding_ms, "embeddings"))
+            added, most = (proxy - direct) / embedding_ms, Target("≤", ALLOWED_EMBEDDINGS)
+            figures.append(Figure(f"ttft_ratio/p50/{clients}", added, "embeddings", most))
     note = f"{pace['proxy']:.1f} events/s through the proxy, {pace['direct']:.1f} directly"
     figures.append(Figure(f"stream_ratio/{clients}", pace["proxy"] / pace["direct"], "", Target("≥", LEAST_PACE), note))
     return figures

@@ -6,7 +6,13 @@
 With --data, every set in LoCoMo's layout in the folder (`DIR/locomo/locomo.json`, and `DIR/NAME/NAME.json`): one
 memory a turn, the built-in embedder, no language model, default settings, all categories of questions. Relevant are the
 turns that a question names as its evidence. Measured are turns and sessions, beside baselines on the same texts and
-vectors in the same run: cosine, BM25, a fusion of four arms by reciprocal rank with a session prior, and mem0.
+vectors in the same run: cosine, BM25, a fusion of four arms by reciprocal rank with a session prior, and mem0. Then the
+same on sets that are made of ClariQ and LoCoMo, where words help less than vectors (`made_sets.py`).
+
+`ours` remembers texts of the form "Name: text", one memory each; `ingest` takes the same turns as a chat frontend hands
+them in, who says it told apart from what is said, and makes statements of what the first of the two speakers says. Of
+both there is what a turn costs; of the statements the share that no turn tells, by a rule of the benchmark's own
+(`support.py`).
 
 mem0 runs as its package ships in an environment and a process of its own, on pgvector in a database of the same server,
 with the same vectors and no language model: `make install-peer` makes `venv-mem0`, else --mem0 names the Python of
@@ -15,12 +21,14 @@ those of the first set.
 
 Always, 500 generated histories (`histories.py`) of what changes in a life, told turn by turn: whether a search puts the
 fact that holds before those that do not, now and as of moments in between, in wordings that no rule was written beside.
+Everything is asked at one set moment, the same in every run (`ours.NOW`): age counts.
 """
 
 import argparse
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import uvloop
@@ -29,15 +37,19 @@ from rich.progress import Progress
 
 from benchmarks.memory_quality.baselines import bm25, cosine, four_arms
 from benchmarks.memory_quality.data import Conversation, Embedded, data_sets, windows
-from benchmarks.memory_quality.figures import quality_figures
+from benchmarks.memory_quality.figures import cost_figures, quality_figures, support_figure
 from benchmarks.memory_quality.freshness import COUNT, freshness_figures
+from benchmarks.memory_quality.ingested import Support, answer_ingested
 from benchmarks.memory_quality.latency import QUICK, Plan, measure_latency
 from benchmarks.memory_quality.latency_figures import latency_figures, note_of, search_figures
+from benchmarks.memory_quality.made_sets import made_sets
 from benchmarks.memory_quality.measures import Scores, by_scores, score
-from benchmarks.memory_quality.ours import House, open_house
+from benchmarks.memory_quality.ours import Cost, House, open_house
 from benchmarks.memory_quality.peer import Peer, find_python, open_peers
 from benchmarks.memory_quality.plot import write_plot
 from benchmarks.report import Figure, arguments, describe_machine, new_progress, publish
+
+BASELINES = ("cosine", "bm25", "rrf")
 
 
 @dataclass
@@ -81,49 +93,80 @@ async def measure(options: argparse.Namespace, own: argparse.Namespace, progress
     outcome = Outcome()
     async with open_house(own.vectors) as house:
         async with open_peers(python, house) as peers:
-            for name, conversations in sets.items():
-                some = conversations[: 1 if options.quick else None]
-                outcome.scores[name] = await _scores(house, peers, name, some, progress)
-                outcome.figures += quality_figures(name, outcome.scores[name])
+            given = {name: each[: 1 if options.quick else None] for name, each in sets.items()}
+            made: dict[str, list[Conversation]] = {}
+            if sets:
+                made = await made_sets(options.data, house, given.get("locomo", ()), is_quick=options.quick)
+            for name, conversations in (given | made).items():
+                measured = await _measured(house, peers, name, conversations, progress)
+                outcome.scores[name] = measured.scores
+                outcome.figures += quality_figures(name, measured.scores, is_by_type=name in given)
+                outcome.figures += cost_figures(name, measured.costs)
+                if "ingest" in measured.scores:
+                    outcome.figures.append(support_figure(f"ingest/{name}", measured.support))
                 took = {"ours": house.searched} | {who: peer.searched for who, peer in peers.items() if peer.searched}
                 outcome.figures += search_figures(name, took)
             if sets:
                 timed = sets.get("locomo") or next(iter(sets.values()))
-                measured = await measure_latency(house, peers, timed, QUICK if options.quick else Plan(), progress)
-                outcome.figures += latency_figures(measured)
-                outcome.note = note_of(measured, peers)
+                latency = await measure_latency(house, peers, timed, QUICK if options.quick else Plan(), progress)
+                outcome.figures += latency_figures(latency)
+                outcome.note = note_of(latency, peers)
                 outcome.versions = {"mem0ai": peers["mem0"].version} if peers else {}
         outcome.figures += await freshness_figures(house, progress, 20 if options.quick else own.histories)
     return outcome
 
 
-async def _scores(
+@dataclass
+class Measured:
+    """Of one set: the scores of whoever answered, what a turn cost by the way it came, and whether what was made of
+    turns is told by them."""
+
+    scores: Scores
+    costs: dict[str, Cost]
+    support: Support = field(default_factory=Support)
+
+
+async def _measured(
     house: House, peers: Mapping[str, Peer], name: str, conversations: Sequence[Conversation], progress: Progress
-) -> Scores:
+) -> Measured:
     asked_too = {"mem0": peers["mem0"]} if "mem0" in peers else {}
-    scores: Scores = {who: [] for who in ("ours", "cosine", "bm25", "rrf", *asked_too)}
+    is_talk = all(conversation.is_talk for conversation in conversations)
+    ways = ("ours", "ingest") if is_talk else ("ours",)
+    measured = Measured({who: [] for who in (*ways, *BASELINES, *asked_too)}, dict.fromkeys(ways, Cost()))
+    house.ask_after(turn for conversation in conversations for turn in conversation.turns)
     house.searched.clear()
     for peer in asked_too.values():
         await peer.open(name)
         peer.searched.clear()
-    bar = progress.add_task("conversations", total=len(conversations))
+    bar = progress.add_task(name, total=len(conversations))
     for conversation in conversations:
-        texts = [turn.text for turn in conversation.turns]
-        asked = [question.text for question in conversation.questions]
-        embedded = Embedded(*[await house.embedder.embed(each) for each in (texts, windows(conversation), asked)])
-        turns, questions = await house.stems(texts), await house.stems(asked)
-        ranked: dict[str, np.ndarray[tuple[int, int], np.dtype[np.floating]]] = {
-            "cosine": cosine(embedded),
-            "bm25": bm25(turns, questions),
-            "rrf": four_arms(conversation, embedded, turns, questions),
-        }
-        for who, each in ranked.items():
-            scores[who] += score(conversation, by_scores(conversation, each))
-        scores["ours"] += score(conversation, await house.answer(conversation))
+        for who, ranked in (await _ranked(house, conversation)).items():
+            measured.scores[who] += score(conversation, by_scores(conversation, ranked))
+        answers, cost = await house.answer(conversation)
+        measured.scores["ours"] += score(conversation, answers)
+        measured.costs["ours"] += cost
+        if is_talk:
+            answers, cost, support = await answer_ingested(house, conversation)
+            measured.scores["ingest"] += score(conversation, answers)
+            measured.costs["ingest"] += cost
+            measured.support += support
         for who, peer in asked_too.items():
-            scores[who] += score(conversation, await peer.answer(conversation))
+            measured.scores[who] += score(conversation, await peer.answer(conversation))
         progress.advance(bar)
-    return scores
+    return measured
+
+
+async def _ranked(house: House, conversation: Conversation) -> dict[str, np.ndarray[Any, np.dtype[np.floating]]]:
+    """What each of the baselines gives each turn for each question."""
+    texts = [turn.text for turn in conversation.turns]
+    asked = [question.text for question in conversation.questions]
+    embedded = Embedded(*[await house.embedder.embed(each) for each in (texts, windows(conversation), asked)])
+    turns, questions = await house.stems(texts), await house.stems(asked)
+    return {
+        "cosine": cosine(embedded),
+        "bm25": bm25(turns, questions),
+        "rrf": four_arms(conversation, embedded, turns, questions),
+    }
 
 
 if __name__ == "__main__":

@@ -27,6 +27,13 @@ class Turn:
     speaker: str
     text: str
     said_at: datetime
+    words: str = ""
+    """What was said without the name of who said it, where `text` has it."""
+
+    @property
+    def said(self) -> str:
+        """What was said, as a chat frontend hands it in: who said it is told apart from it."""
+        return self.words or self.text
 
 
 @dataclass(frozen=True)
@@ -45,6 +52,8 @@ class Conversation:
     name: str
     turns: Sequence[Turn]
     questions: Sequence[Question]
+    is_talk: bool = True
+    """Whether the turns were said one after the other; else each is a text of its own, in a session of its own."""
 
     @property
     def sessions(self) -> np.ndarray[Any, np.dtype[np.int64]]:
@@ -116,9 +125,10 @@ def _turns(held: Mapping[str, Any]) -> Iterator[Turn]:
         for order, turn in enumerate(held[match.string], 1):
             named = _TURN.fullmatch(str(turn.get("dia_id", "")))
             caption = turn.get("blip_caption")
-            text = f"{turn['speaker']}: {turn['text']}" + (f" [shares {caption}]" if caption else "")
+            words = str(turn["text"]) + (f" [shares {caption}]" if caption else "")
             number = int(named[2]) if named else order
-            yield Turn(session, number, str(turn["speaker"]), text, began + timedelta(seconds=order))
+            speaker = str(turn["speaker"])
+            yield Turn(session, number, speaker, f"{speaker}: {words}", began + timedelta(seconds=order), words)
 
 
 def _moment(text: Any, session: int) -> datetime:

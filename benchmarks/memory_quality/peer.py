@@ -73,8 +73,8 @@ class Peer:
         for question in conversation.questions:
             found = await self.search(user, question.text, DEPTH)
             self.searched.append(found.seconds)
-            deep = await self.search(user, question.text, SESSION_DEPTH)
-            sessions = [conversation.turns[positions[each]].session for each in deep.ids]
+            deep = (await self.search(user, question.text, SESSION_DEPTH)).ids if conversation.is_talk else ()
+            sessions = [conversation.turns[positions[each]].session for each in deep]
             answers.append(Answer([positions[each] for each in found.ids], list(dict.fromkeys(sessions))))
         return answers
 

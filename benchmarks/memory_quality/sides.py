@@ -2,10 +2,9 @@
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 from app.domain.memory import Draft
 from app.services.jobs.graphs import GRAPH
@@ -16,7 +15,7 @@ from app.services.keys import DEFAULT_TENANT
 from app.services.ranking import SearchRequest
 from app.store.embedded import connect_driver
 from app.store.jobs import JobState, JobStore
-from benchmarks.memory_quality.ours import House
+from benchmarks.memory_quality.ours import House, database_size
 from benchmarks.memory_quality.peer import Peer
 
 USER = "everybody"
@@ -82,7 +81,7 @@ class Ours:
 
     async def size(self) -> int:
         """The database's."""
-        return await _size(self.house.url)
+        return await self.house.size()
 
 
 @dataclass(frozen=True)
@@ -105,23 +104,12 @@ class Theirs:
 
     async def size(self) -> int:
         """The database's, and that of the file with the history."""
-        return await _size(self.peer.url) + self.peer.history_size()
+        return await database_size(self.peer.url) + self.peer.history_size()
 
 
 async def _vacuum(url: str) -> None:
-    async with _connected(url) as connection:
-        await connection.execute("VACUUM (ANALYZE)")
-
-
-async def _size(url: str) -> int:
-    async with _connected(url) as connection:
-        return await connection.fetchval("SELECT pg_database_size(current_database())")
-
-
-@asynccontextmanager
-async def _connected(url: str) -> AsyncGenerator[Any]:
     connection = await connect_driver(url)
     try:
-        yield connection
+        await connection.execute("VACUUM (ANALYZE)")
     finally:
         await connection.close()

@@ -1,6 +1,7 @@
 """Search with a million memories: how much slower than with ten thousand, and whether it still finds them.
 
-    python -m benchmarks.scale [--data DIR] [--memories 1000000] [--json FILE] [--results FILE] [--quick]
+    python -m benchmarks.scale [--data DIR] [--memories 1000000] [--others-share 1] [--json FILE] [--results FILE]
+                               [--quick]
 
 The data: ten times as many memories as users; one user holds a twentieth of all, the others share the rest by a
 Zipf-Mandelbrot law. A memory is a real sentence (LoCoMo's turns and ClariQ's questions with --data, else templates)
@@ -14,7 +15,10 @@ databases of one server, of which one holds those users alone (10,000 memories) 
 rounds and in random order. Recall is to brute force over float32, of what a search takes for the nearest by vector.
 Tables, statements and the job that makes the graphs are the service's own. Beside it, a table as others have it: one
 HNSW index over all users' vectors with pgvector's defaults, and a filter on the user; and the same with its iterative
-scan. Because that index takes so long to build, it holds one user in five.
+scan. It holds everybody; --others-share 5 leaves four of five users out where memory or time is short.
+
+Then users of 1,000, 2,000, 4,000 and 8,000 memories, in a database of their own, are searched exactly and by graph
+(`crossover.py`): from where a graph is quicker is what EXACT_LIMIT has to be.
 """
 
 import argparse
@@ -27,22 +31,17 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
-from typing import Any
 
 import numpy as np
+import psutil
 import uvloop
 from rich.console import Console
 from rich.progress import Progress
 
 from app.clients.embeddings.onnx import OnnxEmbedder
-from app.domain.embeddings import EmbeddingSpace
-from app.domain.spaces import EXACT_LIMIT, StoredSpace
+from app.domain.spaces import EXACT_LIMIT
 from app.logs import configure_logs
-from app.services import space_making
-from app.store.embedded import EmbeddedServer, connect_driver, start_embedded
-from app.store.engine import Database, migrate, prepare_database
-from app.store.spaces import SpaceStore
-from app.store.tenants import TenantStore
+from app.store.embedded import start_embedded
 from benchmarks import sentences
 from benchmarks.report import (
     Figure,
@@ -53,18 +52,18 @@ from benchmarks.report import (
     publish,
     ratio,
 )
+from benchmarks.scale.crossover import FULL, CrossoverPlan, crossover_figures, load_users
 from benchmarks.scale.data import Numbers, user_sizes
+from benchmarks.scale.databases import connect, make_space, open_database, open_others, service_connection
 from benchmarks.scale.figures import disk_figures, milliseconds
 from benchmarks.scale.load import (
-    OTHERS_SHARE,
-    TENANT,
     Held,
     build_global,
     build_graphs,
     embed,
     load,
     make_pool,
-    read_vectors,
+    room_for_global,
 )
 from benchmarks.scale.measure import (
     ITERATIVE,
@@ -76,14 +75,16 @@ from benchmarks.scale.measure import (
     time_globally,
     time_searches,
 )
-from benchmarks.scale.tables import DIMENSION
 
 SMALL = 10_000
 """Memories of the small database, about."""
 HEAVY = 0
 """Rank of the user who holds the most."""
-BYTES_PER_MEMORY = 6_000
-"""Disk that a run needs at its fullest, the others' table included."""
+BYTES_PER_MEMORY = 5_200
+"""Disk that a run needs at its fullest, without the others' table."""
+BYTES_PER_OTHERS = 4_500
+"""Disk of a memory in that one, with its index."""
+SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - where PostgreSQL's processes share what they build
 
 
 @dataclass(frozen=True)
@@ -103,16 +104,19 @@ class Plan:
     global_rounds: int = 200
     exact_users: int = 300
     heavy_queries: int = 300
+    others_share: int = 1
+    """The others' table holds one in so many of the users."""
+    crossover: CrossoverPlan = FULL
 
 
-QUICK = Plan(10_000, 10, 300, 400, 300, 60, 60, 20, 30, 40)
+QUICK = Plan(10_000, 10, 300, 400, 300, 60, 60, 20, 30, 40, crossover=CrossoverPlan((100, 200, 400, 800), 1, 20))
 
 
 def main() -> None:
     """Run the benchmark."""
-    memories, rest = own_arguments()
+    own, rest = own_arguments()
     options = arguments(__doc__, rest)
-    plan = QUICK if options.quick else Plan(memories, memories // SMALL)
+    plan = QUICK if options.quick else Plan(own.memories, own.memories // SMALL, others_share=own.others_share)
     machine = describe_machine(("asyncpg", "onnxruntime", "uvloop", "numpy"))
     random = Random(1)
     said = (
@@ -137,23 +141,33 @@ def main() -> None:
     publish(options, "Scale", figures, machine, note)
 
 
-def own_arguments(argv: Sequence[str] | None = None) -> tuple[int, list[str]]:
-    """How many memories, and the arguments that every benchmark takes."""
+def own_arguments(argv: Sequence[str] | None = None) -> tuple[argparse.Namespace, list[str]]:
+    """The options of this benchmark alone, and the arguments that every benchmark takes."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--memories", type=int, default=Plan.memories)
+    parser.add_argument("--others-share", type=int, default=Plan.others_share)
     options, rest = parser.parse_known_args(argv)
     if options.memories < 2 * SMALL:
         raise SystemExit(f"--memories {options.memories}: at least {2 * SMALL} are needed")
-    return options.memories, rest
+    if options.others_share < 1:
+        raise SystemExit(f"--others-share {options.others_share}: one in how many users; at least 1")
+    return options, rest
 
 
 def check_room(folder: Path, plan: Plan) -> None:
-    """Raise SystemExit when the disk has too little room for the data."""
-    needed, free = plan.memories * BYTES_PER_MEMORY + 2**30, shutil.disk_usage(folder).free
+    """Raise SystemExit when disk or memory have too little room for the data."""
+    others = plan.memories // plan.others_share
+    needed, free = plan.memories * BYTES_PER_MEMORY + others * BYTES_PER_OTHERS + 2**30, shutil.disk_usage(folder).free
     if free < needed:
         raise SystemExit(
             f"{folder} has {free / 2**30:.1f} GiB free and {needed / 2**30:.1f} are needed: "
             "free some, set TMPDIR to another disk, or ask for fewer --memories"
+        )
+    held, shared = room_for_global(others), shutil.disk_usage(SHARED_MEMORY).free
+    if min(shared, psutil.virtual_memory().available) < held + 2**30:
+        raise SystemExit(
+            f"the others' index is built in {held / 2**30:.1f} GiB of memory, and {SHARED_MEMORY} or the machine has "
+            "too little of it: ask for a larger --others-share (5 leaves four of five users out of it)"
         )
 
 
@@ -171,7 +185,7 @@ async def run(
     sizes = user_sizes(plan.memories, plan.memories // 10, plan.memories // 20)
     small = np.arange(plan.smaller // 2, len(sizes), plan.smaller)
     small = small[sizes[small] <= plan.limit]
-    users = Users(sizes, small, plan.limit, random)
+    users = Users(sizes, small, plan, random)
     sampled = [users.anyone() for _ in range(plan.exact_users // 2)] + [
         users.by_memories() for _ in range(plan.exact_users // 2)
     ]
@@ -180,7 +194,7 @@ async def run(
     server = await start_embedded(folder / "data")
     try:
         async with AsyncExitStack() as stack:
-            databases = {name: await open_database(server, name, stack) for name in ("small", "large")}
+            databases = {name: await open_database(server, name, stack) for name in ("small", "large", "sizes")}
             spaces = [await make_space(database) for database in databases.values()]
             space = spaces[0]
             admin = {name: await connect(server, name, stack) for name in databases}
@@ -191,11 +205,12 @@ async def run(
             held = await load(
                 pool,
                 sizes,
-                admin,
+                {name: admin[name] for name in ("small", "large")},
                 table=space.memory_table,
                 small=small,
                 watched=watched,
                 others=others,
+                others_share=plan.others_share,
                 advance=lambda count: progress.advance(bar, count),
             )
             graph_bar = progress.add_task("building graphs", total=None)
@@ -214,8 +229,8 @@ async def run(
             await others.execute("CHECKPOINT")
             figures = await disk_figures(admin["large"], space.memory_table, others, plan.memories, plan.limit, built)
             searchers = {
-                name: Searcher(await service_connection(database, stack), queries, space)
-                for name, database in databases.items()
+                name: Searcher(await service_connection(databases[name], stack), queries, space)
+                for name in ("small", "large")
             }
             globally = Globally(others, queries)
             figures = [
@@ -224,6 +239,10 @@ async def run(
                 *await global_figures(searchers["large"], globally, users, plan, random, progress),
                 *figures,
             ]
+            await load_users(databases["sizes"], admin["sizes"], spaces[-1], pool, plan.crossover, progress)
+            figures += await crossover_figures(
+                databases["sizes"], stack, queries, spaces[-1], plan.crossover, random, progress
+            )
     finally:
         await server.stop()
     return figures
@@ -235,12 +254,12 @@ class Users:
 
     sizes: Numbers
     small: Numbers
-    limit: int
+    plan: Plan
     random: Random
 
     def is_large(self, rank: int) -> bool:
         """Whether the user is searched by graph."""
-        return bool(self.sizes[rank] > self.limit)
+        return bool(self.sizes[rank] > self.plan.limit)
 
     def both(self) -> int:
         """One of those who are in both databases."""
@@ -252,60 +271,13 @@ class Users:
 
     def of_others(self) -> int:
         """Any of those in the others' table."""
-        return OTHERS_SHARE * self.random.randrange(len(self.sizes) // OTHERS_SHARE)
+        share = self.plan.others_share
+        return share * self.random.randrange(len(self.sizes) // share)
 
     def by_memories(self) -> int:
         """Any user, the more likely the more memories the user holds."""
         place = self.random.randrange(int(self.sizes.sum()))
         return int(np.searchsorted(np.cumsum(self.sizes), place, side="right"))
-
-
-async def open_database(server: EmbeddedServer, name: str, stack: AsyncExitStack) -> Database:
-    """A new database of the service."""
-    url = await create_database(server, name, stack)
-    database = Database(await prepare_database(url, is_embedded=True), pool_size=5)
-    stack.push_async_callback(database.aclose)
-    await migrate(database)
-    return database
-
-
-async def make_space(database: Database) -> StoredSpace:
-    """The space that serves the benchmark's tenant, of vectors as the built-in model gives them."""
-    own = EmbeddingSpace("all-MiniLM-L6-v2", "perturbed", DIMENSION)
-    space = await space_making.make_space(database, SpaceStore(), own, None)
-    async with database.begin(TENANT) as connection:
-        await TenantStore().ensure(connection, TENANT)
-        await SpaceStore().begin_to_serve(connection, TENANT, space)
-    return space
-
-
-async def open_others(server: EmbeddedServer, stack: AsyncExitStack) -> Any:
-    """A superuser's connection to a database without the service."""
-    await prepare_database(await create_database(server, "others", stack))
-    return await connect(server, "others", stack)
-
-
-async def create_database(server: EmbeddedServer, name: str, stack: AsyncExitStack) -> str:
-    """The URL of a new database."""
-    root = await connect(server, "postgres", stack)
-    await root.execute(f'CREATE DATABASE "{name}"')
-    return server.url.replace("/postgres?", f"/{name}?")
-
-
-async def connect(server: EmbeddedServer, name: str, stack: AsyncExitStack) -> Any:
-    """A superuser's connection of the driver alone, which keeps its prepared statements and sends arrays as vectors."""
-    url = server.url.replace("/postgres?", f"/{name}?").replace("postgresql+asyncpg", "postgresql")
-    connection = await connect_driver(url, max_cached_statement_lifetime=0)
-    stack.push_async_callback(connection.close)
-    if await connection.fetchval("SELECT to_regtype('vector') IS NOT NULL"):
-        await read_vectors(connection)
-    return connection
-
-
-async def service_connection(database: Database, stack: AsyncExitStack) -> Any:
-    """A connection of the service's own, as its searches have it."""
-    connection = await stack.enter_async_context(database.engine.connect())
-    return (await connection.get_raw_connection()).driver_connection
 
 
 async def search_figures(
@@ -353,13 +325,13 @@ async def recall_figures(
 
     same, as_near = await mean_recall(ours.nearest, held, cases, ours.queries)
     in_graph, _ = await mean_recall(ours.nearest, held, heavy, ours.queries)
-    note = f"{len(cases)} users of at most {users.limit:,}"
+    note = f"{len(cases)} users of at most {plan.limit:,}"
     figures = [
         Figure("recall@10/exact", as_near, target=Target("≥", 1.0), note=f"{note}; ties at 1e-4 count"),
         Figure("recall@10/exact/same", same, note="the very same memories"),
         Figure("recall@10/heavy", in_graph, target=Target("≥", 0.99), note=f"{plan.heavy_queries} questions"),
     ]
-    theirs = [case for case in cases if not case[0] % OTHERS_SHARE]
+    theirs = [case for case in cases if not case[0] % plan.others_share]
     for name, settings in (("global", ""), ("global_iterative", ITERATIVE)):
         of_users, _ = await mean_recall(globally(settings), held, theirs, ours.queries)
         of_heavy, _ = await mean_recall(globally(settings), held, heavy, ours.queries)

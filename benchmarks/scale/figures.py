@@ -38,5 +38,5 @@ async def disk_figures(
         Figure("global/memories", theirs, note="in the others' table"),
         Figure("global/bytes_per_memory", everything / theirs, "B", note="text, vector and index"),
         Figure("global/index_mb", global_graph / 2**20, "MiB"),
-        Figure("global/build_s", built["global"], "s", note="on two cores, in 2 GB"),
+        Figure("global/build_s", built["global"], "s", note="on two cores, in memory"),
     ]

@@ -3,7 +3,7 @@ the graphs of the large ones, by the service's own job."""
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from random import Random
 from typing import Any
@@ -23,12 +23,12 @@ from app.store.graphs import GraphStore
 from app.store.jobs import JobStore
 from app.store.spaces import SpaceStore
 from benchmarks import sentences
-from benchmarks.scale.data import NOW, Change, Numbers, Pool, Vocabulary, fit_change, memories_of, perturbed
+from benchmarks.scale.data import NOW, Change, Chunk, Numbers, Pool, Vocabulary, fit_change, memories_of, perturbed
 from benchmarks.scale.tables import GLOBAL_INDEX, OTHERS
 
 TENANT = "default"
-OTHERS_SHARE = 5
-"""The others' table holds one in so many of the users: its index over all of them takes the longest by far."""
+BYTES_OF_OTHERS = 3_500
+"""What an element of the others' index takes while it is built in memory."""
 BATCH = 100
 
 _COLUMNS = (
@@ -103,44 +103,36 @@ async def load(
     small: Numbers,
     watched: Numbers,
     others: Any,
+    others_share: int,
     advance: Callable[[int], None],
 ) -> dict[int, Held]:
     """Write every memory to the `databases` "large" and, where its user is one of `small`, "small", its vector to
-    `table`; to `others` in their form where its user is one in OTHERS_SHARE. Returns what the `watched` users hold, by
-    rank. Triggers are off meanwhile: who has how many memories is written as it is."""
+    `table`; to `others` in their form where its user is one in `others_share`. Returns what the `watched` users hold,
+    by rank. Triggers are off meanwhile: who has how many memories is written as it is."""
     kept: dict[int, list[tuple[UUID, NDArray[np.float32]]]] = {int(rank): [] for rank in watched}
     is_small, is_watched = np.zeros(len(sizes), bool), np.zeros(len(sizes), bool)
     is_small[small], is_watched[watched] = True, True
     for name, connection in databases.items():
         await connection.execute("SET session_replication_role = replica")
-        ranks = np.arange(len(sizes)) if name == "large" else small
-        users = [(TENANT, user_id(int(rank)), NOW, NOW, int(sizes[rank])) for rank in ranks]
-        await connection.copy_records_to_table("users", records=users, columns=_USER_COLUMNS)
+        await write_users(connection, sizes, np.arange(len(sizes)) if name == "large" else small)
     await others.execute(OTHERS)
     for chunk in memories_of(pool, sizes, seed=1):
-        memories: list[tuple[Any, ...]] = []
-        vectors: list[tuple[Any, ...]] = []
+        written = list(records_of(chunk, table))
         plain: list[tuple[Any, ...]] = []
         for rank, memory_id, row, vector in zip(chunk.owners, chunk.ids, chunk.rows, chunk.vectors, strict=True):
-            name = user_id(rank)
-            kind, content, confidence, tags, slots, since, until = row
-            own = (TENANT, name, memory_id)
-            moments = (since, since, since, until)
-            memories.append((*own, kind, content, confidence, tags, slots, "benchmark", *moments))
-            vectors.append((*own, vector))
-            if until is None:
-                if not rank % OTHERS_SHARE:
-                    plain.append((memory_id, name, content, vector))
-                if is_watched[rank]:
-                    kept[int(rank)].append((memory_id, vector))
+            if row[-1] is not None:  # it no longer holds
+                continue
+            if not rank % others_share:
+                plain.append((memory_id, user_id(rank), row[1], vector))
+            if is_watched[rank]:
+                kept[int(rank)].append((memory_id, vector))
         chosen = np.flatnonzero(is_small[chunk.owners])
         for name, connection in databases.items():
-            places = range(len(memories)) if name == "large" else chosen
-            for target, rows, columns in (("memories", memories, _COLUMNS), (table, vectors, _VECTOR_COLUMNS)):
-                records = [rows[place] for place in places]
+            for target, columns, rows in written:
+                records = rows if name == "large" else [rows[place] for place in chosen]
                 await connection.copy_records_to_table(target, records=records, columns=columns)
         await others.copy_records_to_table("everything", records=plain)
-        advance(len(memories))
+        advance(len(chunk.ids))
     for connection in databases.values():
         await connection.execute("SET session_replication_role = DEFAULT")
         await connection.execute("VACUUM (ANALYZE)")
@@ -149,6 +141,28 @@ async def load(
         for rank, found in kept.items()
         if found
     }
+
+
+async def write_users(connection: Any, sizes: Numbers, ranks: Numbers) -> None:
+    """Write who has how many memories, of the users of some ranks."""
+    users = [(TENANT, user_id(int(rank)), NOW, NOW, int(sizes[rank])) for rank in ranks]
+    await connection.copy_records_to_table("users", records=users, columns=_USER_COLUMNS)
+
+
+Records = Sequence[tuple[Any, ...]]
+
+
+def records_of(chunk: Chunk, table: str) -> Iterator[tuple[str, Sequence[str], Records]]:
+    """The rows of some memories: of which table, which columns, and their values; their vectors in `table`."""
+    memories: list[tuple[Any, ...]] = []
+    vectors: list[tuple[Any, ...]] = []
+    for rank, memory_id, row, vector in zip(chunk.owners, chunk.ids, chunk.rows, chunk.vectors, strict=True):
+        kind, content, confidence, tags, slots, since, until = row
+        own = (TENANT, user_id(rank), memory_id)
+        memories.append((*own, kind, content, confidence, tags, slots, "benchmark", since, since, since, until))
+        vectors.append((*own, vector))
+    yield "memories", _COLUMNS, memories
+    yield table, _VECTOR_COLUMNS, vectors
 
 
 async def build_graphs(database: Database, limit: int, advance: Callable[[int, int], None]) -> dict[int, int]:
@@ -176,10 +190,16 @@ async def build_graphs(database: Database, limit: int, advance: Callable[[int, i
 
 
 async def build_global(others: Any) -> float:
-    """The others' index, in memory and on two cores; seconds."""
-    await others.execute("SET maintenance_work_mem = '2GB'; SET max_parallel_maintenance_workers = 1")
+    """The others' index, on two cores and in memory that holds it whole; seconds."""
+    megabytes = room_for_global(await others.fetchval("SELECT count(*) FROM everything")) // 2**20
+    await others.execute(f"SET maintenance_work_mem = '{megabytes}MB'; SET max_parallel_maintenance_workers = 1")
     started = time.perf_counter()
     await others.execute(GLOBAL_INDEX)
     took = time.perf_counter() - started
     await others.execute("VACUUM (ANALYZE)")
     return took
+
+
+def room_for_global(memories: int) -> int:
+    """Bytes of memory in which the others' index over so many is built."""
+    return 2**28 + memories * BYTES_OF_OTHERS

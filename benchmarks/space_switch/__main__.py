@@ -8,9 +8,9 @@ dimensions: the built-in model's vectors, turned there by a server beside it (`e
 sentences that are really embedded, each used many times with a small random change. The new space has 384: every
 memory is really embedded. 20 requests a second come all the time, by the clock, whether the last was answered or not:
 12 searches, 5 new memories, 1 changed, 2 inputs hypothesised about. Meanwhile `embed-service space create`, `fill`,
-`verify`, `switch` and, after a while, `switch` back are run as commands; the filling process is killed with `kill -9`
-at 25, 50 and 75 %, the database at 60 %. With --mpnet, the address of a server of all-mpnet-base-v2, the same again on
-5,000 memories from 768 dimensions to 384, both really embedded.
+`verify` and `switch` are run as commands, and after a while `alembic downgrade` goes back (in the second part `switch`
+does); the filling process is killed with `kill -9` at 25, 50 and 75 %, the database at 60 %. With --mpnet, the address
+of a server of all-mpnet-base-v2, the same again on 5,000 memories from 768 dimensions to 384, both really embedded.
 
 - `failed_requests`: requests that had no good answer within 30 s. Clients do what the documents say: on a 503 (and
   where the connection breaks) they ask again. `answered_later`: those that had to, which only the database's death
@@ -19,7 +19,9 @@ at 25, 50 and 75 %, the database at 60 %. With --mpnet, the address of a server 
   answer names.
 - `recall/min`: the lowest mean recall@10 of any second, against brute force over the vectors of the space that the
   answer names. Questions share no word with memories, and only similarity counts, so that vectors alone decide.
-- `p95_ratio`: the 95th percentile of all requests while it is filled, over that before.
+- `p95_ratio`: the 95th percentile of all requests from `create` until the way back begins, over that before;
+  `…/fill` while it is filled, `…/switch` from then on: `verify`, `switch` and the while after it.
+- `kills`: how often the filling process (`workers`) and the database were killed on the way.
 - `lost_writes`: acknowledged writes that, after the way back and a last `space fill` of what is noted, are not there
   or have no vector in both spaces.
 - `fill_rate_ratio`: afterwards, without the stream, memories a second filled from an empty space, over what the
@@ -33,6 +35,7 @@ import os
 import shutil
 import sys
 import tempfile
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from random import Random
@@ -45,7 +48,7 @@ from benchmarks.space_switch import texts
 from benchmarks.space_switch.findings import per_second
 from benchmarks.space_switch.house import embedding_server
 from benchmarks.space_switch.plot import write_plot
-from benchmarks.space_switch.scenario import Outcome, Plan, quantile, run_scenario
+from benchmarks.space_switch.scenario import KILLS, Outcome, Plan, quantile, run_scenario
 
 MPNET_MEMORIES = 5000
 
@@ -71,9 +74,8 @@ def main() -> None:
         if given.plot:
             write_plot(given.plot, outcome)
         if given.mpnet:
-            small = Plan(
-                1000 if options.quick else MPNET_MEMORIES, plan.before_s, plan.after_s, plan.own_s, plan.fill_s
-            )
+            memories = 1000 if options.quick else MPNET_MEMORIES
+            small = replace(plan, memories=memories, way_back="command")
             distinct = [said + end for end, said in product(texts.uses(), pool)][: small.memories]
             figures += _figures("mpnet/", _run(folder / "mpnet", given.mpnet, distinct, small), small)
     finally:
@@ -104,14 +106,10 @@ def _run(folder: Path, endpoint: str | None, said: list[str], plan: Plan) -> Out
 
 
 def _figures(prefix: str, outcome: Outcome, plan: Plan) -> list[Figure]:
-    begin, fill, filled = (outcome.marks[name] for name in ("before", "fill", "filled"))
-    during = [each.seconds for each in outcome.requests if fill <= each.due_at < filled]
-    before = [each.seconds for each in outcome.requests if begin <= each.due_at < fill]
-    p95, p95_before = quantile(during, 0.95), quantile(before, 0.95)
     later = [each for each in outcome.requests if each.tries > 1]
     seconds = per_second(outcome.searches)
     own = sum(outcome.own_rates) / len(outcome.own_rates)
-    minutes = (filled - fill) / 60
+    minutes = (outcome.marks["filled"] - outcome.marks["fill"]) / 60
     rows = [
         Figure(
             "failed_requests",
@@ -134,7 +132,7 @@ def _figures(prefix: str, outcome: Outcome, plan: Plan) -> list[Figure]:
             f"of {len(outcome.searches):,} searches; {sum(each.is_degraded for each in outcome.searches)} degraded",
         ),
         Figure("recall/min", min(value for _, value in seconds), "", Target("≥", 0.99), f"of {len(seconds)} seconds"),
-        Figure("p95_ratio", p95 / p95_before, "×", Target("≤", 2.0), f"{p95_before * 1e3:.0f} to {p95 * 1e3:.0f} ms"),
+        *change_figures(outcome),
         Figure("lost_writes", outcome.lost_writes, "", Target("≤", 0), "after the way back, in both spaces"),
         Figure("missing", outcome.missing, "", Target("≤", 0), "items without a vector in the new space, at the end"),
         Figure(
@@ -155,6 +153,39 @@ def _figures(prefix: str, outcome: Outcome, plan: Plan) -> list[Figure]:
         Figure("memories", plan.memories, ""),
     ]
     return [Figure(prefix + row.path, row.value, row.unit, row.target, row.note) for row in rows]
+
+
+def change_figures(outcome: Outcome) -> list[Figure]:
+    """How slow it was while things changed, and what was killed meanwhile."""
+    return [*_latencies(outcome), *_kills(outcome)]
+
+
+def _latencies(outcome: Outcome) -> list[Figure]:
+    """The 95th percentile during the change and its parts, over that before."""
+
+    def p95(begin: str, end: str) -> float:
+        since, until = outcome.marks[begin], outcome.marks[end]
+        return quantile([each.seconds for each in outcome.requests if since <= each.due_at < until], 0.95)
+
+    before = p95("before", "fill")
+    parts = {"": ("fill", "back"), "/fill": ("fill", "filled"), "/switch": ("filled", "back")}
+    figures: list[Figure] = []
+    for name, (begin, end) in parts.items():
+        during, target = p95(begin, end), None if name else Target("≤", 2.0)
+        note = f"{before * 1e3:.0f} to {during * 1e3:.0f} ms"
+        figures.append(Figure(f"p95_ratio{name}", during / before, "×", target, note))
+    return figures
+
+
+def _kills(outcome: Outcome) -> list[Figure]:
+    """How many processes were killed while it was filled, and when."""
+    victims = {"workers": ("filler", len(KILLS)), "database": ("database", 1)}
+    figures: list[Figure] = []
+    for name, (victim, wanted) in victims.items():
+        at = [when - outcome.marks["fill"] for when, killed in outcome.kills if killed == victim]
+        note = "`kill -9` after " + (", ".join(f"{seconds:.0f}" for seconds in at) or "no") + " s"
+        figures.append(Figure(f"kills/{name}", len(at), "", Target("≥", wanted), note))
+    return figures
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
+from typing import Literal
 
 import numpy as np
 from rich.progress import Progress
@@ -26,6 +27,7 @@ from benchmarks import sentences
 from benchmarks.space_switch.findings import Searched, brute_force, lost_writes
 from benchmarks.space_switch.house import House, free_port, settings_of
 from benchmarks.space_switch.loading import load, users
+from benchmarks.space_switch.revisions import downgrade
 from benchmarks.space_switch.stream import Request, Stream
 from benchmarks.space_switch.texts import questions
 
@@ -47,6 +49,8 @@ class Plan:
     own_s: float = 20.0
     """Twice, around `fill_s` of filling: the embedder by itself."""
     fill_s: float = 40.0
+    way_back: Literal["alembic", "command"] = "alembic"
+    """Whether `alembic downgrade` goes back, or `space switch`."""
 
 
 @dataclass
@@ -113,7 +117,11 @@ async def _change(
     await house.command("space", "switch")
     await asyncio.sleep(plan.after_s)
     outcome.mark("back")
-    await house.command("space", "switch")
+    if plan.way_back == "alembic":
+        new, old = await _spaces(database)
+        await downgrade(database, house.folder / "migrations", old, new)
+    else:
+        await house.command("space", "switch")
     await asyncio.sleep(plan.after_s)
     outcome.mark("end")
 
@@ -210,6 +218,7 @@ async def _judge(
 
 
 async def _spaces(database: Database) -> list[StoredSpace]:
+    """The one that serves, and the other one."""
     async with database.begin(DEFAULT_TENANT) as connection:
         found = await SpaceStore().of_tenant(connection, DEFAULT_TENANT)
     assert found is not None

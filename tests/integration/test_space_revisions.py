@@ -26,6 +26,7 @@ from app.store.engine import MIGRATIONS, Database, migrate, prepare_database
 from app.store.space_revision_files import write_revisions
 from app.store.space_revisions import row_of
 from app.wiring import build_services, build_switch
+from benchmarks.space_switch.revisions import downgrade
 from tests.fakes import FakeEmbedder
 from tests.integration.conftest import create_tenant, facts
 
@@ -321,3 +322,29 @@ async def test_what_serves_is_not_dropped(
     write_revisions(row, row, contract=True, migrations=folder)
     with pytest.raises(NotReady, match="is serving for acme"):
         await run(opened, folder, lambda config: command.upgrade(config, "head"))
+
+
+async def test_a_change_made_by_command_goes_back_by_alembic_and_the_command_goes_on(
+    settings: Settings, opened: Database, embedder: OnnxEmbedder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the benchmark of a change does it: nothing is lost, and the database names the package's newest revision."""
+    monkeypatch.setattr("app.wiring.HttpEmbedder", lambda _endpoint, **_: NewEmbedder("new"))
+    services = build_services(settings, opened, embedder)
+    switch = build_switch(opened, services.spaces)
+    await create_tenant(opened, "acme")
+    newest = await revisions_in(opened)
+    await services.memories.add("acme", "ada", facts("the boat is blue", kind=MemoryType.HISTORY))
+    await switch.create("acme", ENDPOINT)
+    await switch.fill("acme")
+    await switch.switch("acme")
+    await services.memories.add("acme", "ada", facts("the cat sleeps", kind=MemoryType.HISTORY))
+    spaces = await services.spaces.of("acme")
+    assert spaces.serving.space == NewEmbedder("new").space
+
+    await downgrade(opened, tmp_path / "migrations", spaces.others[0][0], spaces.serving)
+    found = await services.ranking.search("acme", "ada", SearchRequest("the cat sleeps"))
+    assert (found.space, found.ranked[0].memory.content) == (embedder.space.id, "the cat sleeps")
+    assert await revisions_in(opened) == newest
+    await migrate(opened)
+    assert (await switch.verify("acme")).missing == 0
+    await switch.switch("acme")
