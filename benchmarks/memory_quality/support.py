@@ -43,17 +43,22 @@ class Derived:
 def is_told(derived: Derived, turn: str, before: Sequence[str]) -> bool:
     """Whether a memory is told by its turn, and by what was said `before` it.
 
-    Its quote is in the turn, and denies nothing that the memory does not deny. Its names and numbers were said, then or
+    Its quote is in the turn, and what that denies the memory does not say. Its names and numbers were said, then or
     before; a date may be worked out of words about time. Of its longer words two in three are in the turn or just
-    before it; of one without a quote, which sets something right, in all that was said.
+    before it; of one that sets something right, in all that was said.
     """
     said = [*before, turn]
-    if derived.quote is not None:
-        if f" {_plain(derived.quote)} " not in f" {_plain(turn)} ":
-            return False
-        if _DENIAL.search(derived.quote) and not _DENIAL.search(derived.content):
-            return False
+    if derived.quote is not None and f" {_plain(derived.quote)} " not in f" {_plain(turn)} ":
+        return False
+    if _denied(derived) & set(_plain(derived.content).split()):
+        return False
     return _has_values(derived.content, turn, said) and _shared(derived, turn, said) >= LEAST_SHARED
+
+
+def _denied(derived: Derived) -> set[str]:
+    """The words that a quote denies, of a memory that denies nothing: those behind the denial, to the next stop."""
+    parts = _DENIAL.split(derived.quote or "")[1:] if not _DENIAL.search(derived.content) else []
+    return {word for part in parts for word in _plain(re.split(r"[,.;!?]", part)[0]).split()} - _NO_NAMES
 
 
 def _has_values(content: str, turn: str, said: Sequence[str]) -> bool:
@@ -67,7 +72,8 @@ def _has_values(content: str, turn: str, said: Sequence[str]) -> bool:
 
 def _shared(derived: Derived, turn: str, said: Sequence[str]) -> float:
     wanted = _beginnings(_DATE.sub(" ", derived.content))
-    held = _beginnings(" ".join(said if derived.quote is None else said[-NEAR - 1 :]))
+    sets_right = derived.quote is None or _denied(derived)
+    held = _beginnings(" ".join(said if sets_right else said[-NEAR - 1 :]))
     return len(wanted & held) / len(wanted) if wanted else 1.0
 
 
