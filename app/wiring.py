@@ -21,9 +21,11 @@ from app.clients.slm.model import BuiltinSLM, ModelSLM, SLMReranker
 from app.clients.slm.vllm import VLLMClient, limits_of
 from app.clients.tokenizer import SentencePieceTokenizer
 from app.clients.upstream import HttpUpstream
+from app.domain.decisions import Stakes
 from app.domain.sampling import Sampling
 from app.ports import SLM, AdapterServer, Embedder, Reranker, SystemClock, Upstream
 from app.services.afterwards import Afterwards
+from app.services.answers import AnswerService
 from app.services.catalogues import CatalogueService
 from app.services.chat import ChatService
 from app.services.chat_context import ChatContextService
@@ -401,7 +403,7 @@ def build_services(
         user_store,
         hypothesis_store,
         deployments,
-        auto_advance_confidence=settings.auto_advance_confidence,
+        stakes=Stakes(settings.question_cost, floor=settings.auto_advance_confidence),
         k_anonymity=settings.k_anonymity,
     )
     choices = ChoiceService(database, hypotheses, gate, personas, collector, user_store, hypothesis_store, deployments)
@@ -439,6 +441,7 @@ def build_services(
         trials=trials,
         ranking=ranking,
         hypotheses=hypotheses,
+        answers=AnswerService(hypotheses),
         reflection=ReflectionService(hypotheses, catalogues, slm, fallback, clock),
         context=context,
         chat=ChatService(

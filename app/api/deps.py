@@ -14,6 +14,7 @@ from app.domain.errors import Forbidden, InvalidInput, Unauthenticated
 from app.domain.users import check_user_id
 from app.ports import SLM, Embedder
 from app.services.afterwards import Afterwards
+from app.services.answers import AnswerService
 from app.services.catalogues import CatalogueService
 from app.services.chat import ChatService
 from app.services.consent import ConsentService
@@ -62,6 +63,7 @@ class Services:
     trials: TrialSpaces
     ranking: RankingService
     hypotheses: HypothesisService
+    answers: AnswerService
     reflection: ReflectionService
     context: ContextService
     chat: ChatService

@@ -52,6 +52,14 @@ _LINKS: Mapping[str, Mapping[str, Document]] = {
                 "rejected_ids": [],
             },
         },
+        "answer_question": {
+            "requestBody": {
+                "user_id": _USER,
+                "hypothesis_set_id": "$response.body#/hypothesis_set_id",
+                "hypothesis_id": None,
+                "rejected_ids": ["$response.body#/hypotheses/0/id"],
+            },
+        },
         "get_persona": {"parameters": {"user_id": _USER}},
     },
     "execute": {

@@ -5,9 +5,11 @@ from app.api.deps import ServicesDep, UserCaller
 from app.api.errors import responses
 from app.api.routing import cancellable, make_router
 from app.domain.hypotheses import Hypothesis, Turn
+from app.services.answers import Answered
 from app.services.choices import ExecuteRequest
 from app.services.context import Execution
 from app.services.feedback import Feedback
+from app.services.hypotheses import HypothesisSet
 
 router = make_router("hypotheses", "/v1")
 
@@ -20,17 +22,18 @@ async def hypothesize(body: schemas.HypothesizeIn, services: ServicesDep, caller
     made = await services.hypotheses.hypothesize(
         caller.tenant_id, body.user_id, body.input_text, conversation=turns, count=body.count
     )
-    return schemas.HypothesizeOut(
-        hypothesis_set_id=made.set_id,
-        decision=made.decision,
-        auto_advance=made.decision == "auto_advance",
-        clarification_need=made.clarification_need,
-        hypotheses=[_hypothesis(one) for one in made.hypotheses],
-        source=made.source,
-        model=made.adapter or made.model,
-        adapter=made.adapter,
-        degraded=made.is_degraded,
-        calibration_version=made.calibration_version,
+    return _made(made)
+
+
+@router.post("/answer", responses=responses(404, 409))
+@cancellable
+async def answer_question(body: schemas.AnswerIn, services: ServicesDep, caller: UserCaller) -> schemas.HypothesizeOut:
+    """Say how a question was answered: what the input may mean by now, and whether to ask further."""
+    answered = Answered(body.hypothesis_id, body.rejected_ids, body.answer or "")
+    return _made(
+        await services.answers.answer(
+            caller.tenant_id, body.user_id, body.hypothesis_set_id, answered, count=body.count
+        )
     )
 
 
@@ -84,6 +87,22 @@ async def enrich(body: schemas.EnrichIn, services: ServicesDep, caller: UserCall
     """What an input implies beyond its words."""
     enrichment, is_degraded = await services.reflection.enrich(caller.tenant_id, body.user_id, body.input_text)
     return schemas.EnrichOut(enrichment=schemas.Enrichment.model_validate(enrichment), degraded=is_degraded)
+
+
+def _made(made: HypothesisSet) -> schemas.HypothesizeOut:
+    return schemas.HypothesizeOut(
+        hypothesis_set_id=made.set_id,
+        decision=made.decision,
+        auto_advance=made.decision == "auto_advance",
+        clarification_need=made.clarification_need,
+        expected_gain=made.decided.gain,
+        hypotheses=[_hypothesis(one) for one in made.hypotheses],
+        source=made.source,
+        model=made.adapter or made.model,
+        adapter=made.adapter,
+        degraded=made.is_degraded,
+        calibration_version=made.calibration_version,
+    )
 
 
 def _hypothesis(one: Hypothesis) -> schemas.HypothesisOut:

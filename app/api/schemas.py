@@ -20,6 +20,7 @@ from pydantic import (
 from pydantic import Tag as Alternative
 from pydantic.config import JsonDict
 
+from app.domain.catalogue import MOST_LOSS
 from app.domain.memory import MemoryType
 from app.domain.users import NO_CONTROL
 
@@ -184,12 +185,29 @@ class HypothesizeOut(Response):
     decision: Literal["ask", "auto_advance", "proceed"]
     auto_advance: bool
     clarification_need: Share
+    expected_gain: Annotated[
+        float, Field(description="What the answer to a question would gain, in right acts; one is asked for its cost.")
+    ]
     hypotheses: list[HypothesisOut]
     source: str
     model: str | None
     adapter: str | None
     degraded: bool
     calibration_version: int
+
+
+class AnswerIn(Request):
+    """How the question of a hypothesis set was answered: by one of its options, by turning some down, in the user's own
+    words, or by several of these at once."""
+
+    user_id: UserId
+    hypothesis_set_id: Id
+    hypothesis_id: Annotated[str, StringConstraints(pattern=r"^h[1-9][0-9]?$")] | None = None
+    rejected_ids: Annotated[
+        list[Annotated[str, StringConstraints(pattern=r"^h[1-9][0-9]?$")]], Field(max_length=5)
+    ] = []
+    answer: Text | None = None
+    count: Annotated[int, Field(ge=1, le=5), WHOLE] = 3
 
 
 class ExecuteIn(Request):
@@ -653,6 +671,7 @@ class IntentIn(Request):
     slots: Annotated[list[Name], Field(max_length=32)] | None = None
     required: Annotated[list[Name], Field(max_length=32)] | None = None
     options: Annotated[list[OptionIn], Field(max_length=32)] | None = None
+    loss: Annotated[float, Field(ge=0, le=MOST_LOSS, allow_inf_nan=False)] | None = None
 
 
 class IntentsIn(Request):
@@ -690,6 +709,7 @@ class SettingsIn(Request):
     weights: WeightsIn | None = None
     token_budget: Annotated[int, Field(ge=256, le=1_000_000), WHOLE] | None = None
     auto_advance_confidence: Annotated[float, Field(ge=0.5, le=1, allow_inf_nan=False)] | None = None
+    question_cost: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] | None = None
     collect_training_data: bool | None = None
     intents: IntentsIn | None = None
 

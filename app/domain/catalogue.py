@@ -18,6 +18,8 @@ from app.domain.errors import InvalidInput
 SlotValues = Mapping[str, tuple[str, ...]]
 """Slot name -> the values found for it, in order of appearance, each once."""
 
+MOST_LOSS = 100.0
+
 MIN_INTENT_COSINE = 0.35
 """An input further than this from every example has no intent we know."""
 
@@ -53,6 +55,8 @@ class Intent:
     slots: tuple[str, ...]
     required: tuple[str, ...]
     options: tuple[Option, ...]
+    loss: float = 0.0
+    """What a wrong act loses beyond what a right one gains."""
 
 
 @dataclass(frozen=True)
@@ -205,7 +209,14 @@ def _parse_intent(name: str, body: Mapping[str, Any]) -> Intent:
             Option(str(option["text"]), {str(k): str(v) for k, v in option.get("slots", {}).items()})
             for option in body.get("options", ())
         ),
+        loss=_loss(name, body.get("loss", 0.0)),
     )
+
+
+def _loss(name: str, given: object) -> float:
+    if isinstance(given, bool) or not isinstance(given, int | float) or not 0 <= given <= MOST_LOSS:
+        raise InvalidInput(f"intent {name}: its loss is a number from 0 to {MOST_LOSS:g}", "intents_file")
+    return float(given)
 
 
 def _strings(items: Iterable[object]) -> tuple[str, ...]:

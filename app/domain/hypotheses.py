@@ -13,13 +13,9 @@ from app.domain.persona import Facet
 from app.domain.ranking import Ranked
 from app.domain.wording import content_words
 
-PROCEED_BELOW_NEED = 0.3
-"""Below this clarification need a question costs more than it brings, and the request goes on as it is."""
-
 SPECIFIC_WORDS = 10
 """An input with this many content words is as specific as length alone can make it."""
 
-Decision = Literal["ask", "auto_advance", "proceed"]
 Origin = Literal["memory", "choice", "cohort", "option", "model"]
 
 
@@ -152,10 +148,3 @@ def clarification_need(confidences: Sequence[float], specific: float) -> float:
     full = [*confidences, max(0.0, 1.0 - sum(confidences))]
     entropy = -sum(p * math.log(p) for p in full if p > 0)
     return min(1.0, max(0.0, entropy / math.log(len(full)) * (1.0 - specific)))
-
-
-def decide(confidences: Sequence[float], need: float, auto_advance_confidence: float) -> Decision:
-    """`auto_advance` when the best hypothesis is sure enough, `proceed` when asking would not help."""
-    if confidences and confidences[0] >= auto_advance_confidence:
-        return "auto_advance"
-    return "proceed" if not confidences or need < PROCEED_BELOW_NEED else "ask"

@@ -63,10 +63,13 @@ def fit_gain(features: Array, before: Array, after: Array) -> GainModel:
     return GainModel(fit_ridge(features, after - before, _PENALTY))
 
 
-def expected_gain(probabilities: Array, telling: float = TELLING, accuracy: float = ACCURACY) -> float:
+def expected_gain(
+    probabilities: Array, telling: float = TELLING, accuracy: float = ACCURACY, *, now: float | None = None
+) -> float:
     """How much more probable a right act is after the answer of the channel above, at least 0.
 
-    sum over named meanings g of max over h of p(h) p(g | h), less max over h of p(h), times `telling`.
+    sum over named meanings g of max over h of p(h) p(g | h), less how probable it is `now` (by itself the max over h
+    of p(h)), times `telling`.
     """
     size = len(probabilities)
     if size < 2:
@@ -76,7 +79,7 @@ def expected_gain(probabilities: Array, telling: float = TELLING, accuracy: floa
     rival = np.full(size, order[-1])
     rival[int(probabilities.argmax())] = order[-2]
     after = np.maximum(probabilities * accuracy, rival * slip).sum()
-    return max(0.0, float(telling * (after - order[-1])))
+    return max(0.0, float(telling * (after - (order[-1] if now is None else now))))
 
 
 def best_question(gains: Sequence[float] | Array) -> tuple[int, float]:

@@ -47,6 +47,7 @@ class TenantSettings:
     weights: Weights | None = None
     token_budget: int | None = None
     auto_advance_confidence: float | None = None
+    question_cost: float | None = None
     intents: Mapping[str, Any] | None = None
     fusion: Fusion | None = None
 
@@ -69,6 +70,7 @@ def parse_tenant_settings(document: Mapping[str, Any]) -> TenantSettings:
         weights=Weights(**weights) if weights else None,
         token_budget=document.get("token_budget"),
         auto_advance_confidence=document.get("auto_advance_confidence"),
+        question_cost=document.get("question_cost"),
         intents=document.get("intents"),
         fusion=fusion_of(fusion["weights"]) if fusion else None,
     )

@@ -9,18 +9,20 @@ from uuid import UUID, uuid4
 import structlog
 
 from app.domain.calibration import fit, prior_of
+from app.domain.catalogue import Intent
+from app.domain.decisions import Decided, Decision, Stakes, decide
 from app.domain.errors import ModelUnavailable
 from app.domain.hypotheses import (
-    Decision,
     Hypothesis,
     HypothesisContext,
     Reading,
     Turn,
     clarification_need,
-    decide,
     shown_hypotheses,
     specificity,
 )
+from app.domain.meanings import Meanings, meanings_of
+from app.domain.meanings import as_document as meanings_document
 from app.domain.persona import moved_centroid
 from app.domain.ranking import Ranked, Weights, rank
 from app.domain.readings import MIN_CHOICE_SIMILARITY
@@ -58,7 +60,7 @@ class HypothesisSet:
     """The hypotheses shown for one input, with the decision."""
 
     set_id: UUID
-    decision: Decision
+    decided: Decided
     clarification_need: float
     hypotheses: Sequence[Hypothesis]
     source: str
@@ -68,6 +70,13 @@ class HypothesisSet:
     prompt_version: str | None = None
     adapter: str | None = None
     """The adapter that answered, in the base model's place."""
+    meanings: Meanings | None = None
+    """What may be meant, the readings that are not shown included; None where nobody asks further."""
+
+    @property
+    def decision(self) -> Decision:
+        """What to do."""
+        return self.decided.decision
 
 
 @dataclass(frozen=True)
@@ -96,7 +105,8 @@ class HypothesisService:
     hypotheses: HypothesisStore
     deployments: DeploymentService
     _: KW_ONLY
-    auto_advance_confidence: float
+    stakes: Stakes
+    """Where a tenant says nothing else."""
     k_anonymity: int
 
     @property
@@ -128,13 +138,13 @@ class HypothesisService:
         shown = shown_hypotheses(readings, calibration, count)
         confidences = [one.confidence for one in shown]
         said = context.catalogue.values_in(input_text)
-        need = clarification_need(confidences, specificity(input_text, said, context.intent))
-        threshold = settings.auto_advance_confidence or self.auto_advance_confidence
-        decision = decide(confidences, need, threshold)
+        specific = specificity(input_text, said, context.intent)
+        intent = context.intent.intent if context.intent else None
+        decided = decide(confidences, specific, self.stakes_of(settings, intent))
         made = HypothesisSet(
             uuid4(),
-            decision,
-            need,
+            decided,
+            clarification_need(confidences, specific),
             shown,
             reader.name,
             reader is not self.slm or query.vector is None,
@@ -142,6 +152,7 @@ class HypothesisService:
             reader.model,
             reader.prompt_version,
             adapter,
+            meanings_of(readings, calibration, shown).showing(range(len(shown))),
         )
         return Proposed(tenant_id, user_id, query, context, made, background.centroid)
 
@@ -156,11 +167,21 @@ class HypothesisService:
             hypothesis_set_id=str(made.set_id),
             count=len(made.hypotheses),
             decision=made.decision,
+            gain=round(made.decided.gain, 4),
             intent=intent.intent.name if intent else None,
             top_confidence=round(made.hypotheses[0].confidence, 4) if made.hypotheses else None,
             source=made.source,
             adapter=made.adapter,
             degraded=made.is_degraded,
+        )
+
+    def stakes_of(self, settings: TenantSettings, intent: Intent | None) -> Stakes:
+        """What is at stake for a tenant's input of an intent."""
+        cost, floor = settings.question_cost, settings.auto_advance_confidence
+        return Stakes(
+            self.stakes.question_cost if cost is None else cost,
+            intent.loss if intent else self.stakes.loss,
+            floor or self.stakes.floor,
         )
 
     @follows_switch
@@ -266,23 +287,8 @@ class HypothesisService:
     async def _save(self, tenant_id: str, proposed: Proposed, *, is_learned: bool) -> None:
         made, context, query, centroid = proposed.made, proposed.context, proposed.query, proposed.centroid
         user_id, now = proposed.user_id, context.now
-        row: dict[str, Any] = {
-            "tenant_id": tenant_id,
-            "set_id": made.set_id,
-            "user_id": user_id,
-            "input_text": query.text,
-            "intent": context.intent.intent.name if context.intent else None,
-            "decision": made.decision,
-            "clarification_need": made.clarification_need,
-            "hypotheses": [as_document(one) for one in made.hypotheses],
-            "source": made.source,
-            "is_degraded": made.is_degraded,
-            "calibration_version": made.calibration_version,
-            "created_at": now,
-            "model": made.model,
-            "prompt_version": made.prompt_version,
-            "adapter": made.adapter,
-        }
+        intent = context.intent.intent.name if context.intent else None
+        row = set_row(tenant_id, user_id, query.text, intent, made, now)
         if (await self.spaces.of(tenant_id)).serving != query.space:  # switched while the model read the input
             query = await self.ranking.read(tenant_id, user_id, query.text)
         async with self.database.transact(tenant_id) as statements:
@@ -291,6 +297,31 @@ class HypothesisService:
                 centroid = await self.users.centroid(statements, tenant_id, user_id, centroid)
                 said = _said(centroid, query, now) if is_learned else centroid
             await self.hypotheses.insert_set(statements, row, query.space, query.vector)
+
+
+def set_row(
+    tenant_id: str, user_id: str, input_text: str, intent: str | None, made: HypothesisSet, now: datetime
+) -> dict[str, Any]:
+    """A set as it is stored."""
+    return {
+        "tenant_id": tenant_id,
+        "set_id": made.set_id,
+        "user_id": user_id,
+        "input_text": input_text,
+        "intent": intent,
+        "decision": made.decision,
+        "policy": made.decided.record,
+        "belief": None if made.meanings is None else meanings_document(made.meanings),
+        "clarification_need": made.clarification_need,
+        "hypotheses": [as_document(one) for one in made.hypotheses],
+        "source": made.source,
+        "is_degraded": made.is_degraded,
+        "calibration_version": made.calibration_version,
+        "created_at": now,
+        "model": made.model,
+        "prompt_version": made.prompt_version,
+        "adapter": made.adapter,
+    }
 
 
 def _said(seen: Centroid, query: Query, now: datetime) -> Centroid:

@@ -8,7 +8,7 @@ from typing import ClassVar
 from prometheus_client import Counter, Gauge, Histogram
 
 from app.domain.calibration import Calibration
-from app.domain.hypotheses import Decision
+from app.domain.decisions import Decision
 from app.domain.telemetry import Summary, summarise
 from app.store.engine import Database
 from app.store.hypotheses import HypothesisStore

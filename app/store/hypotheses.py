@@ -138,8 +138,8 @@ _SET_COLUMNS = (
     "adapter",
 )
 _INSERT_SET = f"""
-INSERT INTO hypothesis_sets ({", ".join(_SET_COLUMNS)}, hypotheses)
-VALUES ({", ".join(f"${place}" for place in range(1, 15))}, $15::text::jsonb)
+INSERT INTO hypothesis_sets ({", ".join(_SET_COLUMNS)}, hypotheses, policy, belief)
+VALUES ({", ".join(f"${place}" for place in range(1, 15))}, $15::text::jsonb, $16::text::jsonb, $17::text::jsonb)
 """
 
 
@@ -221,6 +221,8 @@ class HypothesisStore:
             _INSERT_SET,
             *(row[name] for name in _SET_COLUMNS),
             orjson.dumps(row["hypotheses"]).decode(),
+            orjson.dumps(row["policy"]).decode(),
+            orjson.dumps(row["belief"]).decode(),
         )
         if vector is not None:
             key = (row["tenant_id"], row["user_id"], row["set_id"])

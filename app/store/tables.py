@@ -324,6 +324,8 @@ hypothesis_sets = Table(
     Column("model", Text),
     Column("prompt_version", Text),
     Column("adapter", Text),
+    Column("policy", JSONB),
+    Column("belief", JSONB),
     _user_key(),
     Index("ix_hypothesis_sets_user", "tenant_id", "user_id", "created_at"),
     Index("ix_hypothesis_sets_created", "tenant_id", "created_at"),

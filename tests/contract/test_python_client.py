@@ -42,6 +42,7 @@ CALLS: Mapping[str, tuple[tuple[Any, ...], Mapping[str, Any]]] = {
     "get_consent": ((USER,), {}),
     "get_memory": ((ID,), {}),
     "get_memory_history": ((ID,), {}),
+    "answer_question": ((), {"user_id": USER, "hypothesis_set_id": ID, "rejected_ids": ["h1"], "answer": "x"}),
     "get_job": ((ID,), {}),
     "ingest_conversation": ((USER, [{"role": "user", "content": "I run.", "created_at": MOMENT}]), {"session": "a"}),
     "get_recall": ((ID,), {}),

@@ -18,6 +18,8 @@ from schemathesis.hooks import HookContext
 from schemathesis.specs.openapi.checks import ensure_resource_availability
 
 RULES: Mapping[str, str] = {
+    "answer_question": "an answer picks a hypothesis, turns some down, or says something"
+    "|there is no question in this set: propose anew what the input means",
     "execute": "hypothesis_id needs the hypothesis_set_id it belongs to",
     "give_feedback": "rejected_ids needs the hypothesis set they belong to",
     "add_memories": "valid_to has to be later than valid_from",

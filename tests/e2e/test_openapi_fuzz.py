@@ -61,11 +61,11 @@ negative_data_rejection.expected-statuses = [400, 401, 403, 404, 405, 409, 413, 
 
 PARTS = {
     "memories": ["--include-path-regex", "memor|users|jobs|recalls"],
-    "hypotheses": ["--include-path-regex", "hypothesize|execute|feedback|persona"],
+    "hypotheses": ["--include-path-regex", "hypothesize|answer|execute|feedback|persona"],
     "the rest": [
         "--phases=coverage,fuzzing",
         "--exclude-path-regex",
-        "memor|users|jobs|recalls|hypothesize|execute|feedback|persona|chat",
+        "memor|users|jobs|recalls|hypothesize|answer|execute|feedback|persona|chat",
     ],
 }
 """The operations that chains run through, together; and all others, whichever are added, but for chats, which are the

@@ -225,6 +225,10 @@ def attempts(them: Held, me: Held | None) -> dict[tuple[str, str], list[tuple[in
     compared = {"hypothesis_a": "a", "hypothesis_b": "b", "preferred": "tie"}
     return {
         ("POST", "/v1/hypothesize"): [(200, "", text_in)],
+        ("POST", "/v1/answer"): [
+            (404, "", user | {"hypothesis_set_id": them.set_id, "hypothesis_id": "h1"}),
+            (404, "", user | {"hypothesis_set_id": them.set_id, "answer": "what do I like?"}),
+        ],
         ("POST", "/v1/execute"): [
             (404, "", text_in | {"hypothesis_set_id": them.set_id}),
             (404, "", text_in | {"hypothesis_set_id": them.set_id, "hypothesis_id": "h1"}),

@@ -167,7 +167,7 @@ async def test_secrets_are_hidden_in_the_prompt_and_kept_as_written(services: Se
 async def sure(services: Services, tenant: str, user: str) -> None:
     """Make the service sure of what `deploy my app` means for a user."""
     await services.memories.add(tenant, user, facts("I write Python and deploy with Docker on AWS"))
-    await services.catalogues.save_document(tenant, {"auto_advance_confidence": 0.5})
+    await services.catalogues.save_document(tenant, {"auto_advance_confidence": 0.5, "question_cost": 0.5})
 
 
 @pytest.mark.parametrize(

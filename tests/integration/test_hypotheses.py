@@ -250,7 +250,11 @@ async def test_a_tenant_has_its_own_threshold_and_intents(services: Services, te
     """A tenant's threshold and vocabulary hold for it alone, and what makes no catalogue is refused."""
     await services.catalogues.save_document(
         tenant,
-        {"auto_advance_confidence": 0.5, "intents": {"vocabulary": {"platform": ["Zeppelin Cloud"]}}},
+        {
+            "auto_advance_confidence": 0.5,
+            "question_cost": 0.5,
+            "intents": {"vocabulary": {"platform": ["Zeppelin Cloud"]}},
+        },
     )
     await services.memories.add(tenant, "ada", facts("I always deploy on Zeppelin Cloud"))
     made = await services.hypotheses.hypothesize(tenant, "ada", DEPLOY)

@@ -44,7 +44,7 @@ async def test_rates_are_what_was_shown_and_chosen(services: Services, tenant: s
 async def test_the_process_counts_its_own_decisions(services: Services, tenant: str) -> None:
     """The rate of this process moves with each decision, up for an auto-advance and down for a question."""
     await services.memories.add(tenant, "ada", facts("I write Python and deploy with Docker on AWS"))
-    await services.catalogues.save_document(tenant, {"auto_advance_confidence": 0.5})
+    await services.catalogues.save_document(tenant, {"auto_advance_confidence": 0.5, "question_cost": 0.3})
     rates = [telemetry_service.get_auto_advance_rate()]
     for user, decision in (("ada", "auto_advance"), ("cold", "ask")):
         made = await services.hypotheses.hypothesize(tenant, user, DEPLOY)

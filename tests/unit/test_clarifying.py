@@ -10,7 +10,8 @@ import pytest
 from app.domain.chat import Chat, read_chat
 from app.domain.chat_context import Known, Meant, make_context
 from app.domain.clarifying import asked_before, is_same, may_ask, put, read_reply
-from app.domain.hypotheses import Hypothesis, clarification_need, decide
+from app.domain.decisions import Stakes, decide
+from app.domain.hypotheses import Hypothesis, clarification_need
 from app.services.clarifying import assumed, is_worth_asking
 from app.services.hypotheses import HypothesisSet
 
@@ -158,7 +159,7 @@ def made(confidences: Sequence[float], specific: float, request: str = "build an
         Hypothesis(f"h{number}", "Build it?", request, "why", confidence, 0.0, "memory", {}, (), {})
         for number, confidence in enumerate(confidences, start=1)
     ]
-    return HypothesisSet(UUID(int=1), decide(confidences, need, 0.86), need, hypotheses, "local", False, 0)
+    return HypothesisSet(UUID(int=1), decide(confidences, specific, Stakes()), need, hypotheses, "local", False, 0)
 
 
 @pytest.mark.parametrize(
@@ -166,7 +167,7 @@ def made(confidences: Sequence[float], specific: float, request: str = "build an
     [
         ((0.82, 0.06, 0.04), 0.1, "ask"),  # as good as told: a question would bring too little
         ((0.65, 0.15, 0.1), 0.45, "ask"),
-        ((0.8, 0.02), 0.45, "proceed"),
+        ((0.8, 0.02), 0.45, "ask"),
     ],
 )
 def test_a_likely_reading_of_a_vague_input_is_a_guess(

@@ -8,10 +8,8 @@ import pytest
 from app.domain.calibration import PRIOR, Calibration
 from app.domain.catalogue import Intent, IntentMatch
 from app.domain.hypotheses import (
-    PROCEED_BELOW_NEED,
     Reading,
     clarification_need,
-    decide,
     shown_hypotheses,
     specificity,
 )
@@ -66,17 +64,3 @@ def test_need_is_highest_for_vague_inputs_with_even_chances() -> None:
     assert clarification_need(clear, 0.0) < clarification_need(even, 0.0)
     assert clarification_need(even, 1.0) == 0.0
     assert clarification_need([], 0.2) == pytest.approx(0.8)
-
-
-@pytest.mark.parametrize(
-    ("confidences", "need", "decision"),
-    [
-        ([0.86, 0.1], 0.9, "auto_advance"),
-        ([0.8599, 0.1], 0.9, "ask"),
-        ([0.5], PROCEED_BELOW_NEED, "ask"),
-        ([0.5], PROCEED_BELOW_NEED - 0.01, "proceed"),
-        ([], 1.0, "proceed"),
-    ],
-)
-def test_the_service_advances_asks_or_proceeds(confidences: list[float], need: float, decision: str) -> None:
-    assert decide(confidences, need, 0.86) == decision

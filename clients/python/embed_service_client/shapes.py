@@ -15,6 +15,18 @@ class EmbedIn(TypedDict):
     normalise: NotRequired[bool]
 
 
+class AnswerIn(TypedDict):
+    """How the question of a hypothesis set was answered: by one of its options, by turning some down, in the user's own
+    words, or by several of these at once."""
+
+    answer: NotRequired[str | None]
+    count: NotRequired[int]
+    hypothesis_id: NotRequired[str | None]
+    hypothesis_set_id: str
+    rejected_ids: NotRequired[list[str]]
+    user_id: str
+
+
 class EmbeddingsIn(TypedDict):
     """OpenAI's embeddings request. Fields of theirs that change nothing here are accepted."""
 
@@ -255,6 +267,36 @@ class ReadyOut:
 
 
 @dataclass(frozen=True, kw_only=True)
+class HypothesisOut:
+    """A guess of what the user means, put as a question. `confidence` is the calibrated probability that
+    this is meant; over the list it sums to at most 1, the rest is "none of these"."""
+
+    confidence: float
+    evidence: list[str]
+    id: str
+    question: str
+    rationale: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class HypothesizeOut:
+    """The hypotheses for one input, with the decision. `model` is what answered: the adapter where one did, else the
+    model's name; null for the built-in rules."""
+
+    adapter: str | None
+    auto_advance: bool
+    calibration_version: int
+    clarification_need: float
+    decision: Literal["ask", "auto_advance", "proceed"]
+    degraded: bool
+    expected_gain: float
+    hypotheses: list[HypothesisOut]
+    hypothesis_set_id: str
+    model: str | None
+    source: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class EmbeddingOut:
     """One vector, as numbers or base64 of little-endian float32."""
 
@@ -356,35 +398,6 @@ class FollowupsOut:
 
     degraded: bool
     questions: list[str]
-
-
-@dataclass(frozen=True, kw_only=True)
-class HypothesisOut:
-    """A guess of what the user means, put as a question. `confidence` is the calibrated probability that
-    this is meant; over the list it sums to at most 1, the rest is "none of these"."""
-
-    confidence: float
-    evidence: list[str]
-    id: str
-    question: str
-    rationale: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class HypothesizeOut:
-    """The hypotheses for one input, with the decision. `model` is what answered: the adapter where one did, else the
-    model's name; null for the built-in rules."""
-
-    adapter: str | None
-    auto_advance: bool
-    calibration_version: int
-    clarification_need: float
-    decision: Literal["ask", "auto_advance", "proceed"]
-    degraded: bool
-    hypotheses: list[HypothesisOut]
-    hypothesis_set_id: str
-    model: str | None
-    source: str
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -72,6 +72,10 @@ class EmbedService:
         """What the user may mean, as questions with confidences, and whether to ask."""
         return self._ask("POST", "/v1/hypothesize", shapes.HypothesizeOut, request)
 
+    def answer_question(self, **request: Unpack[shapes.AnswerIn]) -> shapes.HypothesizeOut:
+        """Say how a question was answered: what the input may mean by now, and whether to ask further."""
+        return self._ask("POST", "/v1/answer", shapes.HypothesizeOut, request)
+
     def execute(self, **request: Unpack[shapes.ExecuteIn]) -> shapes.ExecuteOut:
         """The enriched prompt for a chosen hypothesis, an answer of the user's own, or the bare input."""
         return self._ask("POST", "/v1/execute", shapes.ExecuteOut, request)

@@ -166,6 +166,26 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/v1/answer": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Answer Question
+         * @description Say how a question was answered: what the input may mean by now, and whether to ask further.
+         */
+        post: operations["answer_question"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/v1/chat/completions": {
         parameters: {
             query?: never;
@@ -1027,6 +1047,34 @@ export interface components {
             superseded: string[];
         };
         /**
+         * AnswerIn
+         * @description How the question of a hypothesis set was answered: by one of its options, by turning some down, in the user's own
+         *     words, or by several of these at once.
+         */
+        AnswerIn: {
+            /** Answer */
+            answer?: string | null;
+            /**
+             * Count
+             * @default 3
+             */
+            count?: number;
+            /** Hypothesis Id */
+            hypothesis_id?: string | null;
+            /**
+             * Hypothesis Set Id
+             * Format: uuid
+             */
+            hypothesis_set_id: string;
+            /**
+             * Rejected Ids
+             * @default []
+             */
+            rejected_ids?: string[];
+            /** User Id */
+            user_id: string;
+        };
+        /**
          * ArmOut
          * @description What users did with the sets of one adapter.
          */
@@ -1578,6 +1626,11 @@ export interface components {
             decision: "ask" | "auto_advance" | "proceed";
             /** Degraded */
             degraded: boolean;
+            /**
+             * Expected Gain
+             * @description What the answer to a question would gain, in right acts; one is asked for its cost.
+             */
+            expected_gain: number;
             /** Hypotheses */
             hypotheses: components["schemas"]["HypothesisOut"][];
             /**
@@ -1652,6 +1705,8 @@ export interface components {
         IntentIn: {
             /** Examples */
             examples?: string[] | null;
+            /** Loss */
+            loss?: number | null;
             /** Options */
             options?: components["schemas"]["OptionIn"][] | null;
             /** Required */
@@ -2841,6 +2896,8 @@ export interface components {
             /** Collect Training Data */
             collect_training_data?: boolean | null;
             intents?: components["schemas"]["IntentsIn"] | null;
+            /** Question Cost */
+            question_cost?: number | null;
             /** Token Budget */
             token_budget?: number | null;
             weights?: components["schemas"]["WeightsIn"] | null;
@@ -3337,6 +3394,41 @@ export interface operations {
                     "application/json": components["schemas"]["ReadyOut"];
                 };
             };
+        };
+    };
+    answer_question: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["AnswerIn"];
+            };
+        };
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    "X-Request-ID": components["headers"]["RequestId"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["HypothesizeOut"];
+                };
+            };
+            400: components["responses"]["400"];
+            401: components["responses"]["401"];
+            403: components["responses"]["403"];
+            404: components["responses"]["404"];
+            409: components["responses"]["409"];
+            413: components["responses"]["413"];
+            415: components["responses"]["415"];
+            422: components["responses"]["422"];
+            429: components["responses"]["429"];
+            503: components["responses"]["503"];
         };
     };
     create_chat_completion: {

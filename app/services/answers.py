@@ -1,0 +1,133 @@
+"""Answers to the question of a hypothesis set: what the user may mean is moved by Bayes, and asked further or not."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from uuid import UUID, uuid4
+
+import numpy as np
+import structlog
+
+from app.domain.answers import content_of, content_stems, coverage, polarity
+from app.domain.decisions import NEVER, decide
+from app.domain.errors import InvalidInput, ModelUnavailable, NotFound
+from app.domain.hypotheses import clarification_need
+from app.domain.meanings import Meanings, from_document, hypotheses_of
+from app.services.hypotheses import HypothesisService, HypothesisSet, set_row
+from app.services.spaces import Spaces, follows_switch
+from app.services.telemetry import telemetry_service
+from app.store.tables import AnyRow
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True)
+class Answered:
+    """How a question was answered: by one of its options, by turning some of them down, or in the user's own words."""
+
+    chosen_id: str | None = None
+    rejected_ids: Sequence[str] = ()
+    words: str = ""
+
+
+@dataclass(frozen=True)
+class AnswerService:
+    """The use cases about answers."""
+
+    hypotheses: HypothesisService
+
+    @property
+    def spaces(self) -> Spaces:
+        """Where answers are embedded."""
+        return self.hypotheses.spaces
+
+    @follows_switch
+    async def answer(
+        self, tenant_id: str, user_id: str, set_id: UUID, answered: Answered, *, count: int = 3
+    ) -> HypothesisSet:
+        """What a set becomes once its question was answered, a set of its own. Raises NotFound for a set that is not
+        this user's or an option that is not its, InvalidInput where nothing can be asked further."""
+        service, now = self.hypotheses, self.hypotheses.clock.now()
+        if answered.chosen_id is None and not answered.rejected_ids and not answered.words.strip():
+            raise InvalidInput("an answer picks a hypothesis, turns some down, or says something", "answer")
+        row = await self._set(tenant_id, user_id, set_id)
+        held, is_degraded = await self._moved(tenant_id, from_document(row.belief), row, answered)
+        settings = await service.catalogues.settings(tenant_id)
+        intent = service.catalogues.catalogue(settings).intent(row.intent) if row.intent else None
+        stakes = service.stakes_of(settings, intent)
+        positions = held.best[:count]
+        if held.has_asked(positions):  # the same question once more brings nothing
+            stakes = replace(stakes, question_cost=NEVER)
+        shown = hypotheses_of(held, count)
+        confidences = [one.confidence for one in shown]
+        specific: float = row.policy["specificity"]
+        made = HypothesisSet(
+            uuid4(),
+            decide(confidences, specific, stakes),
+            clarification_need(confidences, specific),
+            shown,
+            row.source,
+            row.is_degraded or is_degraded,
+            row.calibration_version,
+            row.model,
+            row.prompt_version,
+            row.adapter,
+            held.showing(positions),
+        )
+        query = await service.ranking.read(tenant_id, user_id, row.input_text)
+        async with service.database.transact(tenant_id) as statements:
+            stored = set_row(tenant_id, user_id, row.input_text, row.intent, made, now)
+            await service.hypotheses.insert_set(statements, stored, query.space, query.vector)
+        telemetry_service.count_decision(made.decision)
+        log.info(
+            "question_answered",
+            hypothesis_set_id=str(made.set_id),
+            answered=str(set_id),
+            answers=held.answers,
+            decision=made.decision,
+            gain=round(made.decided.gain, 4),
+            top_confidence=round(confidences[0], 4) if confidences else None,
+        )
+        return made
+
+    async def _set(self, tenant_id: str, user_id: str, set_id: UUID) -> AnyRow:
+        service = self.hypotheses
+        async with service.database.begin(tenant_id) as connection:
+            row = await service.hypotheses.get_set(connection, tenant_id, user_id, set_id)
+        if row is None:
+            raise NotFound("no such hypothesis set")
+        if not row.belief or not row.hypotheses:
+            raise InvalidInput(
+                "there is no question in this set: propose anew what the input means", "hypothesis_set_id"
+            )
+        return row
+
+    async def _moved(self, tenant_id: str, held: Meanings, row: AnyRow, answered: Answered) -> tuple[Meanings, bool]:
+        """What is meant after an answer, and whether its words could not be compared by meaning."""
+        position_of = dict(zip((each["id"] for each in row.hypotheses), held.asked[-1], strict=True))
+        unknown = {answered.chosen_id, *answered.rejected_ids} - {None, *position_of}
+        if unknown:
+            raise NotFound("no such hypothesis in this set")
+        chosen = None if answered.chosen_id is None else position_of[answered.chosen_id]
+        rejected = [position_of[each] for each in answered.rejected_ids]
+        words = answered.words
+        if words and chosen is None and not rejected and not content_stems(content_of(words)):
+            # A bare yes is to what was named first, a bare no to all of it.
+            said = polarity(words)
+            chosen = held.asked[-1][0] if said == "yes" else None
+            rejected = list(held.asked[-1]) if said == "no" else []
+            words = words if said == "open" else ""
+        if chosen is not None:
+            held = held.after_choice(chosen)
+        if rejected:
+            held = held.after_rejection(rejected)
+        return await self._after_words(tenant_id, held, words) if words else (held, False)
+
+    async def _after_words(self, tenant_id: str, held: Meanings, words: str) -> tuple[Meanings, bool]:
+        texts = [each.request for each in held.readings]
+        try:
+            vectors = (await self.spaces.embed(tenant_id, [words, *texts])).vectors
+        except ModelUnavailable as error:
+            log.warning("embedding_unavailable", cause=error.cause, reason=str(error))
+            shares = coverage(content_stems(words), [content_stems(each) for each in texts], {})
+            return held.after_words(np.array(shares)), True
+        return held.after_words(vectors[1:] @ vectors[0]), False
