@@ -1,6 +1,7 @@
 """Routes: is it alive, is it ready, how does it do, and what a tenant sets for itself."""
 
 import asyncio
+from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from typing import Annotated
 
@@ -97,9 +98,15 @@ async def telemetry(
         sets=summary.sets,
         answered=summary.answered,
         auto_advance_rate=summary.auto_advance_rate,
+        undo_rate=summary.undo_rate,
+        questions_per_task=summary.questions_per_task,
         selection_rate=summary.selection_rate,
         mrr=summary.mrr,
+        brier=summary.brier,
         calibration_error=summary.calibration_error,
+        reliability=[schemas.ReliabilityBin(**asdict(each)) for each in summary.reliability],
+        expected_utility=summary.expected_utility,
+        realised_utility=summary.realised_utility,
         calibration_version=calibration.version,
     )
 

@@ -41,10 +41,11 @@ class Stakes:
 @dataclass(frozen=True)
 class Decided:
     """A decision with all that it was made of: `gain` is what a question would bring, in right acts, its cost not yet
-    taken off."""
+    taken off, and `utility` what the decision is expected to be worth."""
 
     decision: Decision
     gain: float
+    utility: float
     specificity: float
     stakes: Stakes
     version: int = POLICY_VERSION
@@ -59,15 +60,22 @@ def decide(confidences: Sequence[float], specificity: float, stakes: Stakes) -> 
     """The act of the highest value, given the confidences of the readings, best first, and how much the input says by
     itself (0..1). Without a reading there is nothing to ask or to go ahead with."""
     if not confidences:
-        return Decided("proceed", 0.0, specificity, stakes)
+        return Decided("proceed", 0.0, _utility(specificity, stakes), specificity, stakes)
     best = confidences[0]
     may_advance = best >= stakes.floor
     left = specificity + (1.0 - specificity) * GUESSED * best
     full = np.array([*confidences, max(0.0, 1.0 - sum(confidences))])
-    gain = (1.0 + stakes.loss) * expected_gain(full, now=max(left, best) if may_advance else left)
+    now = max(left, best) if may_advance else left
+    gain = (1.0 + stakes.loss) * expected_gain(full, now=now)
     if gain >= stakes.question_cost:
-        return Decided("ask", gain, specificity, stakes)
-    return Decided("auto_advance" if may_advance else "proceed", gain, specificity, stakes)
+        return Decided("ask", gain, _utility(now, stakes) + gain - stakes.question_cost, specificity, stakes)
+    if may_advance:
+        return Decided("auto_advance", gain, _utility(best, stakes), specificity, stakes)
+    return Decided("proceed", gain, _utility(left, stakes), specificity, stakes)
+
+
+def _utility(right: float, stakes: Stakes) -> float:
+    return right - stakes.loss * (1.0 - right)
 
 
 def replayed(confidences: Sequence[float], record: Mapping[str, Any]) -> Decided:

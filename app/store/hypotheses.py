@@ -13,6 +13,7 @@ from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.domain.calibration import Calibration, Outcome, prior_of
+from app.domain.decisions import Stakes
 from app.domain.deployments import Route
 from app.domain.embeddings import Vector
 from app.domain.hypotheses import CohortChoice, PastChoice
@@ -390,21 +391,36 @@ class HypothesisStore:
             hypothesis_sets.c.decision,
             hypothesis_sets.c.outcome,
             hypothesis_sets.c.chosen_id,
+            hypothesis_sets.c.rejected_ids,
+            hypothesis_sets.c.policy,
+            hypothesis_sets.c.belief["answers"].as_integer().label("answers"),
         ).where(hypothesis_sets.c.tenant_id == tenant_id, hypothesis_sets.c.created_at >= since)
-        return [
-            Shown(
-                confidences=tuple(h["confidence"] for h in row.hypotheses),
-                is_auto_advanced=row.decision == "auto_advance",
-                is_answered=row.outcome in DECIDED,
-                chosen=_index_of(row.hypotheses, row.chosen_id),
-            )
-            for row in await connection.execute(query)
-        ]
+        return [_shown(row) for row in await connection.execute(query)]
 
 
 def _features_of(shown: Mapping[str, Any]) -> Mapping[str, float]:
     """What a shown hypothesis' probability was read from; sets from before features were kept have a score."""
     return shown.get("features") or {"score": shown["score"]}
+
+
+def _shown(row: AnyRow) -> Shown:
+    """A set as telemetry sees it."""
+    chosen = _index_of(row.hypotheses, row.chosen_id)
+    policy: Mapping[str, Any] = row.policy or {}
+    first = row.hypotheses[0]["id"] if row.hypotheses else None
+    is_other = row.outcome in DECIDED and (row.outcome == "none" or chosen not in {None, 0})
+    return Shown(
+        confidences=tuple(h["confidence"] for h in row.hypotheses),
+        decision=row.decision,
+        is_answered=row.outcome in DECIDED,
+        chosen=chosen,
+        is_custom=row.outcome == "custom",
+        is_assumed=row.outcome == "assumed",
+        is_undone=row.decision == "auto_advance" and (is_other or first in row.rejected_ids),
+        is_first=not row.answers,
+        stakes=Stakes(**policy["stakes"]) if policy else None,
+        utility=policy.get("utility"),
+    )
 
 
 def _index_of(hypotheses: Sequence[Mapping[str, Any]], chosen_id: str | None) -> int | None:

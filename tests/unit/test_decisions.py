@@ -58,6 +58,15 @@ def test_questions_are_fewer_the_more_they_cost_and_a_decision_is_made_again(
     assert replayed(confidences, json.loads(json.dumps(cheap.record))) == cheap
 
 
+def test_a_decision_is_worth_what_the_best_act_is() -> None:
+    """More than leaving the input as it is, by what the question gains less its cost."""
+    asked, left = (decide([0.4, 0.3, 0.2], 0.2, Stakes(question_cost=cost)) for cost in (0.1, 1.0))
+    assert (asked.decision, left.decision) == ("ask", "proceed")
+    assert asked.utility == pytest.approx(left.utility + asked.gain - 0.1)
+    assert left.utility == pytest.approx(0.2 + 0.8 * 0.5 * 0.4)
+    assert decide([0.9], 0.0, Stakes(loss=1.0, question_cost=1.0)).utility == pytest.approx(0.9 - 0.1)
+
+
 def test_what_another_rule_decided_is_not_replayed_by_this_one() -> None:
     record = decide([0.5], 0.1, Stakes()).record | {"version": 0}
     with pytest.raises(ValueError, match="policy version 0"):

@@ -693,17 +693,36 @@ class RerankOut:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ReliabilityBin:
+    """Hypotheses of one range of confidence: how many, what was said of them on average, and the share that was
+    meant."""
+
+    confidence: float
+    count: int
+    high: float
+    low: float
+    share: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class TelemetryOut:
-    """Rates in 0..1 since a moment; null where nothing was observed."""
+    """Rates since a moment; null where nothing was observed. `undo_rate`: of what the service went ahead with, what was
+    not meant; utilities in right acts, over the sets of which both are known; `reliability` for a plot."""
 
     answered: int
     auto_advance_rate: float | None
+    brier: float | None
     calibration_error: float | None
     calibration_version: int
+    expected_utility: float | None
     mrr: float | None
+    questions_per_task: float | None
+    realised_utility: float | None
+    reliability: list[ReliabilityBin]
     selection_rate: float | None
     sets: int
     since: datetime
+    undo_rate: float | None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2495,6 +2495,23 @@ export interface components {
             recall: components["schemas"]["RecallOut"];
         };
         /**
+         * ReliabilityBin
+         * @description Hypotheses of one range of confidence: how many, what was said of them on average, and the share that was
+         *     meant.
+         */
+        ReliabilityBin: {
+            /** Confidence */
+            confidence: number;
+            /** Count */
+            count: number;
+            /** High */
+            high: number;
+            /** Low */
+            low: number;
+            /** Share */
+            share: number;
+        };
+        /**
          * ReplayOut
          * @description A recall done again, by what was known then and by what is known now.
          */
@@ -2952,19 +2969,30 @@ export interface components {
         };
         /**
          * TelemetryOut
-         * @description Rates in 0..1 since a moment; null where nothing was observed.
+         * @description Rates since a moment; null where nothing was observed. `undo_rate`: of what the service went ahead with, what was
+         *     not meant; utilities in right acts, over the sets of which both are known; `reliability` for a plot.
          */
         TelemetryOut: {
             /** Answered */
             answered: number;
             /** Auto Advance Rate */
             auto_advance_rate: number | null;
+            /** Brier */
+            brier: number | null;
             /** Calibration Error */
             calibration_error: number | null;
             /** Calibration Version */
             calibration_version: number;
+            /** Expected Utility */
+            expected_utility: number | null;
             /** Mrr */
             mrr: number | null;
+            /** Questions Per Task */
+            questions_per_task: number | null;
+            /** Realised Utility */
+            realised_utility: number | null;
+            /** Reliability */
+            reliability: components["schemas"]["ReliabilityBin"][];
             /** Selection Rate */
             selection_rate: number | null;
             /** Sets */
@@ -2974,6 +3002,8 @@ export interface components {
              * Format: date-time
              */
             since: string;
+            /** Undo Rate */
+            undo_rate: number | null;
         };
         /**
          * TrainingStatsOut
