@@ -112,7 +112,8 @@ def moved(facet: Facet, delta: float) -> Facet:
         return facet
     target = 1.0 if delta > 0 else 0.0
     value = (facet.value * facet.strength + target * weight) / (facet.strength + weight)
-    return replace(facet, value=min(1.0, max(0.0, value)), strength=min(MAX_STRENGTH, facet.strength + weight))
+    low, high = sorted((facet.value, target))  # a sum of floats may miss its place between the two by the last digit
+    return replace(facet, value=min(high, max(low, value)), strength=min(MAX_STRENGTH, facet.strength + weight))
 
 
 def apply_deltas(persona: Persona, deltas: Mapping[str, float], reason: str) -> tuple[Persona, list[FacetChange]]:

@@ -33,6 +33,13 @@ def test_a_delta_of_a_tenth_is_one_observation() -> None:
     assert moved(Facet("concise", 0.5, 2), -0.1) == Facet("concise", pytest.approx(1 / 3), 3)
 
 
+def test_evidence_never_moves_a_facet_the_other_way() -> None:
+    """Not by the last digit of a float, either."""
+    edge = Facet("concise", 0.9999999999999999, 22.190722582129432)
+    assert moved(edge, 1.0).value >= edge.value
+    assert moved(Facet("concise", 1 - edge.value, edge.strength), -1.0).value <= 1 - edge.value
+
+
 def test_the_surer_a_facet_the_slower_it_moves_and_never_past_the_ceiling() -> None:
     facet, steps = Facet("concise"), []
     for _ in range(100):
