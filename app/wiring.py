@@ -44,6 +44,7 @@ from app.services.keys import DEFAULT_TENANT, KeyService
 from app.services.memories import MemoryService
 from app.services.models import LLMModelManager
 from app.services.persona import PersonaService
+from app.services.question_policy import QuestionPolicy
 from app.services.ranking import RankingService
 from app.services.recall_log import RecallLog
 from app.services.recalls import RecallService
@@ -241,6 +242,15 @@ async def open_search_policy(settings: Settings) -> AsyncGenerator[SearchPolicy]
         clock = SystemClock()
         catalogues = build_catalogues(settings, database, spaces)
         yield SearchPolicy(database, catalogues, RecallStore(), clock)
+
+
+@asynccontextmanager
+async def open_question_policy(settings: Settings) -> AsyncGenerator[QuestionPolicy]:
+    """When users are asked, on the database alone."""
+    async with AsyncExitStack() as stack:
+        database, spaces = await _open_spaces(stack, settings)
+        catalogues = build_catalogues(settings, database, spaces)
+        yield QuestionPolicy(database, catalogues, HypothesisStore(), SystemClock())
 
 
 def build_trials(database: Database, spaces: Spaces, afterwards: Afterwards) -> TrialService:

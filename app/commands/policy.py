@@ -1,18 +1,22 @@
-"""`embed-service policy`: how searches weigh what they know of a memory, learned from recalls that were judged."""
+"""`embed-service policy`: how searches weigh what they know of a memory, learned from recalls that were judged; and
+when users are asked, judged by what came of earlier decisions."""
 
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import asdict
-from typing import Any
+from typing import Annotated, Any
+from uuid import UUID
 
 import typer
 from rich.table import Table
 
 from app.commands.terminal import Json, T, Tenant, opened, print_document
+from app.domain.errors import InvalidInput
 from app.services.keys import DEFAULT_TENANT
+from app.services.question_policy import Change, Evaluation
 from app.services.search_policy import Learned, SearchPolicy
-from app.wiring import open_search_policy
+from app.wiring import open_question_policy, open_search_policy
 
-policy = typer.Typer(no_args_is_help=True, help="How searches weigh, learned from recalls that were judged.")
+policy = typer.Typer(no_args_is_help=True, help="How searches weigh and when users are asked, by what came of it.")
 
 
 @policy.command()
@@ -43,9 +47,50 @@ def rollback(tenant: Tenant = DEFAULT_TENANT, as_json: Json = False) -> None:
     print_document(found, as_json, lambda: _status_table(found))
 
 
+@policy.command()
+def evaluate(
+    question_cost: Annotated[
+        float | None, typer.Option(min=0.0, max=1.0, help="What a question would cost, in right acts.")
+    ] = None,
+    auto_advance_confidence: Annotated[
+        float | None, typer.Option(min=0.5, max=1.0, help="From which confidence on the service would go ahead.")
+    ] = None,
+    promote: Annotated[bool, typer.Option("--promote", help="Do so, where the interval lies above 0.")] = False,
+    tenant: Tenant = DEFAULT_TENANT,
+    as_json: Json = False,
+) -> None:
+    """Estimate what asking more or less would have gained on the decisions of the last 90 days."""
+    if question_cost is None and auto_advance_confidence is None:
+        raise InvalidInput("say what would be otherwise: --question-cost, --auto-advance-confidence, or both")
+    change = Change(question_cost, auto_advance_confidence)
+    made = opened(
+        open_question_policy,
+        tenant,
+        lambda service: service.promote(tenant, change) if promote else service.evaluate(tenant, change),
+    )
+    document = {**asdict(made), "reason": made.reason, "is_gain": made.is_gain}
+    print_document(document, as_json, lambda: _evaluation_table(made))
+
+
+@policy.command()
+def replay(set_id: UUID, tenant: Tenant = DEFAULT_TENANT, as_json: Json = False) -> None:
+    """Make the decision of a hypothesis set again from its record."""
+    again, record = opened(open_question_policy, tenant, lambda service: service.replay(tenant, set_id))
+    document = {"decision": record["decision"], "again": again.decision, "record": record}
+    print_document(document, as_json, lambda: f"{record['decision']}, and again {again.decision}")
+
+
 def _on_policy(tenant: str, work: Callable[[SearchPolicy], Awaitable[T]]) -> T:
     """Run `work` on the policy, without loading a model. Raises as `opened`."""
     return opened(open_search_policy, tenant, work)
+
+
+def _evaluation_table(made: Evaluation) -> Table:
+    table = Table("what", "right acts", title=made.reason)
+    table.add_row("as decided", f"{made.held:.4f}")
+    table.add_row("otherwise", f"{made.held + made.gain.value:.4f}")
+    table.caption = f"{made.decisions} decisions of {made.gain.users} users; {made.agreement:.0%} the same both ways"
+    return table
 
 
 def _document(learned: Learned) -> dict[str, Any]:

@@ -57,21 +57,41 @@ class Decided:
 
 
 def decide(confidences: Sequence[float], specificity: float, stakes: Stakes) -> Decided:
-    """The act of the highest value, given the confidences of the readings, best first, and how much the input says by
-    itself (0..1). Without a reading there is nothing to ask or to go ahead with."""
+    """A question where it pays, else going ahead where that may be, else leaving the input as it is; given the
+    confidences of the readings, best first, and how much the input says by itself (0..1). Without a reading there is
+    nothing to ask or to go ahead with."""
     if not confidences:
         return Decided("proceed", 0.0, _utility(specificity, stakes), specificity, stakes)
-    best = confidences[0]
-    may_advance = best >= stakes.floor
-    left = specificity + (1.0 - specificity) * GUESSED * best
-    full = np.array([*confidences, max(0.0, 1.0 - sum(confidences))])
-    now = max(left, best) if may_advance else left
-    gain = (1.0 + stakes.loss) * expected_gain(full, now=now)
+    may_advance = confidences[0] >= stakes.floor
+    gain = gain_of_asking(confidences, specificity, stakes)
+    decision: Decision = "auto_advance" if may_advance else "proceed"
     if gain >= stakes.question_cost:
-        return Decided("ask", gain, _utility(now, stakes) + gain - stakes.question_cost, specificity, stakes)
-    if may_advance:
-        return Decided("auto_advance", gain, _utility(best, stakes), specificity, stakes)
-    return Decided("proceed", gain, _utility(left, stakes), specificity, stakes)
+        decision = "ask"
+    return Decided(decision, gain, utilities(confidences, specificity, stakes)[decision], specificity, stakes)
+
+
+def utilities(confidences: Sequence[float], specificity: float, stakes: Stakes) -> Mapping[Decision, float]:
+    """What each act is expected to be worth; there has to be a reading."""
+    left, best = _left(confidences, specificity), confidences[0]
+    now = max(left, best) if best >= stakes.floor else left
+    gain = gain_of_asking(confidences, specificity, stakes)
+    return {
+        "ask": _utility(now, stakes) + gain - stakes.question_cost,
+        "auto_advance": _utility(best, stakes),
+        "proceed": _utility(left, stakes),
+    }
+
+
+def gain_of_asking(confidences: Sequence[float], specificity: float, stakes: Stakes) -> float:
+    """What the answer to a question brings, in right acts."""
+    left, best = _left(confidences, specificity), confidences[0]
+    full = np.array([*confidences, max(0.0, 1.0 - sum(confidences))])
+    return (1.0 + stakes.loss) * expected_gain(full, now=max(left, best) if best >= stakes.floor else left)
+
+
+def _left(confidences: Sequence[float], specificity: float) -> float:
+    """How probable a right act is where the input is left as it is."""
+    return specificity + (1.0 - specificity) * GUESSED * confidences[0]
 
 
 def _utility(right: float, stakes: Stakes) -> float:

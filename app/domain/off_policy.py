@@ -115,7 +115,7 @@ def _with_interval(value: float, by_user: Array, weight_by_user: Array, rows: in
 
 def _sums(users: NDArray[np.int64], values: Array) -> Array:
     _, at = np.unique(users, return_inverse=True)
-    return np.bincount(at, weights=values)
+    return np.bincount(at, weights=values).astype(np.float64)
 
 
 def _student(freedom: float) -> float:

@@ -27,6 +27,8 @@ class Shown:
     is_first: bool = True
     stakes: Stakes | None = None
     utility: float | None = None
+    specificity: float | None = None
+    user_id: str = ""
 
     @property
     def is_auto_advanced(self) -> bool:

@@ -240,6 +240,13 @@ class HypothesisStore:
         )
         return (await connection.execute(query.with_for_update() if lock else query)).one_or_none()
 
+    async def set_by_id(self, connection: AsyncConnection, tenant_id: str, set_id: UUID) -> AnyRow | None:
+        """The set, whosever it is."""
+        query = select(hypothesis_sets).where(
+            hypothesis_sets.c.tenant_id == tenant_id, hypothesis_sets.c.set_id == set_id
+        )
+        return (await connection.execute(query)).one_or_none()
+
     async def latest_asked(
         self, connection: AsyncConnection, tenant_id: str, user_id: str, limit: int
     ) -> Sequence[AnyRow]:
@@ -387,6 +394,7 @@ class HypothesisStore:
     async def shown_since(self, connection: AsyncConnection, tenant_id: str, since: datetime) -> list[Shown]:
         """Every set shown since a moment, as telemetry sees it."""
         query = select(
+            hypothesis_sets.c.user_id,
             hypothesis_sets.c.hypotheses,
             hypothesis_sets.c.decision,
             hypothesis_sets.c.outcome,
@@ -420,6 +428,8 @@ def _shown(row: AnyRow) -> Shown:
         is_first=not row.answers,
         stakes=Stakes(**policy["stakes"]) if policy else None,
         utility=policy.get("utility"),
+        specificity=policy.get("specificity"),
+        user_id=row.user_id,
     )
 
 
