@@ -79,6 +79,14 @@ def bodies(known: dict[str, str]) -> dict[tuple[str, str], dict[str, Any]]:
             "conversation": [{"role": "user", "content": text}],
             "count": 3,
         },
+        ("POST", "/v1/answer"): {
+            "user_id": user_id,
+            "hypothesis_set_id": known["set_id"],
+            "hypothesis_id": "h1",
+            "rejected_ids": ["h2"],
+            "answer": text,
+            "count": 3,
+        },
         ("POST", "/v1/execute"): {
             "user_id": user_id,
             "input_text": text,

@@ -255,7 +255,7 @@ async def test_a_command_that_does_not_know_all_shards_or_would_be_about_several
 
     assert lost.stderr == (
         "error: a database that is shard 1 of 3 is listed as shard 0 of 1: put DATABASE_URL (the first one) and "
-        "DATABASE_SHARD_URLS in order, all of them\n"
+        "DATABASE_SHARD_URLS in order, all of them; embed-service doctor says what is wrong\n"
     )
     assert several.stderr == (
         "error: the stream has users of several shards: import the export of one user at a time\n"
