@@ -68,6 +68,7 @@ FacetName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,39}$")]
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z][A-Za-z0-9_-]{0,39}$")]
 Term = Annotated[str, StringConstraints(min_length=1, max_length=500, pattern=NO_CONTROL), AfterValidator(_encodable)]
 Terms = Annotated[list[Term], Field(max_length=1000)]
+HypothesisId = Annotated[str, StringConstraints(pattern=r"^h[1-9][0-9]?$")]
 Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 Weight = Annotated[float, Field(ge=0, le=1000, allow_inf_nan=False)]
 
@@ -202,10 +203,8 @@ class AnswerIn(Request):
 
     user_id: UserId
     hypothesis_set_id: Id
-    hypothesis_id: Annotated[str, StringConstraints(pattern=r"^h[1-9][0-9]?$")] | None = None
-    rejected_ids: Annotated[
-        list[Annotated[str, StringConstraints(pattern=r"^h[1-9][0-9]?$")]], Field(max_length=5)
-    ] = []
+    hypothesis_id: HypothesisId | None = None
+    rejected_ids: Annotated[list[HypothesisId], Field(max_length=5)] = []
     answer: Text | None = None
     count: Annotated[int, Field(ge=1, le=5), WHOLE] = 3
 
@@ -216,7 +215,7 @@ class ExecuteIn(Request):
     user_id: UserId
     input_text: InputText
     hypothesis_set_id: Id | None = None
-    hypothesis_id: Annotated[str, StringConstraints(pattern=r"^h[1-9][0-9]?$")] | None = None
+    hypothesis_id: HypothesisId | None = None
     custom_answer: Text | None = None
     token_budget: Annotated[int, Field(ge=256, le=1_000_000), WHOLE] | None = None
 
@@ -270,9 +269,7 @@ class FeedbackIn(Request):
     success: bool | None = None
     rating: Annotated[float, Field(ge=-1, le=1, allow_inf_nan=False)] | None = None
     comment: OptionalText = ""
-    rejected_ids: Annotated[
-        list[Annotated[str, StringConstraints(pattern=r"^h[1-9][0-9]?$")]], Field(max_length=10)
-    ] = []
+    rejected_ids: Annotated[list[HypothesisId], Field(max_length=10)] = []
 
 
 class FeedbackOut(Response):

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import asyncpg
-from alembic.config import Config
 from alembic.script import ScriptDirectory
 
 from app import VERSION
@@ -24,7 +23,7 @@ from app.services.keys import DEFAULT_TENANT
 from app.settings import Settings
 from app.store import tables
 from app.store.embedded import connect_driver, start_embedded
-from app.store.engine import MIGRATIONS, OLDEST_PGVECTOR, OLDEST_POSTGRES, SERVICE_ROLE, describe
+from app.store.engine import OLDEST_PGVECTOR, OLDEST_POSTGRES, SERVICE_ROLE, alembic_config, describe
 
 LOOK_LIMIT_S = 5.0
 START_LIMIT_S = 60.0
@@ -203,9 +202,7 @@ def judge_database(facts: DatabaseFacts) -> Check:
 
 def find_revisions() -> Revisions:
     """The migrations of this release, and those that were written beside them."""
-    config = Config()
-    config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
-    script = ScriptDirectory.from_config(config)
+    script = ScriptDirectory.from_config(alembic_config())
     steps = list(script.walk_revisions())
     return Revisions(tuple(sorted(script.get_heads())), frozenset(step.revision for step in steps))
 

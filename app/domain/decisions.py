@@ -62,36 +62,35 @@ def decide(confidences: Sequence[float], specificity: float, stakes: Stakes) -> 
     nothing to ask or to go ahead with."""
     if not confidences:
         return Decided("proceed", 0.0, _utility(specificity, stakes), specificity, stakes)
-    may_advance = confidences[0] >= stakes.floor
-    gain = gain_of_asking(confidences, specificity, stakes)
-    decision: Decision = "auto_advance" if may_advance else "proceed"
-    if gain >= stakes.question_cost:
+    worth = worth_of(confidences, specificity, stakes)
+    decision: Decision = "auto_advance" if confidences[0] >= stakes.floor else "proceed"
+    if worth.gain >= stakes.question_cost:
         decision = "ask"
-    return Decided(decision, gain, utilities(confidences, specificity, stakes)[decision], specificity, stakes)
+    return Decided(decision, worth.gain, worth.utilities[decision], specificity, stakes)
 
 
-def utilities(confidences: Sequence[float], specificity: float, stakes: Stakes) -> Mapping[Decision, float]:
+@dataclass(frozen=True)
+class Worth:
+    """What each act is expected to be worth, and what of that the answer to a question gains, its cost not taken off,
+    in right acts."""
+
+    utilities: Mapping[Decision, float]
+    gain: float
+
+
+def worth_of(confidences: Sequence[float], specificity: float, stakes: Stakes) -> Worth:
     """What each act is expected to be worth; there has to be a reading."""
-    left, best = _left(confidences, specificity), confidences[0]
+    best = confidences[0]
+    left = specificity + (1.0 - specificity) * GUESSED * best
     now = max(left, best) if best >= stakes.floor else left
-    gain = gain_of_asking(confidences, specificity, stakes)
-    return {
+    full = np.array([*confidences, max(0.0, 1.0 - sum(confidences))])
+    gain = (1.0 + stakes.loss) * expected_gain(full, now=now)
+    utilities: Mapping[Decision, float] = {
         "ask": _utility(now, stakes) + gain - stakes.question_cost,
         "auto_advance": _utility(best, stakes),
         "proceed": _utility(left, stakes),
     }
-
-
-def gain_of_asking(confidences: Sequence[float], specificity: float, stakes: Stakes) -> float:
-    """What the answer to a question brings, in right acts."""
-    left, best = _left(confidences, specificity), confidences[0]
-    full = np.array([*confidences, max(0.0, 1.0 - sum(confidences))])
-    return (1.0 + stakes.loss) * expected_gain(full, now=max(left, best) if best >= stakes.floor else left)
-
-
-def _left(confidences: Sequence[float], specificity: float) -> float:
-    """How probable a right act is where the input is left as it is."""
-    return specificity + (1.0 - specificity) * GUESSED * confidences[0]
+    return Worth(utilities, gain)
 
 
 def _utility(right: float, stakes: Stakes) -> float:

@@ -71,7 +71,11 @@ def reason_against(draft: Draft, said: Sequence[str], relevance: float | None = 
 
 def is_reworded(draft: Draft, said: Sequence[str]) -> bool:
     """Whether a statement is not simply a sentence that was said."""
-    return not normalise(draft.content).startswith(normalise(_told_by(draft, said)))
+    return _is_more_than(_told_by(draft, said), draft)
+
+
+def _is_more_than(sentence: str, draft: Draft) -> bool:
+    return not normalise(draft.content).startswith(normalise(sentence))
 
 
 def is_belied(draft: Draft, said: Sequence[str]) -> bool:
@@ -79,12 +83,12 @@ def is_belied(draft: Draft, said: Sequence[str]) -> bool:
     or affirms what it denies, is about somebody else, or is a wish of what it says of the user as a fact. A question
     affirms nothing."""
     sentence = _told_by(draft, said)
-    if not is_reworded(draft, said) or sentence.endswith("?"):
+    if not _is_more_than(sentence, draft) or sentence.endswith("?"):
         return False
     if is_of_somebody_else(sentence) and not is_of_somebody_else(draft.content):
         return True
-    told = facts_in(draft.content)
-    if told and all(fact in facts_in(sentence) for fact in told):
+    told, heard = facts_in(draft.content), facts_in(sentence)
+    if told and all(fact in heard for fact in told):
         return False
     if draft.type is MemoryType.PROFILE and not is_wish(draft.content) and _is_wished(draft.content, sentence):
         return True

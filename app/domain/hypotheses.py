@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Literal
+from typing import Any, Literal
 from uuid import UUID
 
 from app.domain.calibration import Calibration, Features, probabilities, score
@@ -114,7 +114,11 @@ def shown_hypotheses(readings: Sequence[Reading], calibration: Calibration, coun
     "none of these".
     """
     best = sorted(readings, key=lambda reading: -score(reading.measured, calibration))[:count]
-    confidences = probabilities([reading.measured for reading in best], calibration)
+    return numbered(best, probabilities([reading.measured for reading in best], calibration))
+
+
+def numbered(readings: Sequence[Reading], confidences: Sequence[float]) -> list[Hypothesis]:
+    """Readings as hypotheses `h1`…, in their order, with a confidence each."""
     return [
         Hypothesis(
             id=f"h{index}",
@@ -128,8 +132,22 @@ def shown_hypotheses(readings: Sequence[Reading], calibration: Calibration, coun
             evidence=reading.evidence,
             features=reading.measured,
         )
-        for index, (reading, confidence) in enumerate(zip(best, confidences, strict=True), start=1)
+        for index, (reading, confidence) in enumerate(zip(readings, confidences, strict=True), start=1)
     ]
+
+
+def reading_document(reading: Reading | Hypothesis) -> dict[str, Any]:
+    """What a reading says, as it is stored: what a hypothesis has of it, too."""
+    return {
+        "question": reading.question,
+        "request": reading.request,
+        "rationale": reading.rationale,
+        "score": reading.score,
+        "origin": reading.origin,
+        "slots": dict(reading.slots),
+        "evidence": [str(memory_id) for memory_id in reading.evidence],
+        "features": dict(reading.features),
+    }
 
 
 def specificity(input_text: str, slots: SlotValues, intent: IntentMatch | None) -> float:

@@ -15,7 +15,7 @@ from uuid import UUID
 import numpy as np
 
 from app.domain.calibration import Calibration, score
-from app.domain.hypotheses import Hypothesis, Reading
+from app.domain.hypotheses import Hypothesis, Reading, numbered, reading_document
 from app.domain.logit import Array, softmax
 from app.domain.value_of_information import ACCURACY
 
@@ -91,42 +91,14 @@ def meanings_of(readings: Sequence[Reading], calibration: Calibration, shown: Se
 
 def hypotheses_of(meanings: Meanings, count: int) -> list[Hypothesis]:
     """The most likely `count` readings as hypotheses `h1`…, with their probabilities."""
-    probabilities = meanings.probabilities
-    return [
-        Hypothesis(
-            id=f"h{place}",
-            question=reading.question,
-            request=reading.request,
-            rationale=reading.rationale,
-            confidence=float(probabilities[at]),
-            score=reading.score,
-            origin=reading.origin,
-            slots=reading.slots,
-            evidence=reading.evidence,
-            features=reading.measured,
-        )
-        for place, at in enumerate(meanings.best[:count], start=1)
-        for reading in (meanings.readings[at],)
-    ]
+    probabilities, best = meanings.probabilities, meanings.best[:count]
+    return numbered([meanings.readings[at] for at in best], [float(probabilities[at]) for at in best])
 
 
 def as_document(meanings: Meanings) -> dict[str, Any]:
     """As JSON."""
-    readings = [
-        {
-            "question": each.question,
-            "request": each.request,
-            "rationale": each.rationale,
-            "score": each.score,
-            "origin": each.origin,
-            "slots": dict(each.slots),
-            "evidence": [str(memory_id) for memory_id in each.evidence],
-            "features": dict(each.features),
-        }
-        for each in meanings.readings
-    ]
     return {
-        "readings": readings,
+        "readings": [reading_document(each) for each in meanings.readings],
         "log_odds": meanings.log_odds.tolist(),
         "answers": meanings.answers,
         "asked": [list(each) for each in meanings.asked],

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from enum import StrEnum
 from typing import Literal
@@ -159,6 +159,8 @@ class Resolution:
     action: Literal["add", "merge", "supersede", "outdated", "overruled"]
     targets: tuple[UUID, ...] = ()
     reason: str = ""
+    rivals: Sequence[Memory] = field(default=(), compare=False)
+    """All that cannot hold beside the draft."""
 
 
 MOST_TOLD = 100
@@ -190,35 +192,38 @@ def resolve(
     it in between. `parse` lets many drafts share the reading of the same memories.
     """
     said = parse(draft.content)
-    same = [each.memory for each in neighbours if _is_told_again(draft, said, each, parse)]
+    again = [_is_told_again(draft, said, each, parse) for each in neighbours]
+    same = [each.memory for each, is_same in zip(neighbours, again, strict=True) if is_same]
     if draft.type not in STATES:
         return Resolution("merge", (same[0].memory_id,), "duplicate") if same else Resolution("add")
-    reasons = contradicted(draft, neighbours, parse)
+    others = [each for each, is_same in zip(neighbours, again, strict=True) if not is_same]
+    reasons = _contradicted(draft, said, others, parse)
     rivals = [each.memory for each in neighbours if each.memory.memory_id in reasons]
     after = next_of(rivals, valid_from)
     into = _told_before(draft, valid_from, same, rivals, after[0] if after else None)
     if into is not None:
-        return Resolution("merge", (into.memory_id,), "duplicate")
+        return Resolution("merge", (into.memory_id,), "duplicate", rivals)
     overruling = [rival for rival in rivals if rival.is_set_right and rival.holds_at(valid_from)]
     if draft.is_inferred and overruling:
-        return Resolution("overruled", (overruling[0].memory_id,), reasons[overruling[0].memory_id])
+        return Resolution("overruled", (overruling[0].memory_id,), reasons[overruling[0].memory_id], rivals)
     if after is not None:
-        return Resolution("outdated", (after[1].memory_id,), reasons[after[1].memory_id])
+        return Resolution("outdated", (after[1].memory_id,), reasons[after[1].memory_id], rivals)
     targets = tuple(rival.memory_id for rival in rivals if rival.holds_at(valid_from))
-    return Resolution("supersede", targets, reasons[targets[0]]) if targets else Resolution("add")
+    if not targets:
+        return Resolution("add", rivals=rivals)
+    return Resolution("supersede", targets, reasons[targets[0]], rivals)
 
 
-def contradicted(
-    draft: Draft, neighbours: Sequence[Neighbour], parse: Callable[[str], Statement] = Statement
+def _contradicted(
+    draft: Draft, said: Statement, others: Sequence[Neighbour], parse: Callable[[str], Statement]
 ) -> dict[UUID, str]:
-    """Which memories cannot hold beside a draft, and why; those that say the same can."""
-    said = parse(draft.content)
+    """Which of the memories that do not say the same as a draft cannot hold beside it, and why."""
     reasons: dict[UUID, str] = {}
-    for each in neighbours:
+    for each in others:
         reason = contradiction(said, parse(each.memory.content), each.cosine)
         if each.memory.memory_id == draft.replaces:
             reason = "correction"
-        if reason is not None and not _is_told_again(draft, said, each, parse):
+        if reason is not None:
             reasons[each.memory.memory_id] = reason
     return reasons
 

@@ -61,54 +61,43 @@ class Estimate:
 def estimate(log: Log, method: Method = "snips") -> Estimate:
     """What the other policy would have been worth. Raises ValueError for an empty log, and for `doubly_robust` without
     a model."""
+    value, moved = _value(log, method)
+    return _with_interval(log, value, moved)
+
+
+def gain(log: Log, method: Method = "snips") -> Estimate:
+    """How much more the other policy is worth than the logged one was, on the same decisions. Raises as `estimate`."""
+    value, moved = _value(log, method)
+    held = float(log.rewards.mean())
+    return _with_interval(log, value - held, moved - (log.rewards - held))
+
+
+def _value(log: Log, method: Method) -> tuple[float, Array]:
+    """What the other policy is worth, and what each decision moves that by, times n: (n,)."""
     if not len(log.rewards):
         raise ValueError("nothing is logged")
     weights = log.weights
     if method == "doubly_robust":
         if log.predicted is None or log.expected is None:
             raise ValueError("a doubly robust estimate needs a model of the reward")
-        return _mean(log.users, log.expected + weights * (log.rewards - log.predicted), np.ones_like(weights), weights)
-    if method == "ips":
-        return _mean(log.users, weights * log.rewards, np.ones_like(weights), weights)
-    return _mean(log.users, weights * log.rewards, weights, weights)
-
-
-def gain(log: Log, method: Method = "snips") -> Estimate:
-    """How much more the other policy is worth than the logged one was, on the same decisions."""
-    there = estimate(log, method)
-    logged = np.ones_like(log.rewards)
-    here = Log(log.users, logged, logged, log.rewards)
-    rows = _residuals(log, method, there.value) - (log.rewards - log.rewards.mean())
-    value = there.value - estimate(here, "ips").value
-    return _with_interval(value, _sums(log.users, rows), _sums(log.users, log.weights), len(rows))
-
-
-def _mean(users: NDArray[np.int64], values: Array, shares: Array, weights: Array) -> Estimate:
-    """The ratio of two sums with its interval, by the delta method between users."""
+        values, shares = log.expected + weights * (log.rewards - log.predicted), np.ones_like(weights)
+    else:
+        values, shares = weights * log.rewards, weights if method == "snips" else np.ones_like(weights)
     total = shares.sum()
-    if total <= 0:
-        return Estimate(0.0, -math.inf, math.inf, len(np.unique(users)), 0.0)
+    if total <= 0:  # nothing that was done would the other policy do
+        return 0.0, np.full(len(values), math.nan)
     value = float(values.sum() / total)
-    rows = (values - value * shares) * (len(values) / total)
-    return _with_interval(value, _sums(users, rows), _sums(users, weights), len(values))
+    return value, (values - value * shares) * (len(values) / total)
 
 
-def _residuals(log: Log, method: Method, value: float) -> Array:
-    """What each decision moves the estimate by (n,), times n."""
-    weights = log.weights
-    if method == "snips":
-        return (weights * log.rewards - value * weights) * (len(weights) / max(weights.sum(), 1e-12))
-    if method == "ips" or log.predicted is None or log.expected is None:
-        return weights * log.rewards - value
-    return log.expected + weights * (log.rewards - log.predicted) - value
-
-
-def _with_interval(value: float, by_user: Array, weight_by_user: Array, rows: int) -> Estimate:
+def _with_interval(log: Log, value: float, moved: Array) -> Estimate:
+    """A value with its interval, by the delta method between users; without end where nothing says how wide."""
+    by_user, weight_by_user = _sums(log.users, moved), _sums(log.users, log.weights)
     users = len(by_user)
     effective = float(weight_by_user.sum() ** 2 / max(float((weight_by_user**2).sum()), 1e-12))
-    if users < 2:
+    if users < 2 or not np.isfinite(by_user).all():
         return Estimate(value, -math.inf, math.inf, users, effective)
-    error = math.sqrt(users / (users - 1) * float((by_user**2).sum())) / rows
+    error = math.sqrt(users / (users - 1) * float((by_user**2).sum())) / len(moved)
     half = _student(max(1.0, min(effective, users) - 1.0)) * error
     return Estimate(value, value - half, value + half, users, effective)
 

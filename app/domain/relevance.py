@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from app.domain import wording
 from app.domain.places import LOOSE, SESSION_BITS
-from app.domain.times import Span, closeness
+from app.domain.times import Span, closenesses
 
 Floats = NDArray[np.float64]
 
@@ -164,7 +164,7 @@ def said_arms(said: Sequence[Said], query: str, spans: Sequence[Span]) -> Floats
     named = named if named != speakers or len(speakers) == 1 else set[str]()
     speaks = np.array([each.speaker in named for each in said], float)
     asks = np.array([each.is_question for each in said], float)
-    near = np.array([closeness(each.at, spans) for each in said], float)
+    near = closenesses(np.array([each.at.timestamp() / 3600.0 for each in said]), spans)
     return np.stack([speaks, asks, near], axis=-1).reshape(-1, 3)
 
 

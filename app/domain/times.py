@@ -1,7 +1,6 @@
 """Time expressions in a query or statement: `last spring`, `two weeks ago`, `on 3 May 2023` as spans. English."""
 
 import calendar
-import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -66,7 +65,7 @@ _DAY_AHEAD = re.compile(
 """What names a day to come, or a span."""
 
 _A_MOMENT = timedelta(microseconds=1)
-_DAYS = {"today": 0, "yesterday": 1, "tonight": 0, "recently": None}
+_DAYS = {"today": 0, "yesterday": 1, "tonight": 0}
 
 _NOW_ASKED = re.compile(
     r"\b(?:do|am|are|is|have|'s|'m|'re)\b[^.?!]*\b(?:i|my|mine|we|our)\b|\b(?:i|my|mine|we|our)\b[^.?!]*\b(?:do|am|are|is|have|'s|'m|'re|live|work|use)\b",
@@ -82,6 +81,9 @@ _PAST_ASKED = re.compile(
 AFTER_DAYS = 10.0
 BEFORE_DAYS = 2.0
 """How fast closeness to a span fades: what happened is told later, seldom before."""
+
+FEW = 2.5
+"""How many `a couple` or `a few` are."""
 
 RECENT_DAYS = 30.0
 """`Recently` is so long."""
@@ -132,7 +134,7 @@ def spans(text: str, now: datetime) -> list[Span]:
                 rest = rest[: match.start()] + " " * (match.end() - match.start()) + rest[match.end() :]
     words = set(wording.words(rest))
     for word, days in _DAYS.items():
-        if word in words and days is not None:
+        if word in words:
             found.append(_day(now - timedelta(days=days)))
     return found
 
@@ -227,10 +229,10 @@ def _unit_ahead(unit: str, now: datetime, *, is_next: bool) -> Span | None:
 
 def _in_time(count: str, unit: str, now: datetime) -> Span | None:
     """`in two weeks`, as exactly as its unit."""
-    numbers = wording.numbers(count)
-    if count not in {"a", "an", "one"} and len(numbers) != 1:
+    many = _count(count)
+    if many is None:
         return None
-    days = (1.0 if count in {"a", "an", "one"} else float(min(numbers))) * _UNIT_DAYS[unit]
+    days = many * _UNIT_DAYS[unit]
     slack = timedelta(days=_UNIT_DAYS[unit] // 2)
     try:
         at = _day(now + timedelta(days=days))
@@ -251,7 +253,7 @@ def asks_of_now(text: str) -> bool:
 
 def closeness(at: datetime, wanted: Sequence[Span]) -> float:
     """How well a moment fits the best of some spans, 0..1: within it, or told a little later; short spans say more."""
-    return max((_closeness(at, span) for span in wanted), default=0.0)
+    return float(closenesses(np.array([at.timestamp() / 3600.0]), wanted)[0])
 
 
 def closenesses(hours: NDArray[np.float64], wanted: Sequence[Span]) -> NDArray[np.float64]:
@@ -260,19 +262,10 @@ def closenesses(hours: NDArray[np.float64], wanted: Sequence[Span]) -> NDArray[n
     for span in wanted:
         early = span.start.timestamp() / 3600.0 - hours
         late = hours - span.end.timestamp() / 3600.0
+        says = 1.0 / (1.0 + max(0.0, span.days - 1.0) / LONG_DAYS)
         faded = np.exp(-np.maximum(early, 0.0) / 24.0 / BEFORE_DAYS - np.maximum(late, 0.0) / 24.0 / AFTER_DAYS)
-        best = np.fmax(best, _says(span) * faded)
+        best = np.fmax(best, says * faded)
     return best
-
-
-def _closeness(at: datetime, span: Span) -> float:
-    if at < span.start:
-        return _says(span) * math.exp((at - span.start).total_seconds() / 86400.0 / BEFORE_DAYS)
-    return _says(span) * math.exp(-max(0.0, (at - span.end).total_seconds() / 86400.0) / AFTER_DAYS)
-
-
-def _says(span: Span) -> float:
-    return 1.0 / (1.0 + max(0.0, span.days - 1.0) / LONG_DAYS)
 
 
 def _day(moment: datetime) -> Span:
@@ -327,11 +320,17 @@ def _season(match: re.Match[str], now: datetime) -> Span | None:
     return _latest(match[3], now, _SEASONS[match[2].lower()], months=3)
 
 
-def _ago(match: re.Match[str], now: datetime) -> Span | None:
-    word = match[1].lower()
+def _count(word: str) -> float | None:
+    """How many a word counts; None for one that counts nothing exactly."""
+    if word in {"a", "an", "one"}:
+        return 1.0
     numbers = wording.numbers(word)
-    count = 1.0 if word in {"a", "an", "one"} else float(min(numbers)) if len(numbers) == 1 else 2.5
-    days = count * _UNIT_DAYS[match[2].lower()]
+    return float(min(numbers)) if len(numbers) == 1 else None
+
+
+def _ago(match: re.Match[str], now: datetime) -> Span | None:
+    count = _count(match[1].lower())
+    days = (FEW if count is None else count) * _UNIT_DAYS[match[2].lower()]
     slack = max(0.5, _UNIT_DAYS[match[2].lower()] / 2)
     try:
         at = now - timedelta(days=days)
@@ -344,12 +343,12 @@ def _since_then(match: re.Match[str], now: datetime) -> Span | None:
     """`the past two months`, `recently`: up to now."""
     if match[3]:
         return Span(now - timedelta(days=RECENT_DAYS), now)
-    numbers = wording.numbers(match[1].lower())
-    few = match[1].lower().startswith(("couple", "few"))
-    if not few and len(numbers) != 1:
+    said = match[1].lower()
+    many = FEW if said.startswith(("couple", "few")) else _count(said)
+    if many is None:
         return None
     try:
-        return Span(now - timedelta(days=(2.5 if few else float(min(numbers))) * _UNIT_DAYS[match[2].lower()]), now)
+        return Span(now - timedelta(days=many * _UNIT_DAYS[match[2].lower()]), now)
     except OverflowError:
         return None
 

@@ -18,6 +18,7 @@ from app.domain.hypotheses import (
     Reading,
     Turn,
     clarification_need,
+    reading_document,
     shown_hypotheses,
     specificity,
 )
@@ -337,15 +338,8 @@ def as_document(hypothesis: Hypothesis) -> dict[str, Any]:
     """A hypothesis as it is stored with its set."""
     return {
         "id": hypothesis.id,
-        "question": hypothesis.question,
-        "request": hypothesis.request,
-        "rationale": hypothesis.rationale,
+        **reading_document(hypothesis),
         "confidence": hypothesis.confidence,
-        "score": hypothesis.score,
-        "features": dict(hypothesis.features),
-        "origin": hypothesis.origin,
-        "slots": dict(hypothesis.slots),
-        "evidence": [str(memory_id) for memory_id in hypothesis.evidence],
         "propensity": hypothesis.propensity,
     }
 

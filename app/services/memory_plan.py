@@ -1,6 +1,6 @@
 """What remembering a batch of drafts does to what is known: decided draft by draft, before anything is written."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cache
@@ -15,7 +15,6 @@ from app.domain.memory import (
     Memory,
     Neighbour,
     Resolution,
-    contradicted,
     next_of,
     parted,
     replaced_by,
@@ -25,8 +24,6 @@ from app.domain.memory import (
 from app.domain.places import Place
 from app.domain.statements import RELATED_COSINE, Statement
 from app.store.memories import NEIGHBOURS
-
-Parse = Callable[[str], Statement]
 
 
 @dataclass
@@ -98,7 +95,7 @@ def plan_of(
         ]
         near = _near(plan, drafts, within[index], index, known, now)
         resolution = resolve(draft, valid_from, near, parse)
-        rivals = _rivals(draft, near, parse)
+        rivals = resolution.rivals
         if resolution.action == "merge":
             target = next(each.memory for each in near if each.memory.memory_id == resolution.targets[0])
             _merge(plan, draft, target, rivals, now)
@@ -117,14 +114,6 @@ def plan_of(
         plan.ids.append(memory.memory_id)
         plan.decisions.append((memory.memory_id, resolution))
     return plan
-
-
-def _rivals(draft: Draft, near: Sequence[Neighbour], parse: Parse) -> list[Memory]:
-    """The memories that cannot hold beside a draft; beside what happened all can."""
-    if draft.type not in STATES:
-        return []
-    reasons = contradicted(draft, near, parse)
-    return [each.memory for each in near if each.memory.memory_id in reasons]
 
 
 def _merge(plan: Plan, draft: Draft, target: Memory, rivals: Sequence[Memory], now: datetime) -> None:

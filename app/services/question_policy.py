@@ -9,7 +9,7 @@ from uuid import UUID
 import numpy as np
 import structlog
 
-from app.domain.decisions import Decided, decide, replayed, utilities
+from app.domain.decisions import Decided, decide, replayed, worth_of
 from app.domain.errors import InvalidInput, NotFound, NotReady
 from app.domain.off_policy import LEAST_USERS, Estimate, Log, gain
 from app.domain.telemetry import Shown
@@ -94,7 +94,7 @@ class QuestionPolicy:
         """A decision made again from its record, and the record. Raises NotFound, and InvalidInput where there is no
         record or another form of the rule made it."""
         async with self.database.begin(tenant_id) as connection:
-            row = await self.hypotheses.set_by_id(connection, tenant_id, set_id)
+            row = await self.hypotheses.get_set(connection, tenant_id, None, set_id)
         if row is None:
             raise NotFound("no such hypothesis set")
         if not row.policy:
@@ -119,7 +119,7 @@ def evaluated(shown: Sequence[Shown], change: Change) -> Evaluation:
         if change.auto_advance_confidence is not None:
             other = replace(other, floor=change.auto_advance_confidence)
         would = decide(one.confidences, one.specificity, other).decision
-        worth = utilities(one.confidences, one.specificity, one.stakes)
+        worth = worth_of(one.confidences, one.specificity, one.stakes).utilities
         user = users.setdefault(one.user_id, len(users))
         rows.append((user, float(would == one.decision), one.realised, worth[one.decision], worth[would]))
     if not rows:

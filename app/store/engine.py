@@ -7,7 +7,7 @@ as a superuser runs everything, migrations included, as the powerless role `embe
 import asyncio
 import re
 import time
-from collections.abc import AsyncGenerator, Generator
+from collections.abc import AsyncGenerator, Callable, Generator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -470,10 +470,27 @@ def _is_lost(error: DBAPIError) -> bool:
     return error.connection_invalidated or is_broken or state.startswith(_LOST)
 
 
-def _upgrade(connection: Connection, revision: str, migrations: Path) -> None:
+async def run_alembic(database: Database, step: Callable[[Config], None], migrations: Path = MIGRATIONS) -> None:
+    """Run a step of Alembic's with the revisions of a folder, one process at a time. Raises StoreUnavailable, and what
+    the step raises."""
+
+    def on(connection: Connection) -> None:
+        config = alembic_config(migrations)
+        config.attributes["connection"] = connection
+        step(config)
+
+    async with database.migrating() as connection:
+        await connection.run_sync(on)
+
+
+def alembic_config(migrations: Path = MIGRATIONS) -> Config:
+    """Alembic's configuration for the revisions of a folder."""
     config = Config()
     config.set_main_option("script_location", str(migrations).replace("%", "%%"))
-    config.attributes["connection"] = connection
+    return config
+
+
+def _upgrade(config: Config, revision: str) -> None:
     try:
         command.upgrade(config, revision)
     except NotFilled:
@@ -497,11 +514,10 @@ async def migrate(database: Database | str, revision: str = NEWEST, *, migration
         finally:
             await database.aclose()
         return
-    async with database.migrating() as connection:
-        try:
-            await connection.run_sync(_upgrade, revision, migrations)
-        except NotFilled as error:
-            log.warning("migration_waits", reason=str(error))
+    try:
+        await run_alembic(database, lambda config: _upgrade(config, revision), migrations)
+    except NotFilled as error:
+        log.warning("migration_waits", reason=str(error))
 
 
 async def open_database(settings: Settings, *, revision: str | None = NEWEST) -> Database:

@@ -230,35 +230,26 @@ class HypothesisStore:
             await statements.fetch(_insert_vector(space), *key, vector_literal(vector))
 
     async def get_set(
-        self, connection: AsyncConnection, tenant_id: str, user_id: str, set_id: UUID, *, lock: bool = False
+        self, connection: AsyncConnection, tenant_id: str, user_id: str | None, set_id: UUID, *, lock: bool = False
     ) -> AnyRow | None:
-        """The set, if it is this user's."""
-        query = select(hypothesis_sets).where(
-            hypothesis_sets.c.tenant_id == tenant_id,
-            hypothesis_sets.c.set_id == set_id,
-            hypothesis_sets.c.user_id == user_id,
-        )
-        return (await connection.execute(query.with_for_update() if lock else query)).one_or_none()
-
-    async def set_by_id(self, connection: AsyncConnection, tenant_id: str, set_id: UUID) -> AnyRow | None:
-        """The set, whosever it is."""
+        """The set, if it is this user's; None: whosever it is."""
         query = select(hypothesis_sets).where(
             hypothesis_sets.c.tenant_id == tenant_id, hypothesis_sets.c.set_id == set_id
         )
-        return (await connection.execute(query)).one_or_none()
+        if user_id is not None:
+            query = query.where(hypothesis_sets.c.user_id == user_id)
+        return (await connection.execute(query.with_for_update() if lock else query)).one_or_none()
 
     async def latest_asked(
         self, connection: AsyncConnection, tenant_id: str, user_id: str, limit: int
     ) -> Sequence[AnyRow]:
-        """The user's latest sets that were to be asked about, newest first, answered or not."""
+        """The user's latest sets that were to be asked about, newest first, answered or not: the id, the input, the
+        hypotheses and the outcome of each."""
+        c = hypothesis_sets.c
         query = (
-            select(hypothesis_sets)
-            .where(
-                hypothesis_sets.c.tenant_id == tenant_id,
-                hypothesis_sets.c.user_id == user_id,
-                hypothesis_sets.c.decision == "ask",
-            )
-            .order_by(hypothesis_sets.c.created_at.desc())
+            select(c.set_id, c.input_text, c.hypotheses, c.outcome)
+            .where(c.tenant_id == tenant_id, c.user_id == user_id, c.decision == "ask")
+            .order_by(c.created_at.desc())
             .limit(limit)
         )
         return (await connection.execute(query)).all()

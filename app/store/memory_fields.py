@@ -32,6 +32,19 @@ def _packing(rows: str, prefix: str = "") -> str:
        (SELECT string_agg(float4send(coalesce(distance, 'NaN')::float4), ''::bytea) FROM {rows}) AS {prefix}distances"""
 
 
+_COMPARED = (
+    "m.memory_id, m.place, cardinality(m.terms) AS words, v.embedding <=> query.vector AS distance, m.valid_from"
+)
+"""What is known of a memory beside its vector."""
+
+
+def _with_vectors(space: StoredSpace) -> str:
+    """Every memory, beside it its vector where it has one."""
+    return f"""FROM query, memories m
+    LEFT JOIN {space.memory_table} v
+           ON v.tenant_id = m.tenant_id AND v.user_id = m.user_id AND v.memory_id = m.memory_id"""
+
+
 def _hours(rows: str) -> str:
     return f"(SELECT string_agg(int4send((extract(epoch FROM valid_from) / 3600)::int4), ''::bytea) FROM {rows})"
 
@@ -69,11 +82,9 @@ def exact_field(space: StoredSpace, role: Role, *, is_known: bool = False, is_da
     few = f"(SELECT memory_id FROM mine WHERE (SELECT count(*) FROM mine) <= {AT_ONCE})"
     return f"""
 WITH {_query(space, role)}, mine AS MATERIALIZED (
-    SELECT m.memory_id, m.place, cardinality(m.terms) AS words, v.embedding <=> query.vector AS distance, m.valid_from,
+    SELECT {_COMPARED},
            CASE WHEN m.terms && query.terms THEN m.terms END AS terms, (row_number() OVER ())::int4 - 1 AS at
-    FROM query, memories m
-    LEFT JOIN {space.memory_table} v
-           ON v.tenant_id = m.tenant_id AND v.user_id = m.user_id AND v.memory_id = m.memory_id
+    {_with_vectors(space)}
     WHERE {OF_USER} AND {holds}
 ), hits AS MATERIALIZED (
     SELECT at, (ord - 1)::int2 AS term
@@ -94,10 +105,8 @@ FROM query
 
 def _dated(space: StoredSpace) -> str:
     return f""", dated AS MATERIALIZED (
-    SELECT m.memory_id, m.place, cardinality(m.terms) AS words, v.embedding <=> query.vector AS distance, m.valid_from
-    FROM query, memories m
-    LEFT JOIN {space.memory_table} v
-           ON v.tenant_id = m.tenant_id AND v.user_id = m.user_id AND v.memory_id = m.memory_id
+    SELECT {_COMPARED}
+    {_with_vectors(space)}
     WHERE {OF_USER} AND {HOLDS} AND EXISTS (
         SELECT FROM unnest($9::timestamptz[], $10::timestamptz[]) AS span(start, over)
         WHERE m.valid_from >= span.start AND m.valid_from < span.over

@@ -1,16 +1,13 @@
 """The way back by Alembic, for people who drive migrations themselves."""
 
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 from alembic import command
-from alembic.config import Config
 from alembic.script import ScriptDirectory
-from sqlalchemy import Connection
 
 from app.domain.spaces import StoredSpace
-from app.store.engine import MIGRATIONS, Database
+from app.store.engine import MIGRATIONS, Database, run_alembic
 from app.store.space_revision_files import write_revisions
 from app.store.space_revisions import SpaceRow, row_of
 
@@ -25,21 +22,10 @@ async def downgrade(database: Database, folder: Path, old: StoredSpace, new: Sto
     shutil.copytree(MIGRATIONS, folder, ignore=shutil.ignore_patterns("__pycache__"))
     newest = ScriptDirectory(str(folder)).get_current_head() or ""
     write_revisions(_row(old), _row(new), migrations=folder)
-    await _run(database, folder, lambda config: command.upgrade(config, "head"))
-    await _run(database, folder, lambda config: command.downgrade(config, "-1"))
-    await _run(database, folder, lambda config: command.stamp(config, newest))
+    await run_alembic(database, lambda config: command.upgrade(config, "head"), folder)
+    await run_alembic(database, lambda config: command.downgrade(config, "-1"), folder)
+    await run_alembic(database, lambda config: command.stamp(config, newest), folder)
 
 
 def _row(stored: StoredSpace) -> SpaceRow:
     return row_of(stored.space, stored.storage, stored.endpoint)
-
-
-async def _run(database: Database, folder: Path, step: Callable[[Config], None]) -> None:
-    def on(connection: Connection) -> None:
-        config = Config()
-        config.set_main_option("script_location", str(folder))
-        config.attributes["connection"] = connection
-        step(config)
-
-    async with database.migrating() as connection:
-        await connection.run_sync(on)

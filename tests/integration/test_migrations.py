@@ -1,6 +1,6 @@
 """Migrations up and down, and the same service on the embedded database and on an outside one."""
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
@@ -9,7 +9,6 @@ import asyncpg
 import pytest
 from alembic import command
 from alembic.autogenerate import compare_metadata
-from alembic.config import Config
 from alembic.migration import MigrationContext
 from sqlalchemy import Connection, text
 
@@ -19,7 +18,7 @@ from app.domain.errors import NotFound
 from app.services.feedback import Feedback
 from app.services.ranking import SearchRequest
 from app.settings import Settings
-from app.store.engine import MIGRATIONS, Database, migrate, prepare_database
+from app.store.engine import Database, migrate, prepare_database, run_alembic
 from app.store.hypotheses import HypothesisStore
 from app.store.space_tables import MADE_HERE, is_of_the_code
 from app.store.tables import metadata
@@ -46,19 +45,6 @@ async def new_database(database: Database, tcp_server: TcpServer, where: str) ->
     return database.server.url.replace("/postgres?", "/updown?")
 
 
-async def run(database: Database, step: Callable[[Config], None]) -> None:
-    """An Alembic command on a database."""
-
-    def on(connection: Connection) -> None:
-        config = Config()
-        config.set_main_option("script_location", str(MIGRATIONS))
-        config.attributes["connection"] = connection
-        step(config)
-
-    async with database.migrating() as connection:
-        await connection.run_sync(on)
-
-
 def differences(connection: Connection) -> list[Any]:
     """How the tables differ from what the code says they are."""
     opts = {"compare_type": True, "compare_server_default": True, "include_object": is_of_the_code}
@@ -79,7 +65,7 @@ async def test_up_down_and_up_again(database: Database, tcp_server: TcpServer, t
     assert {name for name, _ in first if not MADE_HERE.fullmatch(name)} == set(metadata.tables)
     assert all(is_closed for _, is_closed in first)
     await create_tenant(opened, tenant)
-    await run(opened, lambda config: command.downgrade(config, "base"))
+    await run_alembic(opened, lambda config: command.downgrade(config, "base"))
     async with opened.engine.connect() as connection:
         assert (await connection.execute(ROWS_ARE_CLOSED)).all() == []
     await migrate(opened)
@@ -97,20 +83,20 @@ async def test_what_was_calibrated_survives_the_change_to_sources(
     """A fit of the first release becomes the local source's, with its slope as the weight, and back; fits of
     language models are dropped on the way down."""
     opened = Database(await prepare_database(await new_database(database, tcp_server, where)), pool_size=1)
-    await run(opened, lambda config: command.upgrade(config, "0001"))
+    await run_alembic(opened, lambda config: command.upgrade(config, "0001"))
     await create_tenant(opened, tenant)
     async with opened.begin(tenant) as connection:
         await connection.execute(
             text("INSERT INTO calibrations VALUES (:tenant, 3, 1.7, 0.2, 40, now())"), {"tenant": tenant}
         )
-    await run(opened, lambda config: command.upgrade(config, "0002"))
+    await run_alembic(opened, lambda config: command.upgrade(config, "0002"))
     async with opened.begin(tenant) as connection:
         held = await HypothesisStore().calibration(connection, tenant, "local")
         assert held == Calibration({"score": 1.7}, 0.2, 3, 40)
         other = replace(MODEL_PRIOR, version=1)
         await HypothesisStore().save_calibration(connection, tenant, "vllm", other, datetime.now(UTC))
         assert await HypothesisStore().calibration(connection, tenant, "vllm") == other
-    await run(opened, lambda config: command.downgrade(config, "0001"))
+    await run_alembic(opened, lambda config: command.downgrade(config, "0001"))
     async with opened.begin(tenant) as connection:
         rows = (await connection.execute(text("SELECT version, slope, none_score FROM calibrations"))).all()
     assert rows == [(3, 1.7, 0.2)]
@@ -129,7 +115,7 @@ async def outside(tcp_database_url: str) -> AsyncIterator[Database]:
     await migrate(tcp_database_url)
     opened = Database(await prepare_database(tcp_database_url), pool_size=4)
     yield opened
-    await run(opened, lambda config: command.downgrade(config, "base"))
+    await run_alembic(opened, lambda config: command.downgrade(config, "base"))
     async with opened.engine.begin() as connection:
         await connection.execute(text("DROP TABLE alembic_version"))
     await opened.aclose()

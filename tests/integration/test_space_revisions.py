@@ -2,7 +2,8 @@
 
 import asyncio
 import shutil
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
@@ -10,9 +11,8 @@ import asyncpg
 import numpy as np
 import pytest
 from alembic import command
-from alembic.config import Config
 from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, text
+from sqlalchemy import text
 
 from app.api.deps import Services
 from app.clients.embeddings.onnx import OnnxEmbedder
@@ -22,7 +22,7 @@ from app.domain.memory import MemoryType
 from app.services.ranking import SearchRequest
 from app.services.space_switch import SpaceSwitch
 from app.settings import Settings
-from app.store.engine import MIGRATIONS, Database, migrate, prepare_database
+from app.store.engine import MIGRATIONS, Database, migrate, prepare_database, run_alembic
 from app.store.space_revision_files import write_revisions
 from app.store.space_revisions import row_of
 from app.wiring import build_services, build_switch
@@ -60,19 +60,6 @@ async def opened(database: Database) -> AsyncIterator[Database]:
     await made.engine.dispose()
 
 
-async def run(database: Database, folder: Path, step: Callable[[Config], None]) -> None:
-    """An Alembic command with the revisions of a folder."""
-
-    def on(connection: Connection) -> None:
-        config = Config()
-        config.set_main_option("script_location", str(folder))
-        config.attributes["connection"] = connection
-        step(config)
-
-    async with database.migrating() as connection:
-        await connection.run_sync(on)
-
-
 async def test_up_and_down_lose_nothing(
     settings: Settings,
     opened: Database,
@@ -104,32 +91,32 @@ async def test_up_and_down_lose_nothing(
     assert [path.name.split("_", 1)[1] for path in files] == ["expand_new.py", "switch_new.py"]
 
     with pytest.raises(NotFilled, match="1 items of acme have no vector in new@0:64:mean:l2 yet"):
-        await run(opened, folder, lambda config: command.upgrade(config, "head"))
+        await run_alembic(opened, lambda config: command.upgrade(config, "head"), folder)
     assert await space_of("acme", "the boat of acme is blue") == before.id
     for tenant in ("acme", "zoo"):
         await switch.fill(tenant)
     await remember("zoo", "the lamp is on the table")
-    await run(opened, folder, lambda config: command.upgrade(config, "head"))
+    await run_alembic(opened, lambda config: command.upgrade(config, "head"), folder)
     assert await space_of("acme", "the boat of acme is blue") == new.space.id
     assert await space_of("zoo", "the lamp is on the table") == new.space.id
     await remember("zoo", "the cat sleeps")
 
-    await run(opened, folder, lambda config: command.downgrade(config, "-1"))
+    await run_alembic(opened, lambda config: command.downgrade(config, "-1"), folder)
     assert await space_of("zoo", "the cat sleeps") == before.id
-    await run(opened, folder, lambda config: command.upgrade(config, "head"))
+    await run_alembic(opened, lambda config: command.upgrade(config, "head"), folder)
     with pytest.raises(InvalidInput, match="--endpoint"):
         await switch.revisions("acme", None, is_contract=False, migrations=folder)
     await switch.revisions("acme", None, is_contract=True, migrations=folder)
-    await run(opened, folder, lambda config: command.upgrade(config, "head"))
+    await run_alembic(opened, lambda config: command.upgrade(config, "head"), folder)
     assert len(await switch.status("zoo")) == 1, "the old one is given up"
     await remember("zoo", "the dog barks")
 
-    await run(opened, folder, lambda config: command.downgrade(config, "-1"))
+    await run_alembic(opened, lambda config: command.downgrade(config, "-1"), folder)
     with pytest.raises(NotFilled, match="space fill"):
-        await run(opened, folder, lambda config: command.downgrade(config, "-1"))
+        await run_alembic(opened, lambda config: command.downgrade(config, "-1"), folder)
     for tenant in ("acme", "zoo"):
         await switch.fill(tenant)
-    await run(opened, folder, lambda config: command.downgrade(config, "-2"))
+    await run_alembic(opened, lambda config: command.downgrade(config, "-2"), folder)
     for said in ("the boat of zoo is blue", "the lamp is on the table", "the cat sleeps", "the dog barks"):
         assert await space_of("zoo", said) == before.id
     assert [one.role for one in await switch.status("zoo")] == ["serving"]
@@ -163,7 +150,8 @@ async def test_people_go_on_while_alembic_goes_up_and_down(
     await switch.fill("acme")
     for _ in range(3):
         for way in (command.upgrade, command.downgrade):
-            await run(opened, folder, lambda config, way=way: way(config, "head" if way is command.upgrade else "-1"))
+            to = "head" if way is command.upgrade else "-1"
+            await run_alembic(opened, partial(way, revision=to), folder)
             await asyncio.sleep(0.2)
     is_over.set()
     await asyncio.gather(*people)
@@ -243,7 +231,7 @@ async def test_the_next_release_starts_beside_a_change_that_somebody_made(
 
     (folder / "versions" / "made_up_next.py").write_text(NEXT.format(before=newest()))
     if is_merged:
-        await run(opened, folder, lambda config: command.merge(config, "heads", "both", rev_id="both"))
+        await run_alembic(opened, lambda config: command.merge(config, "heads", "both", rev_id="both"), folder)
     await migrate(opened, migrations=folder)
     await migrate(opened, migrations=folder)
     assert await has_next_release(opened)
@@ -268,7 +256,7 @@ async def test_a_change_that_waits_does_not_hold_up_the_next_release(
     services, switch, folder = changing
     (folder / "versions" / "made_up_next.py").write_text(NEXT.format(before=newest()))
     if is_merged:
-        await run(opened, folder, lambda config: command.merge(config, "heads", "both", rev_id="both"))
+        await run_alembic(opened, lambda config: command.merge(config, "heads", "both", rev_id="both"), folder)
     await migrate(opened, migrations=folder)
     assert await has_next_release(opened)
     assert {revision.rpartition("_")[2] for revision in await revisions_in(opened)} == {"expand", "next"}
@@ -321,7 +309,7 @@ async def test_what_serves_is_not_dropped(
     row = row_of(embedder.space, "vector", None)
     write_revisions(row, row, contract=True, migrations=folder)
     with pytest.raises(NotReady, match="is serving for acme"):
-        await run(opened, folder, lambda config: command.upgrade(config, "head"))
+        await run_alembic(opened, lambda config: command.upgrade(config, "head"), folder)
 
 
 async def test_a_change_made_by_command_goes_back_by_alembic_and_the_command_goes_on(

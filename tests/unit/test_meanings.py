@@ -1,6 +1,7 @@
 """What a user may mean, moved by every answer: nothing is ruled out, and the order of answers does not matter."""
 
 import json
+from typing import Any
 
 import numpy as np
 import pytest
@@ -73,15 +74,20 @@ answers = st.lists(
 )
 
 
-def heard(meanings: Meanings, said: list[tuple[str, object]]) -> Meanings:
+def heard(meanings: Meanings, said: list[tuple[str, Any]]) -> Meanings:
     for kind, what in said:
-        given_to = {"choice": meanings.after_choice, "rejection": meanings.after_rejection}.get(kind)
-        meanings = given_to(what) if given_to else meanings.after_words(np.array(what))  # type: ignore[arg-type]
+        match kind:
+            case "choice":
+                meanings = meanings.after_choice(what)
+            case "rejection":
+                meanings = meanings.after_rejection(what)
+            case _:
+                meanings = meanings.after_words(np.array(what))
     return meanings
 
 
 @given(answers, st.randoms(use_true_random=False))
-def test_the_order_of_answers_does_not_matter_and_nothing_is_ruled_out(said: list[tuple[str, object]], chance) -> None:
+def test_the_order_of_answers_does_not_matter_and_nothing_is_ruled_out(said: list[tuple[str, Any]], chance) -> None:
     shuffled = list(said)
     chance.shuffle(shuffled)
     one, other = heard(begun(), said), heard(begun(), shuffled)

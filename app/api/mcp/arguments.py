@@ -5,10 +5,23 @@ from datetime import datetime
 from typing import Annotated, Any, Literal, cast
 from uuid import UUID
 
-from pydantic import BaseModel, Field, StringConstraints
+from pydantic import BaseModel, Field
 
 from app.api import schemas
-from app.api.schemas import WHOLE, Id, InputText, Kind, Moment, OptionalText, Request, Response, Share, Tag, Text
+from app.api.schemas import (
+    WHOLE,
+    HypothesisId,
+    Id,
+    InputText,
+    Kind,
+    Moment,
+    OptionalText,
+    Request,
+    Response,
+    Share,
+    Tag,
+    Text,
+)
 from app.domain.memory import MemoryType
 
 Schema = dict[str, Any]
@@ -19,8 +32,6 @@ MAX_RECALLED_TOKENS = 6_000
 
 MAX_BUDGET = 16_000
 """Tokens of one enriched prompt."""
-
-HypothesisId = Annotated[str, StringConstraints(pattern=r"^h[1-9][0-9]?$")]
 
 
 class RememberIn(Request):
