@@ -8,12 +8,13 @@ from typing import Annotated, Any
 from fastapi import Header, Query, Request
 from fastapi.responses import StreamingResponse
 
-from app.api import schemas
+from app.api import memory_schemas as schemas
 from app.api.bounds import open_to_bound_keys
 from app.api.deps import ServicesDep, UserCaller
 from app.api.errors import responses
 from app.api.params import JobId, MemoryId, PathUserId, QueryCursor, QueryUserId, cursor_of, place_of
 from app.api.routing import NDJSON, cancellable, make_router
+from app.api.schemas import Tag
 from app.domain.errors import InvalidInput
 from app.domain.memory import Draft, Memory, MemoryType
 from app.domain.ranking import Ranked, Weights
@@ -40,7 +41,7 @@ async def list_memories(
     services: ServicesDep,
     caller: UserCaller,
     mtype: Annotated[MemoryType | None, Query(description="Only memories of this type.")] = None,
-    tag: Annotated[schemas.Tag | None, Query(description="Only memories with this tag.")] = None,
+    tag: Annotated[Tag | None, Query(description="Only memories with this tag.")] = None,
     limit: Annotated[int, Query(ge=1, le=1000, description="Most memories of a page.")] = 100,
     cursor: QueryCursor = None,
 ) -> schemas.PageOut:

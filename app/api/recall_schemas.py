@@ -6,7 +6,8 @@ from uuid import UUID
 
 from pydantic import Field
 
-from app.api.schemas import Id, MemoryOut, Request, Response, SearchResult
+from app.api.memory_schemas import MemoryOut, SearchResult
+from app.api.schemas import Id, Request, Response
 from app.domain.memory import MemoryType
 
 

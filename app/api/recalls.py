@@ -7,7 +7,7 @@ from uuid import UUID
 
 from fastapi import Query
 
-from app.api import recall_schemas, schemas
+from app.api import memory_schemas, recall_schemas
 from app.api.bounds import open_to_bound_keys
 from app.api.deps import ServicesDep, UserCaller
 from app.api.errors import responses
@@ -85,7 +85,7 @@ async def list_quarantine(
 
 @router.post("/memories/quarantine/{item_id:uuid}/release", responses=responses(404, 409), tags=["memories"])
 @open_to_bound_keys
-async def release_statement(item_id: StatementId, services: ServicesDep, caller: UserCaller) -> schemas.AddedOut:
+async def release_statement(item_id: StatementId, services: ServicesDep, caller: UserCaller) -> memory_schemas.AddedOut:
     """Let a statement through the write gate after all: it becomes a memory."""
     return added_out(await services.gate.release(caller.tenant_id, item_id, caller.user_id))
 

@@ -9,7 +9,7 @@ import typer
 from rich.progress import DownloadColumn, TimeRemainingColumn
 
 from app.api.memories import added_out, draft_of, memory_out, search_out
-from app.api.schemas import OneMemoryIn, SearchIn
+from app.api.memory_schemas import OneMemoryIn, SearchIn
 from app.commands import memory_tables as tables
 from app.commands.terminal import Json, Tenant, on_user, parsed, print_document, progress_bar
 from app.commands.users import export_user, import_user

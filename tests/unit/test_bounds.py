@@ -8,7 +8,7 @@ import pytest
 from fastapi import Depends, Request
 from fastapi.routing import APIRoute, iter_route_contexts
 
-from app.api import schemas
+from app.api import memory_schemas, schemas
 from app.api.bounds import concern_of, open_to_bound_keys
 from app.api.deps import Caller, resolve_user
 from app.api.params import MemoryId, QueryUserId
@@ -36,11 +36,11 @@ async def of_own_query(user_id: Annotated[str, Depends(_query)]) -> None: ...
 
 
 @router.post("/body")
-async def of_body(body: schemas.SearchIn) -> None: ...
+async def of_body(body: memory_schemas.SearchIn) -> None: ...
 
 
 @router.post("/bodies")
-async def of_bodies(body: schemas.MemoriesIn) -> None: ...
+async def of_bodies(body: memory_schemas.MemoriesIn) -> None: ...
 
 
 @router.get("/memory/{memory_id:uuid}")

@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from app.api import hypotheses, memories, persona, schemas
+from app.api import hypotheses, memories, memory_schemas, persona, schemas
 from app.api.deps import Caller, Services
 from app.api.mcp import arguments as a
 from app.domain.errors import InvalidInput, NotFound
@@ -55,14 +55,14 @@ class Tool:
 
 async def remember(visit: Visit, given: a.RememberIn) -> a.RememberOut:
     """Add one memory."""
-    body = schemas.OneMemoryIn(user_id=visit.user_id, source=SOURCE, **_fields(given))
+    body = memory_schemas.OneMemoryIn(user_id=visit.user_id, source=SOURCE, **_fields(given))
     added = await memories.add_memories(body, visit.services, visit.caller)
     return a.RememberOut(memory_id=added.ids[0], is_new=added.deduplicated == 0, superseded=added.superseded)
 
 
 async def recall(visit: Visit, given: a.RecallIn) -> a.RecallOut:
     """Search the memories; nothing where nobody has been there yet."""
-    body = schemas.SearchIn(user_id=visit.user_id, **_fields(given))
+    body = memory_schemas.SearchIn(user_id=visit.user_id, **_fields(given))
     try:
         found = await memories.search_memories(body, visit.services, visit.caller)
     except NotFound:
@@ -135,7 +135,7 @@ def _fields(given: BaseModel) -> dict[str, Any]:
     return {name: getattr(given, name) for name in type(given).model_fields}
 
 
-def _recalled(one: schemas.SearchResult) -> a.RecalledOut:
+def _recalled(one: memory_schemas.SearchResult) -> a.RecalledOut:
     content = one.memory.content
     return a.RecalledOut(
         memory_id=one.memory.id,
