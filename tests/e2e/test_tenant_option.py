@@ -50,6 +50,8 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "policy fit": (),
     "policy promote": (),
     "policy rollback": (),
+    "policy evaluate": ("--question-cost", "0.2"),
+    "policy replay": ("11111111-1111-1111-1111-111111111111",),
     "train run": (),
     "train list": (),
     "train show": ("some-run",),
