@@ -74,9 +74,10 @@ class AnswerService:
             held.showing(positions),
         )
         query = await service.ranking.read(tenant_id, user_id, row.input_text)
+        vectors = await service.input_vectors(tenant_id, query)
         async with service.database.transact(tenant_id) as statements:
             stored = set_row(tenant_id, user_id, row.input_text, row.intent, made, now)
-            await service.hypotheses.insert_set(statements, stored, query.space, query.vector)
+            await service.hypotheses.insert_set(statements, stored, vectors)
         telemetry_service.count_decision(made.decision)
         log.info(
             "question_answered",

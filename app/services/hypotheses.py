@@ -11,6 +11,7 @@ import structlog
 from app.domain.calibration import fit, prior_of
 from app.domain.catalogue import Intent
 from app.domain.decisions import Decided, Decision, Stakes, decide
+from app.domain.embeddings import Vector
 from app.domain.errors import ModelUnavailable
 from app.domain.hypotheses import (
     Hypothesis,
@@ -27,6 +28,7 @@ from app.domain.meanings import as_document as meanings_document
 from app.domain.persona import moved_centroid
 from app.domain.ranking import Ranked, Weights, rank
 from app.domain.readings import MIN_CHOICE_SIMILARITY
+from app.domain.spaces import StoredSpace
 from app.domain.training import Maker
 from app.ports import SLM, Clock
 from app.services.catalogues import CatalogueService, TenantSettings
@@ -234,6 +236,14 @@ class HypothesisService:
         )
         return query, made, background
 
+    async def input_vectors(self, tenant_id: str, query: Query) -> list[tuple[StoredSpace, Vector]]:
+        """An input's vector in the space that serves, then those in the others that are to have what is written, as far
+        as they can be had; none where the embedder is out of service."""
+        if query.vector is None:
+            return []
+        also = await self.spaces.embed_also(tenant_id, [query.text])
+        return [(query.space, query.vector), *((each.space, each.vectors[0]) for each in also)]
+
     async def recalibrate(self, tenant_id: str) -> None:
         """Fit the tenant's calibrations anew, those of the sources with enough outcomes since the last fit."""
         async with self.database.begin(tenant_id) as connection:
@@ -292,12 +302,13 @@ class HypothesisService:
         row = set_row(tenant_id, user_id, query.text, intent, made, now)
         if (await self.spaces.of(tenant_id)).serving != query.space:  # switched while the model read the input
             query = await self.ranking.read(tenant_id, user_id, query.text)
+        vectors = await self.input_vectors(tenant_id, query)
         async with self.database.transact(tenant_id) as statements:
             said = _said(centroid, query, now) if is_learned else centroid
             while not await self.users.remember_said(statements, tenant_id, user_id, seen=centroid, said=said, now=now):
                 centroid = await self.users.centroid(statements, tenant_id, user_id, centroid)
                 said = _said(centroid, query, now) if is_learned else centroid
-            await self.hypotheses.insert_set(statements, row, query.space, query.vector)
+            await self.hypotheses.insert_set(statements, row, vectors)
 
 
 def set_row(

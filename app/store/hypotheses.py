@@ -97,10 +97,16 @@ LIMIT 3
 
 
 @cache
-def _insert_vector(space: StoredSpace) -> str:
-    vector = f"in_space($4::text::vector, $1, {space.number}, 'serving')::{space.column_type}"
+def _insert_vector(space: StoredSpace, *, is_serving: bool) -> str:
+    """Writes the vector of an input; in a space that does not serve, the input was noted as lacking one."""
+    role = "'serving'" if is_serving else "NULL"
+    vector = f"in_space($4::text::vector, $1, {space.number}, {role})::{space.column_type}"
+    forget = (
+        "WITH done AS (DELETE FROM space_backlog WHERE tenant_id = $1::text AND user_id = $2::text "
+        f"AND item_id = $3::uuid AND number = {space.number} AND kind = 'input') "
+    )
     return (
-        f"INSERT INTO {space.input_table} (tenant_id, user_id, set_id, embedding) "
+        f"{'' if is_serving else forget}INSERT INTO {space.input_table} (tenant_id, user_id, set_id, embedding) "
         f"VALUES ($1::text, $2::text, $3::uuid, {vector})"
     )
 
@@ -214,10 +220,9 @@ class HypothesisStore:
         return Background(calibrations, facets, centroid_of(row), route)
 
     async def insert_set(
-        self, statements: Statements, row: Mapping[str, Any], space: StoredSpace, vector: Vector | None
+        self, statements: Statements, row: Mapping[str, Any], vectors: Sequence[tuple[StoredSpace, Vector]]
     ) -> None:
-        """Write a shown set, with its input's vector in the space that serves where there is one. The user has to
-        exist."""
+        """Write a shown set, with its input's vectors, that in the space that serves first. The user has to exist."""
         await statements.fetch(
             _INSERT_SET,
             *(row[name] for name in _SET_COLUMNS),
@@ -225,9 +230,9 @@ class HypothesisStore:
             orjson.dumps(row["policy"]).decode(),
             orjson.dumps(row["belief"]).decode(),
         )
-        if vector is not None:
+        for index, (space, vector) in enumerate(vectors):
             key = (row["tenant_id"], row["user_id"], row["set_id"])
-            await statements.fetch(_insert_vector(space), *key, vector_literal(vector))
+            await statements.fetch(_insert_vector(space, is_serving=not index), *key, vector_literal(vector))
 
     async def get_set(
         self, connection: AsyncConnection, tenant_id: str, user_id: str | None, set_id: UUID, *, lock: bool = False

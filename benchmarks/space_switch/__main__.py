@@ -18,10 +18,13 @@ of a server of all-mpnet-base-v2, the same again on 5,000 memories from 768 dime
 - `mixed_results`: searches with a result whose similarity is not the cosine of the two vectors in the space that the
   answer names.
 - `recall/min`: the lowest mean recall@10 of any second, against brute force over the vectors of the space that the
-  answer names. Questions share no word with memories, and only similarity counts, so that vectors alone decide.
+  answer names: of the ten of the largest cosine among 30 results. Questions share no word with memories, and only
+  similarity counts, so that vectors alone decide.
 - `p95_ratio`: the 95th percentile of all requests from `create` until the way back begins, over that before;
   `…/fill` while it is filled, `…/switch` from then on: `verify`, `switch` and the while after it.
 - `kills`: how often the filling process (`workers`) and the database were killed on the way.
+- `way_back/refusals`: how often `alembic downgrade` said that something is to be filled first (it was, and it was
+  tried again): what embedded in the old space had been late for a write.
 - `lost_writes`: acknowledged writes that, after the way back and a last `space fill` of what is noted, are not there
   or have no vector in both spaces.
 - `fill_rate_ratio`: afterwards, without the stream, memories a second filled from an empty space, over what the
@@ -133,6 +136,12 @@ def _figures(prefix: str, outcome: Outcome, plan: Plan) -> list[Figure]:
         ),
         Figure("recall/min", min(value for _, value in seconds), "", Target("≥", 0.99), f"of {len(seconds)} seconds"),
         *change_figures(outcome),
+        Figure(
+            "way_back/refusals",
+            outcome.refusals,
+            "",
+            note="a write had left a vector for later: `space fill`, and again",
+        ),
         Figure("lost_writes", outcome.lost_writes, "", Target("≤", 0), "after the way back, in both spaces"),
         Figure("missing", outcome.missing, "", Target("≤", 0), "items without a vector in the new space, at the end"),
         Figure(

@@ -45,7 +45,8 @@ class Brute:
     """When the writing of a memory began and was acknowledged; memories from before are not in it."""
 
     def judged(self, request: Request) -> Searched:
-        """A search beside brute force over what was acknowledged before it, and what it found besides."""
+        """A search beside brute force over what was acknowledged before it, and what it found besides. The ten of the
+        largest cosine are compared: a search puts back what is much like a better result, and brings more than ten."""
         answer = request.answer
         ids, vectors = self.items[answer["space"], request.user_id]
         cosines = dict(zip(ids, vectors @ self.questions[answer["space"], request.said], strict=True))
@@ -56,7 +57,8 @@ class Brute:
             if item in found or self.known.get(item, (0, 0))[1] < request.due_at
         ]
         tenth = sorted(there, reverse=True)[:TEN][-1]
-        hits = sum(cosines.get(item, -1) >= tenth - TIE for item in found)
+        best = sorted(found, key=lambda item: -found[item])[:TEN]
+        hits = sum(cosines.get(item, -1) >= tenth - TIE for item in best)
         is_mixed = any(abs(cosines.get(item, -1) - stated) > SAME for item, stated in found.items())
         return Searched(request.due_at, hits / min(TEN, len(there)), is_mixed, answer["degraded"])
 

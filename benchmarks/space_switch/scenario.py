@@ -6,6 +6,7 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from random import Random
 from typing import Literal
@@ -65,6 +66,8 @@ class Outcome:
     """(when, share of the items with a vector in the new space)."""
     lost_writes: int = 0
     missing: int = 0
+    refusals: int = 0
+    """How often the way back was refused, since a write had left a vector for later."""
     own_rates: list[float] = field(default_factory=list[float])
     fill_rate: float = 0.0
     fill_rate_live: float = 0.0
@@ -119,7 +122,8 @@ async def _change(
     outcome.mark("back")
     if plan.way_back == "alembic":
         new, old = await _spaces(database)
-        await downgrade(database, house.folder / "migrations", old, new)
+        fill = partial(house.command, "space", "fill")
+        outcome.refusals = await downgrade(database, house.folder / "migrations", old, new, fill)
     else:
         await house.command("space", "switch")
     await asyncio.sleep(plan.after_s)

@@ -17,6 +17,9 @@ SHARES: Mapping["Kind", int] = {"search": 12, "add": 5, "change": 1, "hypothesiz
 TRIED_S = 30.0
 """How long a request that is answered with 503, or not at all, is made again."""
 
+LIMIT = 30
+"""Results of a search: three times as many as are compared with brute force."""
+
 Kind = Literal["search", "add", "change", "hypothesize"]
 ONLY_SIMILARITY = {"similarity": 1, "recency": 0, "confidence": 0}
 
@@ -119,7 +122,7 @@ class Stream:
     def _body(self, request: Request) -> tuple[str, str, dict[str, Any]]:
         match request.kind:
             case "search":
-                asked = {"user_id": request.user_id, "query": request.said, "limit": 10, "weights": ONLY_SIMILARITY}
+                asked = {"user_id": request.user_id, "query": request.said, "limit": LIMIT, "weights": ONLY_SIMILARITY}
                 return "POST", "/v1/memories/search", asked
             case "add":
                 return "POST", "/v1/memories", {"user_id": request.user_id, "type": "ARTIFACT", "content": request.said}

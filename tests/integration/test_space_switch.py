@@ -15,6 +15,7 @@ from app.clients.embeddings.onnx import OnnxEmbedder
 from app.domain.embeddings import EmbeddingSpace, Vectors, cosine
 from app.domain.errors import InvalidInput, ModelUnavailable, NotFound, StaleSpace
 from app.domain.memory import MemoryType
+from app.services.answers import Answered
 from app.services.examples import ExampleVectors
 from app.services.ranking import SearchRequest
 from app.services.space_switch import SpaceSwitch
@@ -234,6 +235,25 @@ async def test_a_dead_new_embedder_fails_no_write_and_no_switch_is_made(house: H
     await house.switch.switch(house.tenant)
     assert await house.roles() == {"new": ("serving", 0), OLD: ("kept", 0)}
     assert (await house.found("ada", "I like snow"))[1][0] == "I like snow"
+
+
+async def test_all_that_is_written_has_a_vector_in_both_spaces_at_once(house: House) -> None:
+    """Memories, changes of them, inputs and answers: `alembic upgrade` can fill nothing, and finds nothing noted."""
+    await house.remember("ada", "I like tea")
+    await house.switch.create(house.tenant, ENDPOINT)
+    await house.switch.fill(house.tenant)
+    for weather in ("snow", "hail"):  # there and back
+        (first,) = await house.remember("ada", f"I like {weather}")
+        await house.one.memories.update(house.tenant, first, {"content": f"I like much {weather}"})
+        made = await house.one.hypotheses.hypothesize(house.tenant, "ada", "build api")
+        answered = Answered(None, (made.hypotheses[0].id,))
+        await house.one.answers.answer(house.tenant, "ada", made.set_id, answered)
+        assert {lacking for _, lacking in (await house.roles()).values()} == {0}
+        async with house.one.database.begin(house.tenant) as connection:
+            for space in (await house.one.spaces.of(house.tenant)).every:
+                count = await connection.execute(text(f"SELECT count(*) FROM {space.input_table}"))
+                assert count.scalar_one() >= 2
+        await house.switch.switch(house.tenant)
 
 
 async def test_creating_a_space_looks_at_no_memory(house: House) -> None:
