@@ -85,6 +85,7 @@ def start_environment(port: int, log_dir: Path) -> dict[str, str]:
         "VLLM_MAX_MODEL_LEN": "4096",
         "VLLM_MAX_LORAS": "2",
         "VLLM_MAX_LORA_RANK": "32",
+        "VLLM_EXTRA_ARGS": "--enable-auto-tool-choice --tool-call-parser hermes",
         "LOG_DIR": str(log_dir),
     }
     return {**{name: value for name, value in os.environ.items() if name != "SLM_API_KEY"}, **ours}

@@ -1,20 +1,36 @@
-"""The chat proxy in front of a real vLLM: how much of a conversation its prefix cache finds again, with memory and
-without a proxy."""
+"""The chat proxy in front of a real vLLM: the official client with tools and errors, and how much of a conversation
+its prefix cache finds again, with memory and without a proxy."""
 
+import json
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
+from typing import Any
 
 import httpx
+import openai
 import pytest
 
 from tests.e2e.running import RunningService, open_service
 from tests.vllm.test_client import metric
 from tests.vllm_server import VllmServer
 
-pytestmark = pytest.mark.skip(reason="written beside a stand-in, and not seen on a real vLLM yet")
-
+TOOL: Any = {
+    "type": "function",
+    "function": {
+        "name": "weather",
+        "description": "The weather in a city",
+        "parameters": {
+            "type": "object",
+            "properties": {"city": {"type": "string", "enum": ["Porto", "Lisbon"]}},
+            "required": ["city"],
+            "additionalProperties": False,
+        },
+    },
+}
+CALLED: Any = {"type": "function", "function": {"name": "weather"}}
 PLACES = ("Porto", "Coimbra", "Lisbon", "Evora", "Faro", "Sagres")
 ASKED = (
     "Now to {place}. We arrive by train at noon and have a day and a half there, with two children who are tired of "
@@ -115,3 +131,65 @@ def test_a_conversation_with_memory_is_found_again(
         rises = [later.hits - earlier.hits for earlier, later in pairwise(turns[1:])]
         assert all(rise >= LEAST_RISE for rise in rises), turns
     assert min(share(proxied), share(unsteady)) >= 0.6 * share(direct)
+
+
+def clients(service: RunningService, vllm_server: VllmServer) -> tuple[openai.OpenAI, openai.OpenAI]:
+    """The official client, at the model server and at the proxy."""
+    ours = service.create_key().secret
+    direct = openai.OpenAI(base_url=vllm_server.base_url, api_key="none", timeout=300, max_retries=0)
+    return direct, direct.with_options(base_url=f"{service.base_url}/v1", api_key=ours)
+
+
+def arguments_of(events: Any) -> str:
+    """What a stream says of the arguments of its call."""
+    said = ""
+    for event in events:
+        for choice in event.choices:
+            for call in choice.delta.tool_calls or ():
+                said += call.function.arguments or ""
+    return said
+
+
+@pytest.mark.parametrize("memory", ["off", "on"])
+def test_the_official_client_has_a_tool_called_and_tells_its_result(
+    service: RunningService, vllm_server: VllmServer, memory: str
+) -> None:
+    direct, proxied = clients(service, vllm_server)
+    asked: list[Any] = [{"role": "user", "content": "What is the weather in Porto?"}]
+    given: Any = {"model": vllm_server.model, "temperature": 0, "seed": 1, "max_tokens": 48}
+    told: list[str] = []
+    streamed: list[str] = []
+    answered: list[str] = []
+    for client, headers in ((direct, {}), (proxied, {"X-Memory": memory, "X-User-ID": "cleo", "X-Clarify": "off"})):
+        ask: Any = partial(client.chat.completions.create, extra_headers=headers, **given)
+        called: Any = ask(messages=asked, tools=[TOOL], tool_choice=CALLED).choices[0].message
+        (call,) = called.tool_calls
+        assert call.function.name == "weather"
+        assert json.loads(call.function.arguments), "JSON, whatever so small a model says in it"
+        told.append(call.function.arguments)
+        events: Any = ask(messages=asked, tools=[TOOL], tool_choice=CALLED, stream=True)
+        streamed.append(arguments_of(events))
+        result = {"role": "tool", "tool_call_id": call.id, "content": "It rains."}
+        last = ask(messages=[*asked, called.model_dump(exclude_none=True), result])
+        answered.append(last.choices[0].message.content)
+
+    assert streamed == told
+    assert all(answered)
+    if memory == "off":
+        assert told[0] == told[1]
+        assert answered[0] == answered[1]
+
+
+def test_the_official_client_sees_the_servers_own_errors(service: RunningService, vllm_server: VllmServer) -> None:
+    seen: list[tuple[type[Exception], Any]] = []
+    asked: Any = [{"role": "user", "content": "Hello"}]
+    for client in clients(service, vllm_server):
+        with pytest.raises(openai.APIStatusError) as unknown:
+            client.chat.completions.create(model="no-such-model", messages=asked)
+        with pytest.raises(openai.APIStatusError) as too_long:
+            client.chat.completions.create(model=vllm_server.model, messages=asked, max_tokens=1_000_000)
+        seen.append((type(unknown.value), unknown.value.body))
+        seen.append((type(too_long.value), too_long.value.body))
+    assert seen[:2] == seen[2:]
+    assert seen[0][0] is openai.NotFoundError
+    assert seen[1][0] is openai.BadRequestError
