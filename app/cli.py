@@ -19,7 +19,7 @@ from app.commands.mcp import mcp
 from app.commands.memory import memory
 from app.commands.pairs import pairs
 from app.commands.persona import persona
-from app.commands.policy import policy
+from app.commands.policy_report import policy
 from app.commands.shards import shards
 from app.commands.space import space
 from app.commands.terminal import ENDED_BY_HAND, Json, console, print_document

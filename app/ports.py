@@ -12,6 +12,7 @@ from typing import Literal, Protocol
 
 from app.domain.embeddings import EmbeddingSpace, Vectors
 from app.domain.hypotheses import HypothesisContext, Reading
+from app.domain.labels import Weighed
 from app.domain.manifest import Model
 from app.domain.persona import Signal
 from app.domain.turns import Stated, Utterance
@@ -118,6 +119,12 @@ class SLM(Protocol):
         """Candidate readings of an input, best first, each with its evidence; by the adapter of that name where one is
         given and the model has any. As all of them, raises ModelUnavailable when the model cannot answer in the
         request's time; with the cause `unknown_adapter` where its server does not have the adapter."""
+        ...
+
+    async def weigh_readings(self, context: HypothesisContext, readings: Sequence[Reading]) -> Weighed | None:
+        """How likely each reading is what the user means, by the probabilities of the model itself: log-odds against
+        none of them, in order. None where there are none to be had, as of rules. It does not matter in which order the
+        readings come, as far as the model does not mind."""
         ...
 
     async def compute_facet_updates(self, signal: Signal) -> Mapping[str, float]:

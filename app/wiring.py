@@ -17,15 +17,17 @@ from app.clients.rerank.local import LocalReranker
 from app.clients.rerank.server import ServerReranker
 from app.clients.slm import language
 from app.clients.slm.local import LocalSLM
-from app.clients.slm.model import BuiltinSLM, ModelSLM, SLMReranker
+from app.clients.slm.model import FEW_ORDERS, BuiltinSLM, ModelSLM, SLMReranker
 from app.clients.slm.vllm import VLLMClient, limits_of
 from app.clients.tokenizer import SentencePieceTokenizer
 from app.clients.upstream import HttpUpstream
 from app.domain.decisions import Stakes
+from app.domain.labels import MOST_ORDERS
 from app.domain.sampling import Sampling
 from app.ports import SLM, AdapterServer, Embedder, Reranker, SystemClock, Upstream
 from app.services.afterwards import Afterwards
 from app.services.answers import AnswerService
+from app.services.calibrations import CalibrationService
 from app.services.catalogues import CatalogueService
 from app.services.chat import ChatService
 from app.services.chat_context import ChatContextService
@@ -61,6 +63,7 @@ from app.services.trial_spaces import TrialSpaces
 from app.services.trials import TrialService
 from app.services.turns import TurnService
 from app.settings import Settings
+from app.store.calibrations import CalibrationStore
 from app.store.engine import Database, open_database
 from app.store.graphs import GraphStore
 from app.store.hypotheses import HypothesisStore
@@ -253,6 +256,21 @@ async def open_question_policy(settings: Settings) -> AsyncGenerator[QuestionPol
         yield QuestionPolicy(database, catalogues, HypothesisStore(), SystemClock())
 
 
+@asynccontextmanager
+async def open_reports(settings: Settings) -> AsyncGenerator[TelemetryReports]:
+    """What became of decisions, on the database alone."""
+    database = await open_database(settings)
+    try:
+        yield build_reports(database, settings.slm_impl)
+    finally:
+        await database.aclose()
+
+
+def build_reports(database: Database, source: str) -> TelemetryReports:
+    """Figures about decisions, and the calibration of a source of readings."""
+    return TelemetryReports(database, HypothesisStore(), CalibrationStore(), source)
+
+
 def build_trials(database: Database, spaces: Spaces, afterwards: Afterwards) -> TrialService:
     """The use cases about trials."""
     store, clock = TrialStore(), SystemClock()
@@ -292,7 +310,13 @@ async def open_slm(settings: Settings, sampling: Callable[[str], Sampling] | Non
         case "builtin":
             return await BuiltinSLM.open(settings, limits, sampling)
     client = VLLMClient(
-        address, model, name=settings.slm_impl, api_key=settings.slm_key, limits=limits, sampling=sampling
+        address,
+        model,
+        name=settings.slm_impl,
+        api_key=settings.slm_key,
+        limits=limits,
+        sampling=sampling,
+        label_orders=MOST_ORDERS if settings.slm_impl == "vllm" else FEW_ORDERS,
     )
     await asyncio.to_thread(language.warm)
     return ModelSLM(client)
@@ -413,6 +437,7 @@ def build_services(
         user_store,
         hypothesis_store,
         deployments,
+        CalibrationService(database, CalibrationStore(), clock),
         stakes=Stakes(settings.question_cost, floor=settings.auto_advance_confidence),
         k_anonymity=settings.k_anonymity,
     )
@@ -475,7 +500,7 @@ def build_services(
         personas=personas,
         transfer=TransferService(database, spaces, erasure, user_store, memories.graphs, ingest),
         consent=ConsentService(database, user_store, erasure, clock),
-        telemetry=TelemetryReports(database, hypothesis_store, slm.name),
+        telemetry=build_reports(database, slm.name),
         collector=collector,
         slm=slm,
         afterwards=afterwards,

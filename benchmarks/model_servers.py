@@ -42,6 +42,8 @@ _INPUT = re.compile(r"<input>(.*?)</input>", re.DOTALL)
 _LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
 _CHUNKED = re.compile(rb"\r\ntransfer-encoding: *chunked", re.IGNORECASE)
 _LAST_CHUNK = b"0\r\n\r\n"
+_REFUSED = (b"HTTP/1.1 404", b"HTTP/1.1 405", b"HTTP/1.1 501")
+_OPTION = re.compile(r"^([A-Z]): ", re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -89,8 +91,9 @@ class Exchange:
 
     @property
     def is_generation(self) -> bool:
-        """Whether a model was asked; the other requests ask for its name."""
-        return self.request.startswith(b"POST ")
+        """Whether a model was asked; the other requests ask for its name or its tokens, or for what the server has."""
+        path = self.request.split(b" ", 2)[1] if self.request.startswith(b"POST ") else b""
+        return bool(path) and not path.endswith(b"/tokenize") and not self.answer.startswith(_REFUSED)
 
 
 @dataclass(frozen=True)
@@ -99,6 +102,15 @@ class Usage:
 
     prompt: int = 0
     completion: int = 0
+
+
+def covered_s(exchanges: Sequence[Exchange]) -> float:
+    """How long at least one of them was under way."""
+    total, until = 0.0, 0.0
+    for each in sorted(exchanges, key=lambda each: each.began):
+        total += max(0.0, each.ended - max(until, each.began))
+        until = max(until, each.ended)
+    return total
 
 
 def body_of(message: bytes) -> bytes:
@@ -386,10 +398,14 @@ def stub_answer(asked: str, count: int = 3) -> str:
 def stub_events(request: Mapping[str, Any]) -> Iterator[bytes]:
     """The events of a streamed answer to a request, a token each, as vLLM writes them."""
     prompt = request["messages"][-1]["content"]
+    options = _OPTION.findall(prompt) if request.get("max_tokens") == 1 else []
     found = _INPUT.search(prompt)
     schema: Any = (request.get("response_format") or {}).get("json_schema", {}).get("schema", {})
     count = schema.get("properties", {}).get("hypotheses", {}).get("maxItems", 3)
     text = stub_answer(found[1] if found else "help", count)
+    told = [{"token": each, "logprob": -0.7 - place, "bytes": None} for place, each in enumerate(options)]
+    if told:
+        text = options[0]
     pieces = [text[at : at + STUB_TOKEN_CHARACTERS] for at in range(0, len(text), STUB_TOKEN_CHARACTERS)]
     common = {"id": "chatcmpl-0", "object": "chat.completion.chunk", "created": int(time.time()), "model": "stub"}
 
@@ -397,7 +413,7 @@ def stub_events(request: Mapping[str, Any]) -> Iterator[bytes]:
         return b"data: " + json.dumps({**common, "choices": choices, **more}, separators=(",", ":")).encode() + b"\n\n"
 
     for piece in pieces:
-        token = {"token": piece, "logprob": -0.4, "bytes": list(piece.encode()), "top_logprobs": []}
+        token = {"token": piece, "logprob": -0.4, "bytes": list(piece.encode()), "top_logprobs": told}
         likelihood = {"content": [token]} if request.get("logprobs") else None
         yield event([{"index": 0, "delta": {"content": piece}, "logprobs": likelihood, "finish_reason": None}])
     yield event([{"index": 0, "delta": {"content": ""}, "logprobs": None, "finish_reason": "stop"}])
@@ -416,9 +432,13 @@ async def _answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) ->
     with suppress(asyncio.IncompleteReadError, ConnectionError):
         while True:
             head = await reader.readuntil(b"\r\n\r\n")
-            sized = _LENGTH.search(head)
-            body = await reader.readexactly(int(sized[1])) if sized else b""
-            if head.startswith(b"POST "):
+            length = _LENGTH.search(head)
+            body = await reader.readexactly(int(length[1])) if length else b""
+            if head.startswith(b"POST ") and b"/chat/completions" not in head.split(b"\r\n", 1)[0]:
+                refused = b'{"error": {"message": "Not Found", "code": 404}}'
+                sized = b"content-length: %d" % len(refused)
+                writer.write(_head(b"application/json", sized).replace(b"200 OK", b"404 Not Found", 1) + refused)
+            elif head.startswith(b"POST "):
                 await _stream(writer, json.loads(body))
             else:
                 listed = json.dumps({"object": "list", "data": [{"id": "stub", "object": "model"}]}).encode()

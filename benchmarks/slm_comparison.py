@@ -65,7 +65,7 @@ from app.clients.slm.resilience import Limits
 from app.clients.slm.vllm import VLLMClient
 from app.clients.tokenizer import SentencePieceTokenizer
 from app.domain import wording
-from app.domain.calibration import prior_of
+from app.domain.calibration import label_features, prior_of
 from app.domain.errors import ModelUnavailable
 from app.domain.extraction import statements_in
 from app.domain.hypotheses import Hypothesis, HypothesisContext, shown_hypotheses
@@ -329,10 +329,8 @@ async def nearness_of(services: Services, users: Sequence[User], inputs: Sequenc
 async def context_of(services: Services, user_id: str, text: str) -> HypothesisContext:
     """What the service gives its model for an input."""
     settings = await services.catalogues.settings(DEFAULT_TENANT)
-    query = await services.ranking.read(DEFAULT_TENANT, user_id, text)
-    context, _ = await services.hypotheses.context(
-        DEFAULT_TENANT, user_id, query, settings, services.hypotheses.clock.now()
-    )
+    now = services.hypotheses.clock.now()
+    _, context, _ = await services.hypotheses.context(DEFAULT_TENANT, user_id, text, settings, now)
     return context
 
 
@@ -396,6 +394,12 @@ async def ask(row: Contender, context: HypothesisContext, events: Events) -> tup
     started = time.perf_counter()
     try:
         readings = await row.slm.propose_readings(context)
+        weighed = await row.slm.weigh_readings(context, readings)
+        if weighed is not None:
+            readings = [
+                replace(reading, features=label_features(odds))
+                for reading, odds in zip(readings, weighed.log_odds, strict=True)
+            ]
         failure = ""
     except ModelUnavailable as error:
         readings, failure = [], error.cause

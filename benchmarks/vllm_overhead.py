@@ -9,7 +9,8 @@ figures of the first have plain names, those of the others begin with the server
 
 The service is the real one, `embed-service run` with SLM_IMPL=vllm, a process of its own with its embedded database
 and 16 users with 12 memories each. Between it and the model a relay notes when bytes pass. So the model's time
-within a request is known exactly: from the first byte of its request to the last of its answer. What is left of the
+within a request is known exactly: from the first byte of a request to the last of its answer, of the readings' and then
+of their weighing, whose orders are asked about at once. What is left of the
 request's latency is the service's, whatever the model chose to say and however long that took. The relay's own work
 and the caller's are in it, too.
 
@@ -56,6 +57,7 @@ from benchmarks.model_servers import (
     Usage,
     Wire,
     body_of,
+    covered_s,
     running_service,
     serving,
     usage_of,
@@ -82,6 +84,9 @@ ALLOWED_SHARE = 0.02
 
 LEAST_THROUGHPUT = 0.95
 
+LABEL = 1
+"""Tokens of an answer that weighs readings; those are left out of what a model wrote, both ways."""
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -96,11 +101,13 @@ class Plan:
 
 @dataclass(frozen=True)
 class Case:
-    """Who asks what, and the request that the service then sends to the model, byte for byte."""
+    """Who asks what, and the requests that the service then sends to the model, byte for byte: for readings, and, once
+    it has them, all at once, to weigh them."""
 
     user_id: str
     input_text: str
     request: bytes = b""
+    weighing: tuple[bytes, ...] = ()
 
     @property
     def body(self) -> dict[str, object]:
@@ -222,15 +229,19 @@ async def prepare(said: sentences.Sentences, address: str, tap: Tap, random: Ran
             checked(await wire.post("/v1/memories", {"user_id": case.user_id, "memories": memories}))
         tap.taken()
         await all_at_once([partial(wire.post, "/v1/hypothesize", case.body) for wire, case in opened(cases)], 1)
-    requests = {asked_in(each.request): bytes(each.request) for each in reversed(tap.taken())}
+    requests: dict[str, list[bytes]] = defaultdict(list)
+    for each in tap.taken():
+        requests[asked_in(each.request)].append(bytes(each.request))
     if missing := [case.input_text for case in cases if case.input_text not in requests]:
         raise SystemExit(f"the service asked no model about {missing}: see whether the server answers")
-    return [replace(case, request=requests[case.input_text]) for case in cases]
+    recorded = {case: requests[case.input_text] for case in cases}
+    return [replace(case, request=first, weighing=tuple(others)) for case, (first, *others) in recorded.items()]
 
 
 def asked_in(request: bytes) -> str:
     """The user's input in a recorded request to a model."""
-    said = orjson.loads(body_of(bytes(request)))["messages"][1]["content"]
+    body = orjson.loads(body_of(bytes(request)))
+    said = body["messages"][1]["content"] if "messages" in body else str(body.get("state") or body.get("input"))
     found = re.search(r"<input>(.*)</input>", said, re.DOTALL)
     return unescape(found[1]) if found else ""
 
@@ -242,7 +253,8 @@ async def measure_latency(
     with the seconds of the exchange on the wire."""
     served: list[Served] = []
     direct: list[tuple[Reply, float]] = []
-    service, model = Wire(address), Wire(tap.base_url)
+    service = Wire(address)
+    model = [Wire(tap.base_url) for _ in range(1 + max(len(case.weighing) for case in cases))]
 
     async def through(case: Case) -> None:
         tap.taken()
@@ -252,8 +264,8 @@ async def measure_latency(
 
     async def straight(case: Case) -> None:
         tap.taken()
-        reply = checked(await model.send(case.request))
-        direct.append((reply, tap.taken()[0].seconds))
+        reply = await ask_straight(model, case)
+        direct.append((reply, covered_s(tap.taken())))
 
     bar = progress.add_task("one at a time", total=plan.rounds)
     for number in range(plan.rounds):
@@ -262,9 +274,19 @@ async def measure_latency(
         for ask in (through, straight) if number % 2 else (straight, through):
             await ask(case)
         progress.advance(bar)
-    await service.aclose()
-    await model.aclose()
+    for wire in (service, *model):
+        await wire.aclose()
     return served, direct
+
+
+async def ask_straight(opened: Sequence[Wire], case: Case) -> Reply:
+    """The answer to a case's first request, with the seconds of the weighing after it in it, too."""
+    first = checked(await opened[0].send(case.request))
+    asks = [wire.send(each) for wire, each in zip(opened[1:], case.weighing, strict=False)]
+    started = time.perf_counter()
+    for each in await asyncio.gather(*asks):
+        checked(each)
+    return replace(first, seconds=first.seconds + time.perf_counter() - started)
 
 
 def as_served(case: Case, started: float, reply: Reply, tap: Tap) -> Served:
@@ -275,10 +297,12 @@ def as_served(case: Case, started: float, reply: Reply, tap: Tap) -> Served:
     usages = [usage_of(body_of(bytes(each.answer))) for each in exchanges]
     return Served(
         total_s=reply.seconds,
-        model_s=sum(each.seconds for each in exchanges),
+        model_s=covered_s(exchanges),
         before_s=exchanges[0].began - started,
         after_s=started + reply.seconds - exchanges[-1].ended,
-        usage=Usage(sum(each.prompt for each in usages), sum(each.completion for each in usages)),
+        usage=Usage(
+            sum(each.prompt for each in usages), sum(each.completion for each in usages if each.completion > LABEL)
+        ),
         is_degraded=orjson.loads(reply.body)["degraded"],
         is_same_prompt=body_of(bytes(exchanges[0].request)) == body_of(case.request),
     )
@@ -316,10 +340,14 @@ async def through_service(cases: Sequence[Case], address: str, per_user: int) ->
 
 async def straight_to_model(cases: Sequence[Case], base_url: str, per_user: int) -> Pass:
     """The same prompts straight to the model."""
-    async with wires(base_url, len(cases)) as opened:
-        seconds, replies = await all_at_once(
-            [partial(wire.send, case.request) for wire, case in opened(cases)], per_user
-        )
+    most = 1 + max(len(case.weighing) for case in cases)
+    rows = [[Wire(base_url) for _ in range(most)] for _ in cases]
+    try:
+        asks = [partial(ask_straight, row, case) for row, case in zip(rows, cases, strict=True)]
+        seconds, replies = await all_at_once(asks, per_user)
+    finally:
+        for wire in (each for row in rows for each in row):
+            await wire.aclose()
     return Pass(seconds, len(replies), sum(usage_of(reply.body).completion for reply in replies))
 
 

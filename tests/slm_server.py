@@ -6,6 +6,7 @@ It stands in for vLLM: every fault that a test sets is what a client sees on its
 import asyncio
 import contextlib
 import json
+import math
 import re
 import socket
 import struct
@@ -35,7 +36,9 @@ class Asked:
 
     @property
     def call(self) -> str:
-        """What is asked for: the name of the wanted shape, `text` without one."""
+        """What is asked for: the name of the wanted shape, `labels` for one of several letters, `text` without one."""
+        if self.body.get("max_tokens") == 1 and self.body.get("logprobs"):
+            return "labels"
         return self.body.get("response_format", {}).get("json_schema", {}).get("name", "text")
 
     @property
@@ -91,6 +94,25 @@ class Exchange:
         if self.asked.body.get("stream_options"):
             details = {"cached_tokens": 10}
             usage = {"prompt_tokens": 60, "completion_tokens": 20, "total_tokens": 80, "prompt_tokens_details": details}
+            await self.event({**chunk({}), "choices": [], "usage": usage})
+        await self.event(b"[DONE]")
+        await self.end()
+
+    async def label(self) -> None:
+        """One letter, with the log-probabilities of all: a model that prefers A, and later readings to earlier ones."""
+        shown = re.findall(r"^([A-Z]): (.*)$", self.asked.body["messages"][1]["content"], re.MULTILINE)
+        likely = {letter: len(text) / 20 + (letter == "A") for letter, text in shown}
+        total = math.log(sum(math.exp(value) for value in likely.values()))
+        told = [{"token": letter, "bytes": [ord(letter)], "logprob": value - total} for letter, value in likely.items()]
+        told.sort(key=lambda each: -each["logprob"])
+        model = self.asked.body["model"]
+        await self.head()
+        await self.event(
+            chunk({"content": told[0]["token"]}, {"content": [{**told[0], "top_logprobs": told}]}, model=model)
+        )
+        await self.event(chunk({}, finish_reason="length", model=model))
+        if self.asked.body.get("stream_options"):
+            usage = {"prompt_tokens": 60, "completion_tokens": 1, "total_tokens": 61}
             await self.event({**chunk({}), "choices": [], "usage": usage})
         await self.event(b"[DONE]")
         await self.end()
@@ -371,6 +393,8 @@ class ModelServer:
     faults_left: int | None = None
     """How many requests the fault is for; None for all."""
     loras: Loras = field(default_factory=Loras)
+    tells_labels: bool = True
+    """Whether it tells the log-probabilities of what could stand in a token's place."""
     _loop: asyncio.AbstractEventLoop | None = None
     _server: asyncio.Server | None = None
     _writers: set[asyncio.StreamWriter] = field(default_factory=set[asyncio.StreamWriter])
@@ -381,8 +405,9 @@ class ModelServer:
         return f"http://127.0.0.1:{self.port}/v1"
 
     def chats(self) -> Sequence[Asked]:
-        """What was asked of the model so far."""
-        return [each for each in self.asked if each.path.endswith("/chat/completions")]
+        """What was asked of the model so far, but for the weighing of readings."""
+        asked = (each for each in self.asked if each.path.endswith("/chat/completions"))
+        return [each for each in asked if each.call != "labels"]
 
     def go_down(self) -> None:
         """Refuse connections, and drop those there are."""
@@ -439,6 +464,9 @@ class ModelServer:
         if lora is not None:
             await exchange.whole(*lora)
             return
+        if not exchange.asked.path.endswith("/chat/completions"):
+            await exchange.whole(404, {"error": {"message": "Not Found", "code": 404}})
+            return
         if self.fault == "dies":
             await FAULTS["broken_off"](exchange)
             await self._close()
@@ -454,6 +482,8 @@ class ModelServer:
         elif exchange.asked.body["model"] not in {self.model, *self.loras.folders}:
             error = {"message": f"The model `{exchange.asked.body['model']}` does not exist.", "code": 404}
             await exchange.whole(404, {"error": error})
+        elif exchange.asked.call == "labels" and self.tells_labels:
+            await exchange.label()
         else:
             await exchange.stream(good_answer(exchange.asked))
 

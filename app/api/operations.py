@@ -3,17 +3,18 @@
 import asyncio
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from app import VERSION
-from app.api import schemas
+from app.api import schemas, telemetry_schemas
 from app.api.deps import AdminCaller, ServicesDep, UserCaller
 from app.api.errors import responses
 from app.api.routing import make_router
 from app.domain.errors import DomainError
+from app.domain.telemetry import Summary
 
 router = make_router("operations")
 probes = APIRouter(tags=["operations"], redirect_slashes=False)
@@ -89,26 +90,30 @@ async def telemetry(
     services: ServicesDep,
     caller: UserCaller,
     since: Annotated[schemas.Moment | None, Query(description="With a time zone; 30 days ago where absent.")] = None,
-) -> schemas.TelemetryOut:
+) -> telemetry_schemas.TelemetryOut:
     """Rates of decisions and choices since a moment."""
     start = since or datetime.now(UTC) - DEFAULT_WINDOW
-    summary, calibration = await services.telemetry.summary(caller.tenant_id, start)
-    return schemas.TelemetryOut(
+    report = await services.telemetry.report(caller.tenant_id, start)
+    return telemetry_schemas.TelemetryOut(
         since=start,
-        sets=summary.sets,
-        answered=summary.answered,
-        auto_advance_rate=summary.auto_advance_rate,
-        undo_rate=summary.undo_rate,
-        questions_per_task=summary.questions_per_task,
-        selection_rate=summary.selection_rate,
-        mrr=summary.mrr,
-        brier=summary.brier,
-        calibration_error=summary.calibration_error,
-        reliability=[schemas.ReliabilityBin(**asdict(each)) for each in summary.reliability],
-        expected_utility=summary.expected_utility,
-        realised_utility=summary.realised_utility,
-        calibration_version=calibration.version,
+        **_figures(report.summary),
+        calibration_version=report.calibration.version,
+        policies=[
+            telemetry_schemas.PolicyOut(
+                policy=telemetry_schemas.Policy(**asdict(each.policy)),
+                calibration_versions=[each.first, each.last],
+                **_figures(each.summary),
+            )
+            for each in report.policies
+        ],
     )
+
+
+def _figures(summary: Summary) -> dict[str, Any]:
+    """As a document has them."""
+    figures = asdict(summary)
+    renamed = {"chance_error": "chance_calibration_error", "chance_error_high": "chance_calibration_error_high"}
+    return {renamed.get(name, name): value for name, value in figures.items()}
 
 
 @router.get("/v1/settings", responses=responses(), response_model_exclude_none=True)

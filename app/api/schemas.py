@@ -383,37 +383,6 @@ class PersonaHistoryOut(Response):
 # --- the rest
 
 
-class ReliabilityBin(Response):
-    """Hypotheses of one range of confidence: how many, what was said of them on average, and the share that was
-    meant."""
-
-    low: float
-    high: float
-    count: int
-    confidence: float
-    share: float
-
-
-class TelemetryOut(Response):
-    """Rates since a moment; null where nothing was observed. `undo_rate`: of what the service went ahead with, what was
-    not meant; utilities in right acts, over the sets of which both are known; `reliability` for a plot."""
-
-    since: datetime
-    sets: int
-    answered: int
-    auto_advance_rate: float | None
-    undo_rate: float | None
-    questions_per_task: float | None
-    selection_rate: float | None
-    mrr: float | None
-    brier: float | None
-    calibration_error: float | None
-    reliability: list[ReliabilityBin]
-    expected_utility: float | None
-    realised_utility: float | None
-    calibration_version: int
-
-
 class SlotIn(Request):
     """Something a request may leave open; see the built-in catalogue."""
 

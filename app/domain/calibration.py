@@ -4,12 +4,13 @@ The hypotheses of one input and "none of these" are one distribution,
 
     p_i = exp(w · x_i) / (exp(b) + sum_j exp(w · x_j)),      p_none = exp(b) / (the same),
 
-with x_i the features of hypothesis i: for the local rules one raw score (a log-odds), for a language model the
-confidence it wrote and the probability it gave to its own words. The weights `w` and `b` are fitted per tenant and
-source of hypotheses on what users chose, by maximum a posteriori with Gaussian priors around the prior
-calibration, so that few outcomes move them little. See Guo et al. 2017, "On Calibration of Modern Neural
-Networks", for the temperature (the inverse of a single weight); the whole is McFadden's conditional logit with an
-outside option, whose log-likelihood is concave.
+with x_i what is known of hypothesis i: for the local rules one raw score (a log-odds), for a language model the
+log-odds that it gives to the label of the reading, or, where its server tells no probabilities, how near the reading
+is to the input by embedding; never a number that a model wrote. `w` and `b` are fitted per tenant and source of
+hypotheses on what users chose, by maximum a posteriori with Gaussian priors around the prior calibration, so that few
+outcomes move them little. See Guo et al. 2017, "On Calibration of Modern Neural Networks", for the temperature (the
+inverse of a single weight); the whole is McFadden's conditional logit with an outside option, whose log-likelihood is
+concave.
 """
 
 import math
@@ -24,33 +25,46 @@ Features = Mapping[str, float]
 LOCAL = "local"
 MODEL = "model"
 
-_PRIOR_SD = {"score": 0.35, "stated": 0.25, "likelihood": 0.5}
+SCORE, LABEL, NEARNESS, WORDS = "score", "label", "nearness", "likelihood"
+"""Kinds of evidence: each hypothesis has one of them."""
+
+FORM = {LOCAL: 1, MODEL: 2}
+"""Counts the forms that the features of a source have had. What was fitted on another form is no calibration of this
+one: form 1 of a model read the confidence that it wrote."""
+
+_PRIOR_SD = {SCORE: 0.35, LABEL: 0.35, NEARNESS: 2.0, WORDS: 0.5}
 _PRIOR_SD_NONE = 0.7
 _LEAST_WEIGHT = 0.02
 """A feature may turn out to say next to nothing, but more of it never makes a hypothesis less likely."""
 _STEPS = 50
 
 TYPICAL_LOGPROB = -0.4
-"""Nats per token of an ordinary sentence of a small model: the zero of the feature `likelihood`, so that a server
-without log-probabilities says nothing by their absence."""
+"""Nats per token of an ordinary sentence of a small model: the zero of the evidence `likelihood`."""
+
+TYPICAL_COSINE = 0.4
+"""Of an input and a reading of something else: the zero of the evidence `nearness`."""
 
 
 @dataclass(frozen=True)
 class Calibration:
     """Parameters of the distribution above for one source; `version` counts the fits of one tenant and source, 0 is
-    the prior."""
+    the prior. `prior` is the version of the prior that it was fitted around, 0 the shipped one."""
 
-    weights: Features = field(default_factory=lambda: {"score": 1.0})
+    weights: Features = field(default_factory=lambda: {SCORE: 1.0})
     none_score: float = 0.4
     version: int = 0
     outcomes: int = 0
+    prior: int = 0
 
 
 PRIOR = Calibration()
 
-MODEL_PRIOR = Calibration({"stated": 0.25, "likelihood": 1.0}, 0.0)
-"""What a model writes about its own confidence is worth little (on CLAMBER's predictions its AUROC for being right
-is 0.5); the probability of its words is worth more."""
+MODEL_PRIOR = Calibration({LABEL: 0.7, NEARNESS: 4.0}, 0.0)
+"""A model is surer of its labels than it is right: a temperature of 1.4 before any outcome. What it writes about its
+own confidence says nothing (on CLAMBER's predictions its AUROC for being right is 0.5) and is not read."""
+
+WORDS_PRIOR = Calibration({WORDS: 1.0}, 0.0)
+"""Of how likely a model found the words of a reading, where a client has no more than these."""
 
 
 @dataclass(frozen=True)
@@ -67,12 +81,30 @@ def prior_of(source: str) -> Calibration:
     return PRIOR if source == LOCAL else MODEL_PRIOR
 
 
-def model_features(stated: float, mean_logprob: float | None) -> dict[str, float]:
-    """Features of a model's reading: the log-odds of the confidence it `stated` (0..1), and the mean
-    log-probability per token of its words, in nats, from TYPICAL_LOGPROB; 0 where the server gives none."""
-    share = min(0.98, max(0.02, stated))
-    likelihood = 0.0 if mean_logprob is None else max(-3.0, mean_logprob - TYPICAL_LOGPROB)
-    return {"stated": math.log(share / (1.0 - share)), "likelihood": likelihood}
+def form_of(source: str) -> int:
+    """The form of a source's features."""
+    return FORM[LOCAL if source == LOCAL else MODEL]
+
+
+def is_read(features: Features, prior: Calibration) -> bool:
+    """Whether a calibration of this prior's form reads features, and all of them."""
+    return bool(features) and features.keys() <= prior.weights.keys()
+
+
+def label_features(log_odds: float) -> dict[str, float]:
+    """Evidence of a model's reading: the log-odds that it gives to its label against that of "none of these"."""
+    return {LABEL: log_odds}
+
+
+def nearness_features(cosine: float) -> dict[str, float]:
+    """Evidence of a model's reading by embedding: its cosine to the input, from TYPICAL_COSINE."""
+    return {NEARNESS: cosine - TYPICAL_COSINE}
+
+
+def words_features(mean_logprob: float | None) -> dict[str, float]:
+    """Evidence of a model's reading by its words: their mean log-probability per token, in nats, from TYPICAL_LOGPROB;
+    0 where the server gives none."""
+    return {WORDS: 0.0 if mean_logprob is None else max(-3.0, mean_logprob - TYPICAL_LOGPROB)}
 
 
 def score(features: Features, calibration: Calibration = PRIOR) -> float:
@@ -97,7 +129,7 @@ def fit(outcomes: Sequence[Outcome], version: int, prior: Calibration = PRIOR) -
     """
     names = sorted(prior.weights)
     if not outcomes:
-        return Calibration(dict(prior.weights), prior.none_score, version, 0)
+        return Calibration(dict(prior.weights), prior.none_score, version, 0, prior.prior)
     shown, is_there, chosen = _arrays(outcomes, names)
     centre: NDArray[np.float64] = np.array([*(prior.weights[name] for name in names), prior.none_score])
     precision = 1.0 / np.array([*(_PRIOR_SD[name] for name in names), _PRIOR_SD_NONE]) ** 2
@@ -120,7 +152,7 @@ def fit(outcomes: Sequence[Outcome], version: int, prior: Calibration = PRIOR) -
         if gained < 1e-9:
             break
     weights = {name: float(value) for name, value in zip(names, at, strict=False)}
-    return Calibration(weights, float(at[-1]), version, len(outcomes))
+    return Calibration(weights, float(at[-1]), version, len(outcomes), prior.prior)
 
 
 def _arrays(

@@ -19,7 +19,12 @@ _NO_TOKENS = {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}
 
 
 def question_answer(
-    chat: Chat, set_id: UUID, clarification_need: float, hypotheses: Sequence[Hypothesis], now: datetime
+    chat: Chat,
+    set_id: UUID,
+    clarification_need: float,
+    hypotheses: Sequence[Hypothesis],
+    now: datetime,
+    calibration_version: int = 0,
 ) -> bytes:
     """The body that puts the hypotheses as a question: a completion, or the events of one where a stream is wanted."""
     text = put([one.question for one in hypotheses])
@@ -27,6 +32,7 @@ def question_answer(
         "hypothesis_set_id": str(set_id),
         "decision": "ask",
         "clarification_need": clarification_need,
+        "calibration_version": calibration_version,
         "hypotheses": [
             {
                 "id": one.id,

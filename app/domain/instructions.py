@@ -124,8 +124,8 @@ def hypotheses_instruction(user_input: str, context: Mapping[str, Any], count: i
     """To propose `count` readings. `context` may hold `persona_facets` {name: 0..1}, `memories` [{type, content,
     date?}], `conversation` [{role, content}], and as shorthands `recent_goals` and `preferences`, lists of texts.
     Memories are numbered from 1 in the order of `memories_of(context)`."""
-    ask = f"{_input(user_input)}\nGive {count} {'reading' if count == 1 else 'readings'} of this input."
-    return Instruction(HYPOTHESES, _joined([*_known(context), ask]))
+    ask = f"{input_line(user_input)}\nGive {count} {'reading' if count == 1 else 'readings'} of this input."
+    return Instruction(HYPOTHESES, _joined([*known_lines(context), ask]))
 
 
 def facets_instruction(signal: Mapping[str, Any], facets: Mapping[str, float]) -> Instruction:
@@ -149,13 +149,13 @@ def summary_instruction(texts: Sequence[str], max_tokens: int) -> Instruction:
 
 def enrichment_instruction(user_input: str, context: Mapping[str, Any]) -> Instruction:
     """To say what a request implies; `context` as for hypotheses."""
-    return Instruction(ENRICHMENT, _joined([*_known(context), _input(user_input)]))
+    return Instruction(ENRICHMENT, _joined([*known_lines(context), input_line(user_input)]))
 
 
 def followups_instruction(conversation_context: str, context: Mapping[str, Any], count: int) -> Instruction:
     """To propose up to `count` questions; `context` as for hypotheses."""
-    ask = f"{_input(conversation_context)}\nGive {count} {'question' if count == 1 else 'questions'}."
-    return Instruction(FOLLOWUPS, _joined([*_known(context), ask]))
+    ask = f"{input_line(conversation_context)}\nGive {count} {'question' if count == 1 else 'questions'}."
+    return Instruction(FOLLOWUPS, _joined([*known_lines(context), ask]))
 
 
 def relevance_instruction(query: str, documents: Sequence[str]) -> Instruction:
@@ -164,7 +164,7 @@ def relevance_instruction(query: str, documents: Sequence[str]) -> Instruction:
         f'<document id="{number}">{_clean(text, 2 * MEMORY_WORDS)}</document>'
         for number, text in enumerate(documents, start=1)
     ]
-    query_line = _input(query)
+    query_line = input_line(query)
     return Instruction(RELEVANCE, _joined([query_line, *lines, f"Give {len(documents)} numbers."]))
 
 
@@ -189,7 +189,7 @@ def memories_of(context: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     return found[:MAX_MEMORIES]
 
 
-def _known(context: Mapping[str, Any]) -> list[str]:
+def known_lines(context: Mapping[str, Any]) -> list[str]:
     """What is known about the user, a line each, what changes least first."""
     lines: list[str] = []
     facets: Mapping[str, float] = context.get("persona_facets") or {}
@@ -205,7 +205,8 @@ def _known(context: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def _input(text: str) -> str:
+def input_line(text: str) -> str:
+    """An input as a prompt holds it."""
     return f"<input>{escape(redact(text[:INPUT_CHARACTERS]).text, quote=False)}</input>"
 
 

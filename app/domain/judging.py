@@ -13,15 +13,12 @@ import numpy as np
 import orjson
 from pydantic import BaseModel, Field, ValidationError
 
-from app.domain.calibration import MODEL_PRIOR, model_features, probabilities
+from app.domain.calibration import WORDS_PRIOR, probabilities, words_features
 from app.domain.embeddings import Vectors
 from app.domain.telemetry import CALIBRATION_BINS
 
 MATCH_COSINE = 0.6
 """Below this a model's own reading is not what the user chose, however far the other readings are."""
-
-NEUTRAL_CONFIDENCE = 0.5
-"""The stated confidence that a reading is given when only its likelihood is to count."""
 
 
 @dataclass(frozen=True)
@@ -97,9 +94,8 @@ def hit(scores: Sequence[float], chosen: int) -> float:
 
 
 def beliefs(likelihoods: Sequence[float]) -> list[float]:
-    """The probabilities that the service's calibration gives to readings of these mean log-probabilities, before any
-    outcome of its own."""
-    return probabilities([model_features(NEUTRAL_CONFIDENCE, one) for one in likelihoods], MODEL_PRIOR)
+    """The probabilities of readings of these mean log-probabilities, "none of these" beside, before any outcome."""
+    return probabilities([words_features(one) for one in likelihoods], WORDS_PRIOR)
 
 
 def rank_of_choice(own: Vectors, shown: Vectors, chosen: int) -> int | None:

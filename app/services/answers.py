@@ -8,6 +8,7 @@ import numpy as np
 import structlog
 
 from app.domain.answers import content_of, content_stems, coverage, polarity
+from app.domain.basis import calibration_of, from_record
 from app.domain.decisions import NEVER, decide
 from app.domain.errors import InvalidInput, ModelUnavailable, NotFound
 from app.domain.hypotheses import clarification_need
@@ -67,7 +68,8 @@ class AnswerService:
             shown,
             row.source,
             row.is_degraded or is_degraded,
-            row.calibration_version,
+            calibration_of(row.basis, row.calibration_version),
+            from_record(row.basis).free,
             row.model,
             row.prompt_version,
             row.adapter,

@@ -274,7 +274,8 @@ class ChatService:
     def _question(self, chat: Chat, made: HypothesisSet) -> Question:
         CHATS.labels("asked").inc()
         log.info("chat_asked", hypothesis_set_id=str(made.set_id), options=len(made.hypotheses))
-        body = question_answer(chat, made.set_id, made.clarification_need, made.hypotheses, self._clock.now())
+        now, version = self._clock.now(), made.calibration_version
+        body = question_answer(chat, made.set_id, made.clarification_need, made.hypotheses, now, version)
         return Question(body, chat.is_streamed, made.set_id)
 
     def _begin_after(self, asked: Asked, prepared: _Prepared) -> None:

@@ -8,7 +8,8 @@ from uuid import UUID, uuid4
 
 import structlog
 
-from app.domain.calibration import fit, prior_of
+from app.domain.basis import Basis
+from app.domain.calibration import Calibration
 from app.domain.catalogue import Intent
 from app.domain.decisions import Decided, Decision, Stakes, decide
 from app.domain.embeddings import Vector
@@ -31,11 +32,13 @@ from app.domain.readings import MIN_CHOICE_SIMILARITY
 from app.domain.spaces import StoredSpace
 from app.domain.training import Maker
 from app.ports import SLM, Clock
+from app.services.calibrations import CalibrationService
 from app.services.catalogues import CatalogueService, TenantSettings
 from app.services.deployments import DeploymentService
 from app.services.ranking import Query, RankingService
 from app.services.spaces import Spaces, follows_switch
 from app.services.telemetry import telemetry_service
+from app.services.weighing import weighed
 from app.store.engine import Database
 from app.store.hypotheses import Background, HypothesisStore
 from app.store.memories import SearchFilter
@@ -52,11 +55,6 @@ MISSING = "unknown_adapter"
 OWN_FAULTS = frozenset({MISSING, "broken_answer", "wrong_shape", "wrong_language", "off_topic", "too_large"})
 """Failures of an adapter that its base model may be free of."""
 
-REFIT_EVERY = 5
-REFIT_SHARE = 0.1
-"""A calibration is fitted anew after REFIT_EVERY new outcomes, or REFIT_SHARE of those it was fitted on,
-whichever is more."""
-
 
 @dataclass(frozen=True)
 class HypothesisSet:
@@ -68,13 +66,19 @@ class HypothesisSet:
     hypotheses: Sequence[Hypothesis]
     source: str
     is_degraded: bool
-    calibration_version: int
+    calibration: Calibration
+    basis: Basis
     model: str | None = None
     prompt_version: str | None = None
     adapter: str | None = None
     """The adapter that answered, in the base model's place."""
     meanings: Meanings | None = None
     """What may be meant, the readings that are not shown included; None where nobody asks further."""
+
+    @property
+    def calibration_version(self) -> int:
+        """Of the calibration that made its confidences; 0 is the prior."""
+        return self.calibration.version
 
     @property
     def decision(self) -> Decision:
@@ -96,7 +100,7 @@ class Proposed:
 
 @dataclass(frozen=True)
 class HypothesisService:
-    """The use cases about hypothesis sets and the calibration behind their confidences."""
+    """The use cases about hypothesis sets."""
 
     database: Database
     ranking: RankingService
@@ -107,6 +111,7 @@ class HypothesisService:
     users: UserStore
     hypotheses: HypothesisStore
     deployments: DeploymentService
+    calibrations: CalibrationService
     _: KW_ONLY
     stakes: Stakes
     """Where a tenant says nothing else."""
@@ -137,6 +142,7 @@ class HypothesisService:
         )
         adapter = background.route.adapter_for(user_id) if self.deployments.has_adapters else None
         readings, reader, adapter = await self._read(tenant_id, context, adapter)
+        readings, basis = await weighed(self.spaces, tenant_id, reader, context, readings)
         calibration = background.calibration(reader.name)
         shown = shown_hypotheses(readings, calibration, count)
         confidences = [one.confidence for one in shown]
@@ -151,7 +157,8 @@ class HypothesisService:
             shown,
             reader.name,
             reader is not self.slm or query.vector is None,
-            calibration.version,
+            calibration,
+            basis,
             reader.model,
             reader.prompt_version,
             adapter,
@@ -174,6 +181,10 @@ class HypothesisService:
             intent=intent.intent.name if intent else None,
             top_confidence=round(made.hypotheses[0].confidence, 4) if made.hypotheses else None,
             source=made.source,
+            evidence=made.basis.evidence,
+            calibration_version=made.calibration_version,
+            weighed_s=round(made.basis.seconds, 4),
+            weighed_tokens=made.basis.tokens,
             adapter=made.adapter,
             degraded=made.is_degraded,
         )
@@ -246,30 +257,7 @@ class HypothesisService:
 
     async def recalibrate(self, tenant_id: str) -> None:
         """Fit the tenant's calibrations anew, those of the sources with enough outcomes since the last fit."""
-        async with self.database.begin(tenant_id) as connection:
-            counts = await self.hypotheses.count_new_outcomes(connection, tenant_id)
-        for source, new in counts.items():
-            if new >= REFIT_EVERY:
-                await self._recalibrate(tenant_id, source, new)
-
-    async def _recalibrate(self, tenant_id: str, source: str, new: int) -> None:
-        now = self.clock.now()
-        async with self.database.begin(tenant_id) as connection:
-            held = await self.hypotheses.calibration(connection, tenant_id, source)
-            if new < REFIT_SHARE * held.outcomes:
-                return
-            outcomes = await self.hypotheses.outcomes(connection, tenant_id, source)
-        fitted = fit(outcomes, held.version + 1, prior_of(source))
-        async with self.database.begin(tenant_id) as connection:
-            await self.hypotheses.save_calibration(connection, tenant_id, source, fitted, now)
-        log.info(
-            "calibration_fitted",
-            source=source,
-            version=fitted.version,
-            outcomes=fitted.outcomes,
-            weights={name: round(weight, 4) for name, weight in fitted.weights.items()},
-            none_score=round(fitted.none_score, 4),
-        )
+        await self.calibrations.recalibrate(tenant_id)
 
     async def _read(
         self, tenant_id: str, context: HypothesisContext, adapter: str | None
@@ -329,6 +317,7 @@ def set_row(
         "source": made.source,
         "is_degraded": made.is_degraded,
         "calibration_version": made.calibration_version,
+        "basis": made.basis.record(made.source, made.calibration),
         "created_at": now,
         "model": made.model,
         "prompt_version": made.prompt_version,

@@ -9,10 +9,9 @@ from typing import Any
 import orjson
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from app.domain.calibration import Calibration
 from app.domain.errors import InvalidInput, StoreUnavailable
 from app.domain.shards import Place, shard_of
-from app.domain.telemetry import Shown, Summary, summarise
+from app.domain.telemetry import Shown
 from app.ports import Clock
 from app.services.telemetry import TelemetryReports
 from app.services.training.erasure import Erasure, TrainingErasure
@@ -171,17 +170,10 @@ class ShardedTelemetry(TelemetryReports):
 
     shards: Sequence[TelemetryReports]
 
-    async def summary(self, tenant_id: str, since: datetime) -> tuple[Summary, Calibration]:
-        """As TelemetryReports has it, over every shard."""
-        found = await asyncio.gather(*(_shown(each, tenant_id, since) for each in self.shards))
-        async with self.database.begin(tenant_id) as connection:
-            calibration = await self.hypotheses.calibration(connection, tenant_id, self.source)
-        return summarise([one for each in found for one in each]), calibration
-
-
-async def _shown(reports: TelemetryReports, tenant_id: str, since: datetime) -> list[Shown]:
-    async with reports.database.begin(tenant_id) as connection:
-        return await reports.hypotheses.shown_since(connection, tenant_id, since)
+    async def shown(self, tenant_id: str, since: datetime) -> Sequence[Shown]:
+        """As TelemetryReports has it, of every shard."""
+        found = await asyncio.gather(*(each.shown(tenant_id, since) for each in self.shards))
+        return [one for each in found for one in each]
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """Telemetry: counters of this process, and rates over what a tenant was shown."""
 
 from collections import Counter as Tally
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import ClassVar
@@ -9,7 +10,8 @@ from prometheus_client import Counter, Gauge, Histogram
 
 from app.domain.calibration import Calibration
 from app.domain.decisions import Decision
-from app.domain.telemetry import Summary, summarise
+from app.domain.telemetry import OfPolicy, Shown, Summary, by_policy, summarise
+from app.store.calibrations import CalibrationStore
 from app.store.engine import Database
 from app.store.hypotheses import HypothesisStore
 
@@ -52,16 +54,32 @@ telemetry_service = TelemetryService()
 
 
 @dataclass(frozen=True)
+class Report:
+    """Figures over all sets and of each policy, and the calibration now in force."""
+
+    summary: Summary
+    policies: Sequence[OfPolicy]
+    calibration: Calibration
+
+
+@dataclass(frozen=True)
 class TelemetryReports:
     """Rates over what was shown and chosen, from the database."""
 
     database: Database
     hypotheses: HypothesisStore
+    calibrations: CalibrationStore
     source: str
     """Whose calibration is reported: the SLM's."""
 
-    async def summary(self, tenant_id: str, since: datetime) -> tuple[Summary, Calibration]:
+    async def report(self, tenant_id: str, since: datetime) -> Report:
         """The tenant's figures since a moment, and the calibration now in force."""
         async with self.database.begin(tenant_id) as connection:
-            shown = await self.hypotheses.shown_since(connection, tenant_id, since)
-            return summarise(shown), await self.hypotheses.calibration(connection, tenant_id, self.source)
+            calibration = await self.calibrations.calibration(connection, tenant_id, self.source)
+        shown = await self.shown(tenant_id, since)
+        return Report(summarise(shown), by_policy(shown), calibration)
+
+    async def shown(self, tenant_id: str, since: datetime) -> Sequence[Shown]:
+        """What the tenant's users were shown since a moment."""
+        async with self.database.begin(tenant_id) as connection:
+            return await self.hypotheses.shown_since(connection, tenant_id, since)

@@ -356,6 +356,15 @@ class Database:
             yield connection
 
     @asynccontextmanager
+    async def begin_pooling(self) -> AsyncGenerator[AsyncConnection]:
+        """One transaction that sees every tenant's calibrations, and may write the prior they share; nothing else.
+
+        Raises as `begin`.
+        """
+        async with self._transaction("app.purpose", "pool") as connection:
+            yield connection
+
+    @asynccontextmanager
     async def transact_jobs(self) -> AsyncGenerator[Statements]:
         """One transaction that sees the jobs of every tenant, and which tenants there are; nothing else of theirs.
 

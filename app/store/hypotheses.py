@@ -1,4 +1,4 @@
-"""Queries about hypothesis sets, executions, signals and calibrations."""
+"""Queries about hypothesis sets, executions and signals."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -8,20 +8,21 @@ from typing import Any
 from uuid import UUID
 
 import orjson
-from sqlalchemy import func, insert, select, text, update
-from sqlalchemy.dialects.postgresql import insert as upsert
+from sqlalchemy import func, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from app.domain.calibration import Calibration, Outcome, prior_of
+from app.domain.basis import from_record
+from app.domain.calibration import Calibration, form_of, prior_of
 from app.domain.decisions import Stakes
 from app.domain.deployments import Route
 from app.domain.embeddings import Vector
 from app.domain.hypotheses import CohortChoice, PastChoice
 from app.domain.persona import Facet
 from app.domain.spaces import StoredSpace
-from app.domain.telemetry import Shown
+from app.domain.telemetry import Policy, Shown
+from app.store.calibrations import DECIDED, index_of
 from app.store.engine import Statements
-from app.store.tables import AnyRow, calibrations, executions, hypothesis_sets, signals
+from app.store.tables import AnyRow, executions, hypothesis_sets, signals
 from app.store.users import Centroid, centroid_of, facets_of
 from app.store.vectors import vector_literal
 
@@ -33,12 +34,6 @@ COHORT_WINDOW = 2000
 
 COHORT_COSINE = 0.6
 """How near another user's input has to be to count."""
-
-FIT_WINDOW = 2000
-"""How many of a tenant's latest outcomes a calibration is fitted on."""
-
-DECIDED = ("selected", "custom", "none")
-"""Outcomes that a user decided."""
 
 
 def _query(space: StoredSpace) -> str:
@@ -111,16 +106,22 @@ def _insert_vector(space: StoredSpace, *, is_serving: bool) -> str:
     )
 
 
-# What an input is read with that is one row: the tenant's latest calibrations and deployment, the user's persona.
+# What an input is read with that is one row: the tenant's latest calibrations and deployment, the priors that tenants
+# share, the user's persona.
 _BACKGROUND = """
-SELECT c.calibrations, d.stack, d.candidate, d.share,
+SELECT c.calibrations, p.priors, d.stack, d.candidate, d.share,
        u.facets, u.created_at, vector_send(u.vector) AS vector, u.vector_space, u.vector_weight, u.vector_at
 FROM (
-    SELECT jsonb_object_agg(source, jsonb_build_array(weights, none_score, version, outcomes)) AS calibrations
+    SELECT jsonb_object_agg(source, jsonb_build_array(form, weights, none_score, version, outcomes, prior))
+        AS calibrations
     FROM (
         SELECT DISTINCT ON (source) * FROM calibrations WHERE tenant_id = $1::text ORDER BY source, version DESC
     ) AS latest
 ) AS c
+CROSS JOIN (
+    SELECT jsonb_object_agg(source, jsonb_build_array(form, weights, none_score, 0, 0, version)) AS priors
+    FROM (SELECT DISTINCT ON (source) * FROM shared_priors ORDER BY source, version DESC) AS latest
+) AS p
 LEFT JOIN (
     SELECT stack, candidate, share FROM deployments WHERE tenant_id = $1::text ORDER BY number DESC LIMIT 1
 ) AS d ON true
@@ -145,8 +146,11 @@ _SET_COLUMNS = (
     "adapter",
 )
 _INSERT_SET = f"""
-INSERT INTO hypothesis_sets ({", ".join(_SET_COLUMNS)}, hypotheses, policy, belief)
-VALUES ({", ".join(f"${place}" for place in range(1, 15))}, $15::text::jsonb, $16::text::jsonb, $17::text::jsonb)
+INSERT INTO hypothesis_sets ({", ".join(_SET_COLUMNS)}, hypotheses, policy, belief, basis)
+VALUES (
+    {", ".join(f"${place}" for place in range(1, 15))},
+    $15::text::jsonb, $16::text::jsonb, $17::text::jsonb, $18::text::jsonb
+)
 """
 
 
@@ -160,7 +164,7 @@ class Background:
     route: Route
 
     def calibration(self, source: str) -> Calibration:
-        """The calibration of a source of hypotheses, or its prior."""
+        """The calibration of a source of hypotheses, or its prior, shared or shipped."""
         return self.calibrations.get(source) or prior_of(source)
 
 
@@ -213,8 +217,7 @@ class HypothesisStore:
     async def background(self, statements: Statements, tenant_id: str, user_id: str) -> Background:
         """The tenant's calibrations and route, and the user's persona, each as its default where there is none."""
         row = (await statements.fetch(_BACKGROUND, tenant_id, user_id))[0]
-        latest: dict[str, tuple[dict[str, float], float, int, int]] = row["calibrations"] or {}
-        calibrations = {source: Calibration(*values) for source, values in latest.items()}
+        calibrations = _read_now(row["priors"] or {}) | _read_now(row["calibrations"] or {})
         facets = facets_of(row["facets"] or {})
         route = Route(tuple(row["stack"] or ()), row["candidate"], row["share"] or 0.0)
         return Background(calibrations, facets, centroid_of(row), route)
@@ -229,6 +232,7 @@ class HypothesisStore:
             orjson.dumps(row["hypotheses"]).decode(),
             orjson.dumps(row["policy"]).decode(),
             orjson.dumps(row["belief"]).decode(),
+            orjson.dumps(row["basis"]).decode(),
         )
         for index, (space, vector) in enumerate(vectors):
             key = (row["tenant_id"], row["user_id"], row["set_id"])
@@ -323,70 +327,6 @@ class HypothesisStore:
         """Write a signal."""
         await connection.execute(insert(signals), [dict(row)])
 
-    async def calibration(self, connection: AsyncConnection, tenant_id: str, source: str) -> Calibration:
-        """The tenant's latest calibration of a source, or its prior."""
-        query = (
-            select(calibrations)
-            .where(calibrations.c.tenant_id == tenant_id, calibrations.c.source == source)
-            .order_by(calibrations.c.version.desc())
-            .limit(1)
-        )
-        row = (await connection.execute(query)).one_or_none()
-        return Calibration(row.weights, row.none_score, row.version, row.outcomes) if row else prior_of(source)
-
-    async def save_calibration(
-        self, connection: AsyncConnection, tenant_id: str, source: str, calibration: Calibration, now: datetime
-    ) -> None:
-        """Write a new version; of two fits of the same version the first stays."""
-        query = upsert(calibrations).values(
-            tenant_id=tenant_id,
-            source=source,
-            version=calibration.version,
-            weights=dict(calibration.weights),
-            none_score=calibration.none_score,
-            outcomes=calibration.outcomes,
-            fitted_at=now,
-        )
-        await connection.execute(query.on_conflict_do_nothing())
-
-    async def outcomes(self, connection: AsyncConnection, tenant_id: str, source: str) -> list[Outcome]:
-        """The latest outcomes of a source that a user decided (what the service assumed is not one)."""
-        query = (
-            select(hypothesis_sets.c.hypotheses, hypothesis_sets.c.chosen_id)
-            .where(
-                hypothesis_sets.c.tenant_id == tenant_id,
-                hypothesis_sets.c.source == source,
-                hypothesis_sets.c.outcome.in_(DECIDED),
-            )
-            .order_by(hypothesis_sets.c.answered_at.desc())
-            .limit(FIT_WINDOW)
-        )
-        rows = await connection.execute(query)
-        return [
-            Outcome(tuple(_features_of(h) for h in row.hypotheses), _index_of(row.hypotheses, row.chosen_id))
-            for row in rows
-            if row.hypotheses
-        ]
-
-    async def count_new_outcomes(self, connection: AsyncConnection, tenant_id: str) -> Mapping[str, int]:
-        """How many outcomes each source had since its last fit; sources without any are left out."""
-        fitted_at = (
-            select(func.max(calibrations.c.fitted_at))
-            .where(calibrations.c.tenant_id == tenant_id, calibrations.c.source == hypothesis_sets.c.source)
-            .correlate(hypothesis_sets)
-            .scalar_subquery()
-        )
-        query = (
-            select(hypothesis_sets.c.source, func.count())
-            .where(
-                hypothesis_sets.c.tenant_id == tenant_id,
-                hypothesis_sets.c.outcome.in_(DECIDED),
-                hypothesis_sets.c.answered_at > func.coalesce(fitted_at, text("'-infinity'")),
-            )
-            .group_by(hypothesis_sets.c.source)
-        )
-        return {row[0]: row[1] for row in await connection.execute(query)}
-
     async def shown_since(self, connection: AsyncConnection, tenant_id: str, since: datetime) -> list[Shown]:
         """Every set shown since a moment, as telemetry sees it."""
         query = select(
@@ -397,19 +337,25 @@ class HypothesisStore:
             hypothesis_sets.c.chosen_id,
             hypothesis_sets.c.rejected_ids,
             hypothesis_sets.c.policy,
+            hypothesis_sets.c.basis,
+            hypothesis_sets.c.source,
+            hypothesis_sets.c.model,
+            hypothesis_sets.c.prompt_version,
+            hypothesis_sets.c.adapter,
+            hypothesis_sets.c.calibration_version,
             hypothesis_sets.c.belief["answers"].as_integer().label("answers"),
         ).where(hypothesis_sets.c.tenant_id == tenant_id, hypothesis_sets.c.created_at >= since)
         return [_shown(row) for row in await connection.execute(query)]
 
 
-def _features_of(shown: Mapping[str, Any]) -> Mapping[str, float]:
-    """What a shown hypothesis' probability was read from; sets from before features were kept have a score."""
-    return shown.get("features") or {"score": shown["score"]}
+def _read_now(latest: Mapping[str, Sequence[Any]]) -> dict[str, Calibration]:
+    """The calibrations by source, of those whose form is the one that is read."""
+    return {source: Calibration(*values) for source, (form, *values) in latest.items() if form == form_of(source)}
 
 
 def _shown(row: AnyRow) -> Shown:
     """A set as telemetry sees it."""
-    chosen = _index_of(row.hypotheses, row.chosen_id)
+    chosen = index_of(row.hypotheses, row.chosen_id)
     policy: Mapping[str, Any] = row.policy or {}
     first = row.hypotheses[0]["id"] if row.hypotheses else None
     is_other = row.outcome in DECIDED and (row.outcome == "none" or chosen not in {None, 0})
@@ -426,11 +372,29 @@ def _shown(row: AnyRow) -> Shown:
         utility=policy.get("utility"),
         specificity=policy.get("specificity"),
         user_id=row.user_id,
+        policy=_policy_of(row),
+        calibration_version=row.calibration_version,
+        weighed_s=from_record(row.basis).seconds,
+        weighed_tokens=from_record(row.basis).tokens,
     )
 
 
-def _index_of(hypotheses: Sequence[Mapping[str, Any]], chosen_id: str | None) -> int | None:
-    return next((index for index, shown in enumerate(hypotheses) if shown["id"] == chosen_id), None)
+def _policy_of(row: AnyRow) -> Policy:
+    """What made a set; of one from before there were records, as far as it is known."""
+    policy: Mapping[str, Any] = row.policy or {}
+    stakes: Mapping[str, Any] = policy.get("stakes", {})
+    basis = from_record(row.basis) if row.basis else None
+    return Policy(
+        version=policy.get("version"),
+        question_cost=stakes.get("question_cost"),
+        floor=stakes.get("floor"),
+        source=row.source,
+        model=row.model,
+        prompt_version=row.prompt_version,
+        adapter=row.adapter,
+        evidence=basis.evidence if basis else None,
+        labels_version=basis.labels_version if basis else None,
+    )
 
 
 def _choices_of(row: Any) -> list[PastChoice]:

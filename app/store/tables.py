@@ -326,6 +326,7 @@ hypothesis_sets = Table(
     Column("adapter", Text),
     Column("policy", JSONB),
     Column("belief", JSONB),
+    Column("basis", JSONB),
     _user_key(),
     Index("ix_hypothesis_sets_user", "tenant_id", "user_id", "created_at"),
     Index("ix_hypothesis_sets_created", "tenant_id", "created_at"),
@@ -384,8 +385,23 @@ calibrations = Table(
     Column("none_score", Float, nullable=False),
     Column("outcomes", Integer, nullable=False),
     Column("fitted_at", Moment, nullable=False),
+    Column("form", Integer, nullable=False, server_default=text("1")),
+    Column("prior", Integer, nullable=False, server_default=text("0")),
     ForeignKeyConstraint(["tenant_id"], ["tenants.tenant_id"]),
 )
+
+shared_priors = Table(
+    "shared_priors",
+    metadata,
+    Column("source", Text, primary_key=True),
+    Column("version", Integer, primary_key=True),
+    Column("form", Integer, nullable=False),
+    Column("weights", JSONB, nullable=False),
+    Column("none_score", Float, nullable=False),
+    Column("tenants", Integer, nullable=False),
+    Column("fitted_at", Moment, nullable=False),
+)
+"""Of no tenant: averages over several of them. Written in transactions that pool, and in no other."""
 
 training_runs = Table(
     "training_runs",
@@ -460,7 +476,7 @@ embedding_spaces = Table(
     CheckConstraint("storage IN ('vector', 'halfvec')", name="storage"),
     UniqueConstraint("space_id"),
 )
-"""The one table of no tenant: it holds nothing of anybody. `number` names the tables of a space; it is recognised by
+"""Of no tenant: it holds nothing of anybody. `number` names the tables of a space; it is recognised by
 what its model called its own space when it was first used (`told`) and by the vector of a text (`fingerprint`)."""
 
 tenant_spaces = Table(

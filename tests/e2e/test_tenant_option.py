@@ -51,6 +51,7 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "policy promote": (),
     "policy rollback": (),
     "policy evaluate": ("--question-cost", "0.2"),
+    "policy report": (),
     "policy replay": ("11111111-1111-1111-1111-111111111111",),
     "train run": (),
     "train list": (),

@@ -15,7 +15,7 @@ from app.api.deps import Services
 from app.clients.embeddings.onnx import OnnxEmbedder
 from app.clients.slm.local import LocalSLM
 from app.clients.tokenizer import SentencePieceTokenizer
-from app.domain.calibration import model_features
+from app.domain.calibration import label_features
 from app.domain.deployments import Arm, Route
 from app.domain.errors import AdapterRefused, InvalidInput, ModelUnavailable, NotFound, NotReady
 from app.domain.hypotheses import HypothesisContext, Reading
@@ -57,7 +57,7 @@ class AdapterSLM(LocalSLM):
         if adapter is not None and self.fault is not None:
             raise ModelUnavailable("it went wrong", self.fault)
         readings = await super().propose_readings(context)
-        return [replace(reading, features=model_features(0.6, -0.4)) for reading in readings]
+        return [replace(reading, features=label_features(0.6)) for reading in readings]
 
 
 @pytest.fixture(scope="module")

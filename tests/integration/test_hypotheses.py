@@ -11,13 +11,14 @@ from app.api.deps import Services
 from app.clients.embeddings.onnx import OnnxEmbedder
 from app.domain.errors import InvalidInput, ModelUnavailable
 from app.domain.hypotheses import HypothesisContext, Reading, Turn
+from app.domain.labels import Weighed
 from app.domain.memory import MemoryType
 from app.domain.persona import Signal
 from app.domain.turns import Stated, Utterance
 from app.services.choices import ExecuteRequest
 from app.services.feedback import Feedback
 from app.settings import Settings
-from app.store import hypotheses as hypothesis_store
+from app.store import calibrations as calibration_store
 from app.store.engine import Database
 from app.wiring import build_services
 from tests.integration.conftest import FaultyEmbedder, choose, facts
@@ -34,6 +35,9 @@ class BrokenSLM:
     state = "closed"
 
     async def propose_readings(self, context: HypothesisContext, adapter: str | None = None) -> Sequence[Reading]:
+        raise ModelUnavailable("no answer in time")
+
+    async def weigh_readings(self, context: HypothesisContext, readings: Sequence[Reading]) -> Weighed | None:
         raise ModelUnavailable("no answer in time")
 
     async def compute_facet_updates(self, signal: Signal) -> Mapping[str, float]:
@@ -180,7 +184,7 @@ async def test_a_calibration_is_fitted_anew_however_many_outcomes_there_are(
     services: Services, tenant: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Once there are more outcomes than a fit looks at, new ones still count."""
-    monkeypatch.setattr(hypothesis_store, "FIT_WINDOW", 5)
+    monkeypatch.setattr(calibration_store, "FIT_WINDOW", 5)
     versions = []
     for number in range(11):
         made, _ = await choose(services, tenant, f"user-{number}", DEPLOY)

@@ -18,8 +18,8 @@ from app.domain.errors import NotFound
 from app.services.feedback import Feedback
 from app.services.ranking import SearchRequest
 from app.settings import Settings
+from app.store.calibrations import CalibrationStore
 from app.store.engine import Database, migrate, prepare_database, run_alembic
-from app.store.hypotheses import HypothesisStore
 from app.store.space_tables import MADE_HERE, is_of_the_code
 from app.store.tables import metadata
 from app.wiring import build_services
@@ -89,13 +89,13 @@ async def test_what_was_calibrated_survives_the_change_to_sources(
         await connection.execute(
             text("INSERT INTO calibrations VALUES (:tenant, 3, 1.7, 0.2, 40, now())"), {"tenant": tenant}
         )
-    await run_alembic(opened, lambda config: command.upgrade(config, "0002"))
+    await run_alembic(opened, lambda config: command.upgrade(config, "head"))
     async with opened.begin(tenant) as connection:
-        held = await HypothesisStore().calibration(connection, tenant, "local")
+        held = await CalibrationStore().calibration(connection, tenant, "local")
         assert held == Calibration({"score": 1.7}, 0.2, 3, 40)
         other = replace(MODEL_PRIOR, version=1)
-        await HypothesisStore().save_calibration(connection, tenant, "vllm", other, datetime.now(UTC))
-        assert await HypothesisStore().calibration(connection, tenant, "vllm") == other
+        await CalibrationStore().save(connection, tenant, "vllm", other, datetime.now(UTC))
+        assert await CalibrationStore().calibration(connection, tenant, "vllm") == other
     await run_alembic(opened, lambda config: command.downgrade(config, "0001"))
     async with opened.begin(tenant) as connection:
         rows = (await connection.execute(text("SELECT version, slope, none_score FROM calibrations"))).all()

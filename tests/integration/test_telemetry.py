@@ -14,7 +14,8 @@ DEPLOY = "deploy my app"
 
 async def test_nothing_observed_is_nothing_claimed(services: Services, tenant: str) -> None:
     """Before the first set there are counts of zero and no rates."""
-    summary, calibration = await services.telemetry.summary(tenant, datetime.now(UTC) - timedelta(days=1))
+    report = await services.telemetry.report(tenant, datetime.now(UTC) - timedelta(days=1))
+    summary, calibration = report.summary, report.calibration
     assert (summary.sets, summary.answered) == (0, 0)
     assert summary.auto_advance_rate is summary.selection_rate is summary.mrr is summary.calibration_error is None
     assert calibration.version == 0
@@ -30,15 +31,20 @@ async def test_rates_are_what_was_shown_and_chosen(services: Services, tenant: s
     await services.feedback.give(tenant, "eve", Feedback(set_id=refused.set_id, rejected_ids=("h1", "h2", "h3")))
     await services.hypotheses.hypothesize(tenant, "dan", DEPLOY)
     await choose(services, other_tenant, "ada", DEPLOY, "h3")
-    summary, _ = await services.telemetry.summary(tenant, since)
+    report = await services.telemetry.report(tenant, since)
+    summary = report.summary
     assert (summary.sets, summary.answered) == (4, 3)
     assert summary.auto_advance_rate == 0.0
     assert summary.selection_rate == pytest.approx(2 / 3)
     assert summary.mrr == pytest.approx(0.5)
     assert summary.calibration_error is not None
     assert 0 <= summary.calibration_error <= 1
-    later, _ = await services.telemetry.summary(tenant, datetime.now(UTC) + timedelta(minutes=1))
-    assert later.sets == 0
+    (of_policy,) = report.policies
+    assert of_policy.summary == summary
+    assert (of_policy.policy.source, of_policy.policy.evidence, of_policy.policy.version) == ("local", "score", 1)
+    assert (of_policy.first, of_policy.last) == (0, 0)
+    later = await services.telemetry.report(tenant, datetime.now(UTC) + timedelta(minutes=1))
+    assert (later.summary.sets, later.policies) == (0, [])
 
 
 async def test_the_process_counts_its_own_decisions(services: Services, tenant: str) -> None:
@@ -52,5 +58,5 @@ async def test_the_process_counts_its_own_decisions(services: Services, tenant: 
         rates.append(telemetry_service.get_auto_advance_rate())
     assert rates[1] > rates[0] or rates[1] == 1.0
     assert rates[2] < rates[1]
-    summary, _ = await services.telemetry.summary(tenant, datetime.now(UTC) - timedelta(minutes=1))
-    assert summary.auto_advance_rate == 0.5
+    report = await services.telemetry.report(tenant, datetime.now(UTC) - timedelta(minutes=1))
+    assert report.summary.auto_advance_rate == 0.5

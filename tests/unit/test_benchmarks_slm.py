@@ -12,7 +12,17 @@ from app.clients.slm import answers
 from app.domain.hypotheses import Hypothesis
 from benchmarks import slm_comparison as comparison
 from benchmarks import vllm_overhead as overhead
-from benchmarks.model_servers import Exchange, Reply, Tap, Usage, body_of, stub_answer, stub_events, usage_of
+from benchmarks.model_servers import (
+    Exchange,
+    Reply,
+    Tap,
+    Usage,
+    body_of,
+    covered_s,
+    stub_answer,
+    stub_events,
+    usage_of,
+)
 
 HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n"
 
@@ -62,6 +72,30 @@ def test_the_tap_tells_exchanges_apart_and_leaves_out_what_asks_no_model() -> No
     assert bytes(taken.answer) == b"onetwo"
     assert taken.ended >= taken.began
     assert tap.taken() == []
+
+
+def test_the_model_s_time_is_that_of_any_of_its_answers() -> None:
+    """Of orders that are asked about at once, it passes once."""
+    began = [(0.0, 2.0), (2.5, 3.5), (2.6, 4.0), (2.7, 3.0)]
+    assert covered_s([Exchange(one, ended) for one, ended in reversed(began)]) == pytest.approx(2.0 + 1.5)
+    assert covered_s([]) == 0.0
+
+
+def test_what_a_server_does_not_have_asked_no_model() -> None:
+    refused, answered = Exchange(0.0), Exchange(0.0)
+    for each, status in ((refused, b"404 Not Found"), (answered, b"200 OK")):
+        each.request += b"POST /v1/decisions HTTP/1.1\r\n\r\n{}"
+        each.answer += b"HTTP/1.1 " + status
+    looked_up = Exchange(0.0, request=bytearray(b"POST /tokenize HTTP/1.1\r\n\r\n{}"))
+    assert [refused.is_generation, answered.is_generation, looked_up.is_generation] == [False, True, False]
+
+
+def test_the_stub_tells_labels() -> None:
+    prompt = "<input>plan week</input>\nA: plan it\nB: plan another\nC: none"
+    request = {"messages": [{"content": ""}, {"content": prompt}], "max_tokens": 1, "logprobs": True}
+    (document,) = [orjson.loads(event[6:].partition(b"\n\n")[0]) for event in list(stub_events(request))[:1]]
+    told = document["choices"][0]["logprobs"]["content"][0]["top_logprobs"]
+    assert [each["token"] for each in told] == ["A", "B", "C"]
 
 
 async def test_the_relay_passes_on_what_it_notes() -> None:

@@ -8,13 +8,17 @@ import pytest
 from app.domain.calibration import (
     MODEL_PRIOR,
     PRIOR,
+    TYPICAL_COSINE,
     TYPICAL_LOGPROB,
     Calibration,
     Outcome,
     fit,
-    model_features,
+    is_read,
+    label_features,
+    nearness_features,
     prior_of,
     probabilities,
+    words_features,
 )
 from app.domain.telemetry import calibration_error
 
@@ -109,24 +113,36 @@ def test_the_order_of_outcomes_does_not_matter() -> None:
     assert one.none_score == pytest.approx(other.none_score, abs=1e-6)
 
 
-def test_a_model_s_two_features_are_weighted_by_what_users_chose() -> None:
-    truth = Calibration({"stated": 0.05, "likelihood": 1.8}, -0.3)
-    fitted = fit(simulated(3000, truth, seed=5), 1, MODEL_PRIOR)
-    assert fitted.weights["likelihood"] == pytest.approx(1.8, rel=0.15)
-    assert fitted.weights["stated"] < 0.15
+def test_each_kind_of_a_model_s_evidence_has_a_temperature_of_its_own() -> None:
+    """Of sets whose readings were weighed by labels, and of others by embedding."""
+    truth = Calibration({"label": 0.5, "nearness": 6.0}, -0.3)
+    by_labels = simulated(2000, Calibration({"label": 0.5}, -0.3), seed=5)
+    by_embedding = simulated(2000, Calibration({"nearness": 6.0}, -0.3), seed=6)
+    fitted = fit([*by_labels, *by_embedding], 1, MODEL_PRIOR)
+    assert fitted.weights == pytest.approx(dict(truth.weights), rel=0.15)
     assert fitted.none_score == pytest.approx(-0.3, abs=0.2)
 
 
-def test_a_feature_users_choose_against_ends_near_zero_never_below() -> None:
-    outcomes = [Outcome(({"stated": 3.0, "likelihood": 0.0}, {"stated": -3.0, "likelihood": 0.0}), 1)] * 300
-    assert 0 < fit(outcomes, 1, MODEL_PRIOR).weights["stated"] <= 0.05
+def test_evidence_users_choose_against_ends_near_zero_never_below() -> None:
+    outcomes = [Outcome(({"label": 3.0}, {"label": -3.0}), 1)] * 300
+    assert 0 < fit(outcomes, 1, MODEL_PRIOR).weights["label"] <= 0.05
 
 
-def test_a_model_s_features_are_log_odds_and_nats() -> None:
-    assert model_features(0.5, TYPICAL_LOGPROB) == {"stated": 0.0, "likelihood": 0.0}
-    assert model_features(0.9, -1.4) == {"stated": pytest.approx(math.log(9)), "likelihood": pytest.approx(-1.0)}
-    assert model_features(1.0, None)["likelihood"] == 0.0
-    assert math.isfinite(model_features(0.0, -1000.0)["stated"])
+def test_a_model_s_evidence_is_in_nats_or_cosines_from_what_is_typical() -> None:
+    assert label_features(-1.5) == {"label": -1.5}
+    assert nearness_features(TYPICAL_COSINE) == {"nearness": 0.0}
+    assert words_features(TYPICAL_LOGPROB) == words_features(None) == {"likelihood": 0.0}
+    assert words_features(-1.4) == {"likelihood": pytest.approx(-1.0)}
+    assert words_features(-1000.0) == {"likelihood": -3.0}
+
+
+def test_what_a_model_wrote_of_its_confidence_is_read_by_nothing() -> None:
+    assert not is_read({"stated": 1.0, "likelihood": 0.2}, MODEL_PRIOR)
+    assert not is_read({}, MODEL_PRIOR)
+    assert is_read(label_features(0.3), MODEL_PRIOR)
+    assert is_read({"score": 1.0}, PRIOR)
+    sure, unsure = {"stated": 4.0}, {"stated": -4.0}
+    assert probabilities([sure, unsure], MODEL_PRIOR) == probabilities([unsure, sure], MODEL_PRIOR)
 
 
 def test_a_local_score_and_a_model_have_priors_of_their_own() -> None:

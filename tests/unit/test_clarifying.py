@@ -7,6 +7,8 @@ from uuid import UUID
 
 import pytest
 
+from app.domain.basis import Basis
+from app.domain.calibration import Calibration
 from app.domain.chat import Chat, read_chat
 from app.domain.chat_context import Known, Meant, make_context
 from app.domain.clarifying import asked_before, is_same, may_ask, put, read_reply
@@ -159,7 +161,8 @@ def made(confidences: Sequence[float], specific: float, request: str = "build an
         Hypothesis(f"h{number}", "Build it?", request, "why", confidence, 0.0, "memory", {}, (), {})
         for number, confidence in enumerate(confidences, start=1)
     ]
-    return HypothesisSet(UUID(int=1), decide(confidences, specific, Stakes()), need, hypotheses, "local", False, 0)
+    decided = decide(confidences, specific, Stakes())
+    return HypothesisSet(UUID(int=1), decided, need, hypotheses, "local", False, Calibration(), Basis())
 
 
 @pytest.mark.parametrize(

@@ -1,9 +1,23 @@
 """The figures about decisions, against numbers worked out by hand."""
 
+import math
+from dataclasses import replace
+
+import numpy as np
 import pytest
 
 from app.domain.decisions import Stakes
-from app.domain.telemetry import Bin, Shown, calibration_error, reliability, summarise
+from app.domain.telemetry import (
+    MOST_POLICIES,
+    Bin,
+    Policy,
+    Shown,
+    by_policy,
+    calibration_error,
+    chance_errors,
+    reliability,
+    summarise,
+)
 
 
 def test_rates_over_sets_and_over_answers() -> None:
@@ -62,10 +76,60 @@ def test_what_was_expected_stands_beside_what_came_of_it() -> None:
 
 
 def test_reliability_is_what_was_said_beside_what_came_true() -> None:
-    assert reliability([(0.12, False), (0.18, True), (1.0, True)]) == [
-        Bin(0.1, 0.2, 2, pytest.approx(0.15), 0.5),
-        Bin(0.9, 1.0, 1, 1.0, 1.0),
+    shown = [Shown((0.12,), "ask", True, None), Shown((0.18,), "ask", True, 0), Shown((1.0,), "ask", True, 0)]
+    by_chance = math.sqrt(0.12 * 0.88 + 0.18 * 0.82) / 2
+    assert reliability(shown) == [
+        Bin(0.1, 0.2, 2, pytest.approx(0.15), 0.5, pytest.approx(by_chance)),
+        Bin(0.9, 1.0, 1, 1.0, 1.0, 0.0),
     ]
+
+
+def simulated(confidences: list[tuple[float, ...]], dice: np.random.Generator) -> float:
+    """The calibration error of sets whose confidences are all true, once."""
+    pairs: list[tuple[float, bool]] = []
+    for each in confidences:
+        chosen = int(dice.choice(len(each) + 1, p=[*each, 1 - sum(each)]))
+        pairs += [(share, place == chosen) for place, share in enumerate(each)]
+    found = calibration_error(pairs)
+    assert found is not None
+    return found
+
+
+@pytest.mark.parametrize("count", [40, 400])
+def test_the_error_by_chance_is_that_of_confidences_which_are_true(count: int) -> None:
+    """Readings of one set exclude each other, two of them in one bin, too."""
+    dice = np.random.default_rng(7)
+    confidences = [tuple(float(each) for each in dice.dirichlet([2.0, 1.0, 1.0, 1.0])[:3]) for _ in range(count)]
+    mean, high = chance_errors(confidences)
+    errors = [simulated(confidences, dice) for _ in range(400)]
+    assert mean == pytest.approx(np.mean(errors), rel=0.07)
+    assert high is not None
+    assert np.mean([error <= high for error in errors]) == pytest.approx(0.95, abs=0.03)
+
+
+def test_without_answers_there_is_no_chance() -> None:
+    assert chance_errors([]) == (None, None)
+    assert chance_errors([()]) == (None, None)
+
+
+def test_figures_are_of_each_policy_the_largest_first() -> None:
+    rules = Policy(1, 0.1, 0.86, "local", evidence="score")
+    model = Policy(1, 0.1, 0.86, "vllm", "m", "2026-11-21", None, "label", "2026-11-30")
+    shown = [
+        Shown((0.6,), "ask", True, 0, policy=rules, calibration_version=2),
+        Shown((0.6,), "ask", True, None, policy=rules, calibration_version=3),
+        Shown((0.6,), "ask", True, 0, policy=model, weighed_s=0.2, weighed_tokens=300),
+    ]
+    first, second = by_policy(shown)
+    assert (first.policy, first.first, first.last, first.summary.selection_rate) == (rules, 2, 3, 0.5)
+    assert (second.policy, second.summary.selection_rate) == (model, 1.0)
+    assert (first.summary.weighed_ms, first.summary.weighed_tokens) == (None, None)
+    assert (second.summary.weighed_ms, second.summary.weighed_tokens) == (200.0, 300.0)
+    assert summarise(shown).weighed_ms == 200.0, "of sets that were weighed"
+    other = Shown((0.6,), "ask", True, 0, policy=replace(rules, question_cost=0.2))
+    assert len(by_policy([*shown, other])) == 3
+    many = [Shown((0.6,), "ask", True, 0, policy=Policy(source=f"s{number}")) for number in range(MOST_POLICIES + 5)]
+    assert len(by_policy(many)) == MOST_POLICIES
 
 
 def test_nothing_observed_is_unknown_and_not_zero() -> None:

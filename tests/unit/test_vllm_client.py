@@ -76,8 +76,8 @@ async def test_recorded_hypotheses_are_read(server: str, case: str) -> None:
     assert [one.question for one in made] == list(dict.fromkeys(each["question"] for each in written))[:3]
     for one, each in zip(made, written, strict=False):
         assert one.memories == tuple(number - 1 for number in dict.fromkeys(each["memories"]) if 0 < number <= 3)
-        assert one.features.keys() == {"stated", "likelihood"}
-        assert one.features["likelihood"] != 0.0
+        assert one.mean_logprob is not None
+        assert one.mean_logprob < 0.0
         assert 0 < one.confidence < 1
     assert sum(one.confidence for one in made) < 1
 
@@ -116,26 +116,23 @@ async def test_a_call_names_its_task_and_wants_its_shape(call: Callable[[VLLMCli
     assert schema.get("name", "summary") in CALLS
 
 
-async def test_confidence_is_of_the_one_distribution_over_all() -> None:
-    """Both what the model said of itself and how likely it found its words count."""
+async def test_a_confidence_that_the_model_wrote_counts_nothing() -> None:
     sure, unsure = reading("Do you want a REST API?", 1, confidence=95), reading("Do you want an app?", confidence=5)
 
     first, second = await hypotheses_of(answering(hypotheses=[sure, unsure]))
 
-    assert first.features == {"stated": pytest.approx(math.log(19)), "likelihood": 0.0}
-    assert first.confidence > second.confidence
+    assert first.mean_logprob is None
+    assert first.confidence == second.confidence
     assert first.confidence + second.confidence < 1
 
 
-@pytest.mark.parametrize(
-    ("logprob", "likelihood"), [(-0.4, 0.0), (-0.1, 0.3), (-1.0, -0.6), (-50.0, -3.0), (-1e38, -3.0), (3.0, 0.4)]
-)
-async def test_logprobs_become_a_bounded_feature(logprob: float, likelihood: float) -> None:
+@pytest.mark.parametrize(("logprob", "mean"), [(-0.4, -0.4), (-0.1, -0.1), (-50.0, -50.0), (3.0, 0.0)])
+async def test_how_likely_its_words_are_is_told(logprob: float, mean: float) -> None:
     text = json.dumps({"hypotheses": [reading(QUESTION)]})
 
     (made,) = await hypotheses_of(streamed(text, logprob=logprob))
 
-    assert made.features["likelihood"] == pytest.approx(likelihood)
+    assert made.mean_logprob == pytest.approx(mean)
 
 
 @pytest.mark.parametrize("logprob", [math.nan, math.inf, -math.inf])
@@ -144,7 +141,7 @@ async def test_logprobs_that_are_no_numbers_say_nothing(logprob: float) -> None:
 
     (made,) = await hypotheses_of(streamed(text, logprob=logprob))
 
-    assert made.features["likelihood"] == 0.0
+    assert made.mean_logprob is None
     assert 0 < made.confidence < 1
 
 

@@ -58,7 +58,7 @@ async def test_all_six_judgements(client: VLLMClient) -> None:
     for one in hypotheses:
         assert one.question
         assert 0 < one.confidence < 1
-        assert one.features["likelihood"] != 0, "the server gives log-probabilities"
+        assert one.mean_logprob, "the server gives log-probabilities"
     updates = await client.compute_facet_updates({"selected_hypothesis_id": "h2", "feedback": "too brief"})
     assert set(updates) <= {"concise", "formal", "code_first", "step_by_step"}
     assert all(-0.2 <= value <= 0.2 for value in updates.values())

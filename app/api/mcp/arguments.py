@@ -136,6 +136,7 @@ class HypothesizeOut(Response):
     )
     clarification_need: Share
     hypotheses: list[schemas.HypothesisOut]
+    calibration_version: int = Field(description="Of the calibration that their confidences come from; 0 is the prior.")
     degraded: bool
 
 

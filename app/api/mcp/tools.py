@@ -92,6 +92,7 @@ async def hypothesize(visit: Visit, given: a.HypothesizeIn) -> a.HypothesizeOut:
         decision=made.decision,
         clarification_need=made.clarification_need,
         hypotheses=made.hypotheses,
+        calibration_version=made.calibration_version,
         degraded=made.degraded,
     )
 

@@ -30,6 +30,11 @@ MAX_TEXT = 100_000
 
 CONNECT_S = 2.0
 
+FEWER_ALTERNATIVES = 5
+"""Alternatives of a token that a server tells that does not tell twenty."""
+
+_UNSUPPORTED = frozenset({405, 410, 415, 501})
+
 _HEADERS = {"Accept-Encoding": "identity"}
 _UNSAID = Sampling()
 
@@ -54,10 +59,16 @@ class Dialect:
     has_temperature: bool = True
     has_sampling: bool = True
     tokens_field: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
+    has_label_tokens: bool = True
+    most_alternatives: int = 20
 
     def narrower(self, complaint: str) -> "Dialect | None":
         """The dialect without what a server's complaint names; None where it names nothing of it."""
         said = complaint.lower()
+        if self.has_label_tokens and "logprob_token_ids" in said:
+            return replace(self, has_label_tokens=False)
+        if self.most_alternatives > FEWER_ALTERNATIVES and "top_logprobs" in said:
+            return replace(self, most_alternatives=FEWER_ALTERNATIVES)
         if self.has_logprobs and "logprob" in said:
             return replace(self, has_logprobs=False)
         if self.has_usage and "stream_options" in said:
@@ -80,7 +91,8 @@ class Dialect:
 @dataclass(frozen=True)
 class Ask:
     """One generation. `schema` None asks for plain text, `model` None the model that the endpoint has. What `sampling`
-    says goes before `temperature`, and lowers `max_tokens`."""
+    says goes before `temperature`, and lowers `max_tokens`. `has_alternatives` asks for the log-probabilities of what
+    could stand in a token's place: of `label_tokens` where the server can tell of these, else of the likeliest."""
 
     call: str
     messages: Sequence[Mapping[str, str]]
@@ -90,6 +102,8 @@ class Ask:
     has_logprobs: bool = False
     model: str | None = None
     sampling: Sampling = _UNSAID
+    has_alternatives: bool = False
+    label_tokens: tuple[int, ...] = ()
 
     def with_messages(self, messages: Sequence[Mapping[str, str]]) -> "Ask":
         """The same with other messages."""
@@ -98,10 +112,12 @@ class Ask:
 
 @dataclass(frozen=True)
 class Token:
-    """A token of an answer, as bytes, with the log-probability the model gave it."""
+    """A token of an answer, as bytes, with the log-probability the model gave it, and those of what could stand in its
+    place, as far as they were asked for."""
 
     text: bytes
     logprob: float
+    alternatives: tuple[tuple[str, float], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -125,6 +141,10 @@ class ServerRefused(ModelUnavailable):
     def __init__(self, message: str, cause: str, retry_after_s: float | None = None) -> None:
         super().__init__(message, cause)
         self.retry_after_s = retry_after_s
+
+
+class Unsupported(ModelUnavailable):
+    """A server that does not have what was asked for, or not for its model."""
 
 
 class ChatEndpoint:
@@ -197,6 +217,34 @@ class ChatEndpoint:
             self._record(ask, completion)
             return completion
 
+    async def post(self, url: str, document: Mapping[str, Any], call: str) -> Any:
+        """What the server answers to a JSON document, at a path behind its address or a whole URL. Raises Unsupported
+        where it does not have the path, or not for its model, else as `complete`."""
+        started = time.perf_counter()
+        try:
+            answer: object = await self._client.post(url, body=dict(document), cast_to=object)
+        except (openai.BadRequestError, openai.NotFoundError, openai.UnprocessableEntityError) as error:
+            raise Unsupported("the server does not have this, or not for its model", "unsupported") from error
+        except openai.APIStatusError as error:
+            if error.status_code in _UNSUPPORTED:
+                raise Unsupported("the server does not have this, or not for its model", "unsupported") from error
+            raise _translated(error, None) from error
+        except openai.OpenAIError as error:
+            raise _translated(error, None) from error
+        except (ValueError, RecursionError) as error:
+            raise ModelUnavailable("the server sent what is no answer", "broken_answer") from error
+        except httpx2.HTTPError as error:
+            raise ModelUnavailable("the connection was lost", "reset") from error
+        LATENCY.labels(self.name, call).observe(time.perf_counter() - started)
+        return answer
+
+    async def served_model(self) -> str:
+        """The model that answers where none is asked for. Raises as `complete`."""
+        try:
+            return self.model or await self._first_model()
+        except openai.OpenAIError as error:
+            raise _translated(error, None) from error
+
     async def _complete(self, ask: Ask, dialect: Dialect) -> Completion:
         started = time.perf_counter()
         model = ask.model or self.model or await self._first_model()
@@ -263,8 +311,11 @@ def request_body(ask: Ask, dialect: Dialect, model: str) -> dict[str, Any]:
         body |= {name: value for name, value in said.items() if value is not None}
     if dialect.has_usage:
         body["stream_options"] = {"include_usage": True}
-    if ask.has_logprobs and dialect.has_logprobs:
+    if (ask.has_logprobs or ask.has_alternatives) and dialect.has_logprobs:
         body["logprobs"] = True
+    by_token = ask.label_tokens if dialect.has_logprobs and dialect.has_label_tokens and dialect.has_extras else ()
+    if ask.has_alternatives and dialect.has_logprobs and not by_token:
+        body["top_logprobs"] = dialect.most_alternatives
     if ask.schema is not None and dialect.structured == "json_schema":
         named = {"name": ask.call, "schema": dict(ask.schema)}
         body["response_format"] = {"type": "json_schema", "json_schema": named}
@@ -275,6 +326,8 @@ def request_body(ask: Ask, dialect: Dialect, model: str) -> dict[str, Any]:
         if tenant := request.tenant():
             # One tenant's prefix cache answers no other: how quick an answer comes tells nothing of theirs.
             extras["cache_salt"] = tenant
+        if by_token:
+            extras["logprob_token_ids"] = list(by_token)
         body["extra_body"] = extras
     return body
 
@@ -314,7 +367,8 @@ class _Answer:
             logprobs: Any = choice.get("logprobs") or {}
             for item in cast(Sequence[Any], logprobs.get("content") or ()):
                 raw: bytes = bytes(item["bytes"]) if item.get("bytes") is not None else item["token"].encode()
-                self.tokens.append(Token(raw, _number(item["logprob"])))
+                others = ((each["token"], _number(each["logprob"])) for each in item.get("top_logprobs") or ())
+                self.tokens.append(Token(raw, _number(item["logprob"]), tuple(others)))
             self.finish_reason = choice.get("finish_reason") or self.finish_reason
 
 

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from app.domain import enrichment
 from app.domain.hypotheses import HypothesisContext, Reading
+from app.domain.labels import Weighed
 from app.domain.persona import Signal, heuristic_deltas
 from app.domain.readings import local_readings
 from app.domain.summaries import extractive_summary
@@ -25,6 +26,10 @@ class LocalSLM:
     async def propose_readings(self, context: HypothesisContext, adapter: str | None = None) -> Sequence[Reading]:
         """Candidate readings from the user's own words, choices, peers and the catalogue, best first."""
         return local_readings(context)
+
+    async def weigh_readings(self, context: HypothesisContext, readings: Sequence[Reading]) -> Weighed | None:
+        """None: the scores of rules are log-odds already."""
+        return None
 
     async def compute_facet_updates(self, signal: Signal) -> Mapping[str, float]:
         """Facet deltas by plain rules."""

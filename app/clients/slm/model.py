@@ -11,10 +11,10 @@ from app.clients.slm.builtin import BuiltinServer, find_model
 from app.clients.slm.resilience import Limits, reject
 from app.clients.slm.vllm import ModelHypothesis, VLLMClient
 from app.domain import wording
-from app.domain.calibration import prior_of, score
 from app.domain.extracting import TURNS
 from app.domain.hypotheses import HypothesisContext, Reading
 from app.domain.instructions import EXAMPLE_WORDS, offered, told
+from app.domain.labels import Weighed
 from app.domain.memory import MemoryType
 from app.domain.persona import Signal
 from app.domain.ranking import Ranked
@@ -29,6 +29,9 @@ MIN_LETTERS_SHARE = 0.4
 
 _TAKEN_OUT = re.compile(r"\[[A-Z_]+\]")
 """What stands for details that a model does not get to read."""
+
+FEW_ORDERS = 2
+"""In which readings are weighed where every order is paid for: by a core of this machine, or by the token."""
 
 UNSUPPORTED = "A likely reading; nothing you told me before speaks for it or against it."
 
@@ -60,7 +63,7 @@ class ModelSLM:
         memories = offered(context.memories)
         known = _known(context, memories)
         made = await self.client.generate_hypotheses(context.input_text, known, context.count, adapter=adapter)
-        readings = [as_reading(one, memories, context, self.name) for one in made]
+        readings = [as_reading(one, memories, context) for one in made]
         about = [
             one
             for one in readings
@@ -71,6 +74,14 @@ class ModelSLM:
         if not about:
             raise reject("hypotheses", "no reading has to do with the input", "off_topic")
         return about
+
+    async def weigh_readings(self, context: HypothesisContext, readings: Sequence[Reading]) -> Weighed | None:
+        """The model's log-odds of each reading, by the labels that they are shown under. The model is the base model:
+        adapters are trained to write readings."""
+        if not readings:
+            return None
+        known = _known(context, offered(context.memories))
+        return await self.client.weigh(context.input_text, known, [reading.request for reading in readings])
 
     async def compute_facet_updates(self, signal: Signal) -> Mapping[str, float]:
         """The model's facet deltas for one signal."""
@@ -127,7 +138,13 @@ class BuiltinSLM(ModelSLM):
         server = BuiltinServer(model, settings.log_dir / "builtin-model.log")
         await server.start()
         client = VLLMClient(
-            server.base_url, server.model, name="builtin", api_key=server.api_key, limits=limits, sampling=sampling
+            server.base_url,
+            server.model,
+            name="builtin",
+            api_key=server.api_key,
+            limits=limits,
+            sampling=sampling,
+            label_orders=FEW_ORDERS,
         )
         return cls(client, server)
 
@@ -158,9 +175,9 @@ class SLMReranker:
         """Nothing: the model is closed by its owner."""
 
 
-def as_reading(made: ModelHypothesis, memories: Sequence[Ranked], context: HypothesisContext, source: str) -> Reading:
-    """A model's hypothesis as a reading. A memory counts as its evidence when the reading says something that the
-    memory says and the input does not; what the model merely cites without using does not count."""
+def as_reading(made: ModelHypothesis, memories: Sequence[Ranked], context: HypothesisContext) -> Reading:
+    """A model's hypothesis as a reading that was not weighed yet. A memory counts as its evidence when the reading says
+    something that the memory says and the input does not; what the model merely cites without using does not count."""
     text = f"{made.question} {made.request}"
     new = set(wording.content_words(text)) - set(wording.content_words(context.input_text))
     shared = {
@@ -177,11 +194,10 @@ def as_reading(made: ModelHypothesis, memories: Sequence[Ranked], context: Hypot
         question=made.question,
         request=made.request,
         rationale=_rationale([memories[index] for index in found]),
-        score=score(made.features, prior_of(source)),
+        score=0.0,
         origin="model",
         slots={slot: VALUE_SEPARATOR.join(each) for slot, each in values.items() if slot not in said},
         evidence=tuple(memories[index].memory.memory_id for index in found),
-        features=made.features,
     )
 
 

@@ -18,9 +18,10 @@ from pydantic import BaseModel
 
 from app.clients.slm import answers, language
 from app.clients.slm.endpoint import Ask, ChatEndpoint, Completion, address_of
+from app.clients.slm.labels import CALL, LabelReader
 from app.clients.slm.likelihood import mean_logprobs
 from app.clients.slm.resilience import Guard, Limits
-from app.domain.calibration import MODEL, model_features, prior_of, probabilities
+from app.domain.calibration import WORDS_PRIOR, probabilities, words_features
 from app.domain.errors import ModelUnavailable
 from app.domain.extracting import EXTRACTION_VERSION, extraction_instruction
 from app.domain.instructions import (
@@ -38,6 +39,7 @@ from app.domain.instructions import (
     relevance_instruction,
     summary_instruction,
 )
+from app.domain.labels import LABELS_VERSION, MOST_ORDERS, MOST_READINGS, Weighed
 from app.domain.persona import DEFAULT_FACETS, NEUTRAL
 from app.domain.sampling import Sampling
 from app.domain.turns import Utterance
@@ -59,18 +61,19 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class ModelHypothesis:
-    """A reading as the model gave it. `memories` are positions (from 0) in `memories_of(context)`; `features` are
-    what a calibration reads; `confidence` is their probability under the prior calibration."""
+    """A reading as the model gave it. `memories` are positions (from 0) in `memories_of(context)`. `confidence` is the
+    probability of its question by how likely the model found these words, `mean_logprob` (nats per token, at most 0,
+    None where the server does not tell); what the service says of it comes from `weigh`."""
 
     question: str
     request: str
     memories: tuple[int, ...]
-    features: Mapping[str, float]
+    mean_logprob: float | None
     confidence: float
 
 
 class VLLMClient:
-    """Seven judgements of one model. Every method raises ModelUnavailable (with a cause) and nothing else; the time
+    """Eight judgements of one model. Every method raises ModelUnavailable (with a cause) and nothing else; the time
     it may take is the request's budget (`app.request`), else `limits.budget_s`.
     """
 
@@ -87,10 +90,12 @@ class VLLMClient:
         limits: Limits | None = None,
         settings: Settings | None = None,
         sampling: Callable[[str], Sampling] | None = None,
+        label_orders: int = MOST_ORDERS,
         http_client: httpx2.AsyncClient | None = None,
     ) -> None:
         """What is None comes from the settings (VLLM_BASE_URL, VLLM_MODEL_NAME, SLM_API_KEY, …). `has_extras`:
-        whether vLLM's own fields may be sent; `sampling`: a role's parameters for a call. Connects to nothing yet."""
+        whether vLLM's own fields may be sent; `sampling`: a role's parameters for a call; `label_orders`: the most
+        orders in which readings are weighed. Connects to nothing yet."""
         if settings is None and (base_url is None or limits is None):
             settings = load_settings()
         if settings is not None:
@@ -108,6 +113,7 @@ class VLLMClient:
             sampling=sampling,
             http_client=http_client,
         )
+        self._labels = LabelReader(self._endpoint, label_orders)
         self._guard = Guard(name, limits or Limits())
 
     @property
@@ -147,6 +153,24 @@ class VLLMClient:
         made, completion = await self._guard.run(ask.call, work)
         self._log("vllm_hypotheses_generated", completion, count=len(made))
         return made
+
+    async def weigh(self, user_input: str, context: Mapping[str, Any], texts: Sequence[str]) -> Weighed | None:
+        """How likely the model finds each of `texts`, MOST_READINGS at most, as what the user means; None where its
+        server does not tell."""
+        weighed = await self._guard.run(CALL, lambda: self._labels.weigh(user_input, context, texts[:MOST_READINGS]))
+        if weighed is not None:
+            log.info(
+                "vllm_readings_weighed",
+                slm=self.name,
+                way=weighed.way,
+                labels_version=LABELS_VERSION,
+                readings=len(texts),
+                orders=weighed.orders,
+                mass=None if weighed.mass is None else round(weighed.mass, 4),
+                seconds=round(weighed.seconds, 4),
+                tokens=weighed.tokens,
+            )
+        return weighed
 
     async def compute_facet_updates(
         self, signal: Mapping[str, Any], facets: Mapping[str, float] | None = None
@@ -322,13 +346,12 @@ async def _check_language(texts: Sequence[str], user_input: str, context: Mappin
 
 def _hypotheses(answer: answers.Proposals, completion: Completion, known: int) -> list[ModelHypothesis]:
     means = mean_logprobs(completion.tokens, [one.question for one in answer.hypotheses])
-    features = [model_features(one.confidence / 100, mean) for one, mean in zip(answer.hypotheses, means, strict=True)]
     made: dict[str, ModelHypothesis] = {}
-    for one, values in zip(answer.hypotheses, features, strict=True):
+    for one, mean in zip(answer.hypotheses, means, strict=True):
         cited = tuple(dict.fromkeys(number - 1 for number in one.memories if 0 < number <= known))
-        made.setdefault(one.question.lower(), ModelHypothesis(one.question, one.request, cited, values, 0.0))
+        made.setdefault(one.question.lower(), ModelHypothesis(one.question, one.request, cited, mean, 0.0))
     unique = list(made.values())
-    confidences = probabilities([one.features for one in unique], prior_of(MODEL))
+    confidences = probabilities([words_features(one.mean_logprob) for one in unique], WORDS_PRIOR)
     return [replace(one, confidence=confidence) for one, confidence in zip(unique, confidences, strict=True)]
 
 

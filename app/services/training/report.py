@@ -154,7 +154,8 @@ def _draw_all(folder: Path, judgement: Judgement, metrics: Mapping[str, Any] | N
 
 
 def draw(path: Path, fill: Callable[[Any], None]) -> None:
-    """A plot as a PNG; `fill` gets its axes. Raises ModelUnavailable where matplotlib is not installed."""
+    """A plot, as an SVG where the name ends so, else as a PNG; `fill` gets its axes. Raises ModelUnavailable where
+    matplotlib is not installed."""
     # 60 MB: nobody pays for it who judges nothing.
     try:
         from matplotlib.figure import Figure as Canvas  # noqa: PLC0415
@@ -163,7 +164,10 @@ def draw(path: Path, fill: Callable[[Any], None]) -> None:
 
     canvas = Canvas(figsize=(7, 4), layout="constrained")
     fill(canvas.add_subplot())
-    canvas.savefig(path, dpi=110, metadata={"Software": None})
+    is_svg = path.suffix.lower() == ".svg"
+    canvas.savefig(
+        path, format="svg" if is_svg else "png", dpi=110, metadata={"Date": None} if is_svg else {"Software": None}
+    )
 
 
 def _draw_ranking(axes: Any, figures: Mapping[str, Figure]) -> None:

@@ -693,29 +693,73 @@ class RerankOut:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Policy:
+    """What made sets and their decisions: the version of the rule, its cost of a question and its floor; whose readings
+    they are; and what their confidences rest on, `score`, `label` or `nearness`."""
+
+    adapter: str | None
+    evidence: str | None
+    floor: float | None
+    labels_version: str | None
+    model: str | None
+    prompt_version: str | None
+    question_cost: float | None
+    source: str
+    version: int | None
+
+
+@dataclass(frozen=True, kw_only=True)
 class ReliabilityBin:
     """Hypotheses of one range of confidence: how many, what was said of them on average, and the share that was
-    meant."""
+    meant, with the standard deviation that it has by chance where what was said is true."""
 
     confidence: float
     count: int
+    deviation: float
     high: float
     low: float
     share: float
 
 
 @dataclass(frozen=True, kw_only=True)
+class PolicyOut:
+    """The figures of one policy's sets; their confidences came from calibrations of the first to the last of
+    `calibration_versions`."""
+
+    answered: int
+    auto_advance_rate: float | None
+    brier: float | None
+    calibration_error: float | None
+    calibration_versions: list[int]
+    chance_calibration_error: float | None
+    chance_calibration_error_high: float | None
+    expected_utility: float | None
+    mrr: float | None
+    policy: Policy
+    questions_per_task: float | None
+    realised_utility: float | None
+    reliability: list[ReliabilityBin]
+    selection_rate: float | None
+    sets: int
+    undo_rate: float | None
+    weighed_ms: float | None
+    weighed_tokens: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
 class TelemetryOut:
-    """Rates since a moment; null where nothing was observed. `undo_rate`: of what the service went ahead with, what was
-    not meant; utilities in right acts, over the sets of which both are known; `reliability` for a plot."""
+    """Figures since a moment, over all sets and of each policy, those with the most sets first."""
 
     answered: int
     auto_advance_rate: float | None
     brier: float | None
     calibration_error: float | None
     calibration_version: int
+    chance_calibration_error: float | None
+    chance_calibration_error_high: float | None
     expected_utility: float | None
     mrr: float | None
+    policies: list[PolicyOut]
     questions_per_task: float | None
     realised_utility: float | None
     reliability: list[ReliabilityBin]
@@ -723,6 +767,8 @@ class TelemetryOut:
     sets: int
     since: datetime
     undo_rate: float | None
+    weighed_ms: float | None
+    weighed_tokens: float | None
 
 
 @dataclass(frozen=True, kw_only=True)

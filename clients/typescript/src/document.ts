@@ -2245,6 +2245,73 @@ export interface components {
             version: number;
         };
         /**
+         * Policy
+         * @description What made sets and their decisions: the version of the rule, its cost of a question and its floor; whose readings
+         *     they are; and what their confidences rest on, `score`, `label` or `nearness`.
+         */
+        Policy: {
+            /** Adapter */
+            adapter: string | null;
+            /** Evidence */
+            evidence: string | null;
+            /** Floor */
+            floor: number | null;
+            /** Labels Version */
+            labels_version: string | null;
+            /** Model */
+            model: string | null;
+            /** Prompt Version */
+            prompt_version: string | null;
+            /** Question Cost */
+            question_cost: number | null;
+            /** Source */
+            source: string;
+            /** Version */
+            version: number | null;
+        };
+        /**
+         * PolicyOut
+         * @description The figures of one policy's sets; their confidences came from calibrations of the first to the last of
+         *     `calibration_versions`.
+         */
+        PolicyOut: {
+            /** Answered */
+            answered: number;
+            /** Auto Advance Rate */
+            auto_advance_rate: number | null;
+            /** Brier */
+            brier: number | null;
+            /** Calibration Error */
+            calibration_error: number | null;
+            /** Calibration Versions */
+            calibration_versions: number[];
+            /** Chance Calibration Error */
+            chance_calibration_error: number | null;
+            /** Chance Calibration Error High */
+            chance_calibration_error_high: number | null;
+            /** Expected Utility */
+            expected_utility: number | null;
+            /** Mrr */
+            mrr: number | null;
+            policy: components["schemas"]["Policy"];
+            /** Questions Per Task */
+            questions_per_task: number | null;
+            /** Realised Utility */
+            realised_utility: number | null;
+            /** Reliability */
+            reliability: components["schemas"]["ReliabilityBin"][];
+            /** Selection Rate */
+            selection_rate: number | null;
+            /** Sets */
+            sets: number;
+            /** Undo Rate */
+            undo_rate: number | null;
+            /** Weighed Ms */
+            weighed_ms: number | null;
+            /** Weighed Tokens */
+            weighed_tokens: number | null;
+        };
+        /**
          * PreferenceIn
          * @description Which of two wordings a user prefers.
          */
@@ -2497,13 +2564,15 @@ export interface components {
         /**
          * ReliabilityBin
          * @description Hypotheses of one range of confidence: how many, what was said of them on average, and the share that was
-         *     meant.
+         *     meant, with the standard deviation that it has by chance where what was said is true.
          */
         ReliabilityBin: {
             /** Confidence */
             confidence: number;
             /** Count */
             count: number;
+            /** Deviation */
+            deviation: number;
             /** High */
             high: number;
             /** Low */
@@ -2969,8 +3038,7 @@ export interface components {
         };
         /**
          * TelemetryOut
-         * @description Rates since a moment; null where nothing was observed. `undo_rate`: of what the service went ahead with, what was
-         *     not meant; utilities in right acts, over the sets of which both are known; `reliability` for a plot.
+         * @description Figures since a moment, over all sets and of each policy, those with the most sets first.
          */
         TelemetryOut: {
             /** Answered */
@@ -2983,10 +3051,16 @@ export interface components {
             calibration_error: number | null;
             /** Calibration Version */
             calibration_version: number;
+            /** Chance Calibration Error */
+            chance_calibration_error: number | null;
+            /** Chance Calibration Error High */
+            chance_calibration_error_high: number | null;
             /** Expected Utility */
             expected_utility: number | null;
             /** Mrr */
             mrr: number | null;
+            /** Policies */
+            policies: components["schemas"]["PolicyOut"][];
             /** Questions Per Task */
             questions_per_task: number | null;
             /** Realised Utility */
@@ -3004,6 +3078,10 @@ export interface components {
             since: string;
             /** Undo Rate */
             undo_rate: number | null;
+            /** Weighed Ms */
+            weighed_ms: number | null;
+            /** Weighed Tokens */
+            weighed_tokens: number | null;
         };
         /**
          * TrainingStatsOut
