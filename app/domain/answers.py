@@ -5,8 +5,10 @@ from words; what they are worth is learned (`app.domain.belief`).
 """
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
+
+import numpy as np
 
 from app.domain.logit import Array
 from app.domain.questions import spoken_words
@@ -24,10 +26,12 @@ _FILLERS = STOP_WORDS | _YES | _NO | frozenset("im id ive would like just lookin
 
 @dataclass(frozen=True)
 class Text:
-    """A text and its vector (d,), unit length."""
+    """A text and its vector (d,), unit length; where it is read word by word, `words` are the vectors (k, d) of its
+    `told_words`."""
 
     text: str
     vector: Array
+    words: Array = field(default_factory=lambda: np.zeros((0, 0)))
 
 
 @dataclass(frozen=True)
@@ -72,9 +76,14 @@ def content_of(answer: str) -> str:
     return answer.strip()
 
 
+def told_words(text: str) -> list[str]:
+    """The words that say what a text is about, each once."""
+    return [word for word in dict.fromkeys(spoken_words(text)) if word not in _FILLERS]
+
+
 def content_stems(text: str) -> frozenset[str]:
-    """The stems of the words that say what a text is about."""
-    return frozenset(stem(word) for word in spoken_words(text) if word not in _FILLERS)
+    """The stems of these words."""
+    return frozenset(stem(word) for word in told_words(text))
 
 
 def coverage(said: Collection[str], meant: Sequence[Collection[str]], weights: Mapping[str, float]) -> list[float]:

@@ -14,13 +14,18 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from app.domain.answers import Exchange, Polarity, Text, content_stems, coverage
+from app.domain.answers import Exchange, Polarity, Text, content_stems, coverage, told_words
 from app.domain.logit import Array, Logit, fit_logit, padded, softmax
 from app.domain.questions import unit
 
-FEATURES = 19
+FEATURES = 27
 _SOURCES: tuple[Polarity, ...] = ("yes", "no", "open")
 _TEMPERATURES = np.geomspace(0.4, 2.0, 33)
+_UNLIKE = 0.45
+"""Of the cosine of two words' vectors: below it they have nothing in common."""
+
+_SPARE = 0.5
+"""Of a word: a hypothesis with few words of its own is not named by one of them at once."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +80,8 @@ class Heard:
 
 
 def answer_features(exchange: Exchange, hypotheses: Sequence[Text], word_weights: Mapping[str, float]) -> Array:
-    """(n, FEATURES): four of the answer itself, then, for each way to answer, three of the question."""
+    """(n, FEATURES): eight of the answer itself, for each way to answer three of the question, and four of both for an
+    answer that says again what the question said."""
     vectors = np.array([each.vector for each in hypotheses])
     shared = unit(vectors.mean(axis=0))
     apart = unit(vectors - np.outer(vectors @ shared, shared))
@@ -83,12 +89,10 @@ def answer_features(exchange: Exchange, hypotheses: Sequence[Text], word_weights
     own = content_stems(exchange.content.text)
     told = float(not exchange.is_bare)
     overlap = np.array(coverage(own, stems, word_weights))
-    columns = [
-        vectors @ exchange.answer.vector,
-        told * (apart @ _without(exchange.content.vector, shared)),
-        overlap,
-        overlap / (1 + len(own)),
-    ]
+    whole = vectors @ exchange.answer.vector
+    beyond = told * (apart @ _without(exchange.content.vector, shared))
+    columns = [whole, beyond, overlap, overlap / (1 + len(own)), _lead(whole), _lead(beyond)]
+    columns += _named(exchange.content, hypotheses)
     asked = (
         vectors @ exchange.question.vector,
         apart @ _without(exchange.subject.vector, shared),
@@ -98,7 +102,34 @@ def answer_features(exchange: Exchange, hypotheses: Sequence[Text], word_weights
     ways = [polarity == each for each in _SOURCES]
     ways += [exchange.is_bare and polarity == "yes", exchange.is_bare and polarity == "no"]
     columns += [float(is_so) * each for is_so in ways for each in asked]
+    again = told * float(exchange.content.vector @ exchange.question.vector)
+    columns += [again * each for each in (whole, beyond, *asked[:2])]
     return np.stack(columns, axis=1)
+
+
+def _lead(scores: Array) -> Array:
+    """How far each score (n,) is ahead of the best of the others."""
+    if len(scores) < 2:
+        return np.zeros(len(scores))
+    first, second = np.sort(scores)[[-1, -2]]
+    return scores - np.where(scores == first, second, first)
+
+
+def _named(content: Text, hypotheses: Sequence[Text]) -> list[Array]:
+    """How much (n,) of what tells each hypothesis from the others an answer names, as a share and as a number of words:
+    a word of it is named as far as the nearest word said is like it, and tells as far as the others lack it."""
+    named: Array = np.zeros(len(hypotheses))
+    telling: Array = np.zeros(len(hypotheses))
+    holders = Counter(word for each in hypotheses for word in told_words(each.text))
+    for place, each in enumerate(hypotheses):
+        if len(each.words) and len(content.words):
+            tells = np.array(
+                [1.0 - (holders[word] - 1) / max(1, len(hypotheses) - 1) for word in told_words(each.text)]
+            )
+            likeness = (each.words @ content.words.T).max(axis=1)
+            named[place] = tells @ np.clip((likeness - _UNLIKE) / (1.0 - _UNLIKE), 0.0, 1.0)
+            telling[place] = tells.sum()
+    return [named / (telling + _SPARE), named]
 
 
 def fit_reader(heard: Sequence[Heard], steps: int = 3, folds: int = 5, seed: int = 0) -> AnswerReader:

@@ -28,7 +28,8 @@ COMMON_SHARE = 0.12
 SHRINKAGE = 2.0
 """What is added to the within-request variance of every direction, as a multiple of the mean one."""
 
-_NEIGHBOURS = 8
+_NEIGHBOURS = 10
+_SHARPNESS = 12.0
 _LOGIT_PRECISION = 3.0
 _OPENING = re.compile(r"[^\W_]+")
 
@@ -185,9 +186,7 @@ class RankedBank:
 
     def again(self, candidates: NDArray[np.int64], features: Array, scores: Array) -> Array:
         """The features and, beside them, what the scores of all candidates say of each."""
-        vectors = self._questions[candidates]
-        likeness = vectors @ vectors.T
-        np.fill_diagonal(likeness, 0.0)
+        likeness = mutual_likeness(self._questions[candidates])
         order = np.argsort(-scores, kind="stable")
         added = [scores]
         for top in (5, 12, 30):
@@ -195,8 +194,7 @@ class RankedBank:
             weights = np.exp(scores[best] - scores[best[0]])
             added.append(likeness[:, best] @ (weights / weights.sum()))
         added.append(np.sort(likeness[:, order[:20]], axis=1)[:, -3:].mean(axis=1))
-        nearest = np.argpartition(-likeness, min(_NEIGHBOURS, len(order) - 1), axis=1)[:, :_NEIGHBOURS]
-        added.append(scores[nearest].mean(axis=1))
+        added.append(_shares(likeness) @ scores)
         added.append(np.log(_walk(likeness, scores) + 1e-9))
         place = np.empty(len(order))
         place[order] = np.arange(len(order))
@@ -204,11 +202,27 @@ class RankedBank:
         return np.column_stack([features, *added])
 
 
+def mutual_likeness(vectors: Array) -> Array:
+    """How near vectors (n, d) are to each other (n, n), less how near each of both is to its nearest ones: what is near
+    to everything says little (cross-domain similarity local scaling, Conneau et al. 2018). 0 on the diagonal."""
+    cosines = vectors @ vectors.T
+    np.fill_diagonal(cosines, 0.0)
+    crowd = np.sort(cosines, axis=1)[:, -_NEIGHBOURS:].mean(axis=1)
+    likeness = 2.0 * cosines - crowd[:, None] - crowd
+    np.fill_diagonal(likeness, 0.0)
+    return likeness
+
+
+def _shares(likeness: Array) -> Array:
+    """(n, n), each row summing to 1: how much of each the others are, themselves left out."""
+    edges = np.exp(_SHARPNESS * likeness)
+    np.fill_diagonal(edges, 0.0)
+    return edges / np.maximum(edges.sum(axis=1, keepdims=True), 1e-9)
+
+
 def _walk(likeness: Array, scores: Array, steps: int = 6, restart: float = 0.4) -> Array:
     """Where a random walk over near questions is, that starts again at the likely ones: probabilities (n,)."""
-    edges = np.exp(12.0 * likeness)
-    np.fill_diagonal(edges, 0.0)
-    edges /= np.maximum(edges.sum(axis=0, keepdims=True), 1e-9)
+    edges = _shares(likeness).T
     start = np.exp(scores - scores.max())
     start /= start.sum()
     at = start

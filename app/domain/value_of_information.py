@@ -1,16 +1,14 @@
-"""Whether a question is worth its cost, and which one is worth most.
+"""Whether a question is worth its cost.
 
 The value of a question is the expected gain of the best act: what acting on the most probable hypothesis is worth
-after the answer, less what it is worth now (Howard 1966; Lindley 1956 for the choice of experiments). One asks while
-the best question's gain is at least its cost.
+after the answer, less what it is worth now (Howard 1966). One asks while the gain is at least the cost.
 
 Where nothing is learned yet, an answer is modelled as a channel: with probability TELLING it names a meaning, the
 right one with probability ACCURACY and each other one alike; else it says nothing. `GainModel` learns the gain from
-what answers did to beliefs: it depends on how sure one is, on how many answers there were, and a little on the
-question.
+what answers did to beliefs: it depends on how sure one is and on how many answers there were. Not on the question: of
+people's answers to ClariQ's questions, what question they were to explains nothing that its request does not.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -33,26 +31,19 @@ class GainModel:
     ridge: Ridge
 
     def predict(self, features: Array) -> Array:
-        """The gains (m,) of questions with features (m, f), at least 0."""
+        """The gains (m,) of a question in states with features (m, f), at least 0."""
         return np.maximum(0.0, self.ridge.predict(features))
 
 
-def gain_features(probabilities: Array, nearness: Array, relevance: Array, answers: int) -> Array:
-    """(m, 14): what the gain of each of m questions depends on, after so many answers. `nearness` (m, n) is how near
-    the questions are to the hypotheses, `relevance` (m,) how near to the request."""
+def gain_features(probabilities: Array, answers: int) -> Array:
+    """(10,): what the gain of one more question depends on, after so many answers."""
     size = len(probabilities)
     order = np.sort(probabilities)
     doubt = 1.0 - order[-1]
     rival = order[-2] if size > 1 else 0.0
     entropy = -float((probabilities * np.log(probabilities + 1e-12)).sum())
     state = [doubt, doubt**2, rival, entropy, doubt * (order[-1] - rival), doubt * np.log(size)]
-    state += [doubt * (answers == 1), doubt * (answers == 2), doubt * (answers > 2)]
-    expected = nearness @ probabilities
-    spread = np.sqrt(np.maximum(0.0, (nearness**2) @ probabilities - expected**2))
-    by_question = [nearness.max(axis=1), nearness.std(axis=1), spread, relevance]
-    return np.column_stack(
-        [np.tile(state, (len(nearness), 1)), *(doubt * each for each in by_question), np.full(len(nearness), doubt > 0)]
-    )
+    return np.array([*state, doubt * (answers == 1), doubt * (answers == 2), doubt * (answers > 2), doubt > 0])
 
 
 def fit_gain(features: Array, before: Array, after: Array) -> GainModel:
@@ -80,11 +71,3 @@ def expected_gain(
     rival[int(probabilities.argmax())] = order[-2]
     after = np.maximum(probabilities * accuracy, rival * slip).sum()
     return max(0.0, float(telling * (after - (order[-1] if now is None else now))))
-
-
-def best_question(gains: Sequence[float] | Array) -> tuple[int, float]:
-    """(index, gain) of the question that gains most, the first of equals. Raises ValueError without a question."""
-    if not len(gains):
-        raise ValueError("there is no question to choose from")
-    best = int(np.argmax(np.asarray(gains)))
-    return best, float(gains[best])

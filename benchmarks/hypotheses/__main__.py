@@ -17,7 +17,7 @@ from rich.console import Console
 from app.clients.embeddings.onnx import OnnxEmbedder
 from app.domain.belief import fit_reader
 from app.domain.questions import wordings
-from benchmarks.hypotheses.asking import asking_figures, fit_gains, people_of
+from benchmarks.hypotheses.asking import asking_figures, fit_gains, people_held_out, people_of
 from benchmarks.hypotheses.belief import belief_figures
 from benchmarks.hypotheses.data import (
     Vectors,
@@ -65,21 +65,8 @@ async def measure(data: Path, console: Console) -> list[Figure]:
     reader = fit_reader(heard)
     judged = [heard_of(topic, vectors, common) for topic in dev]
     figures += belief_figures(reader, judged)
-    asked = [
-        each
-        for topic, own in zip(train, heard, strict=True)
-        for each in people_of(reader, own, vectors.of(topic.request))
-    ]
-    gains = fit_gains(reader, asked)
-    figures += asking_figures(
-        reader,
-        gains,
-        [
-            each
-            for topic, own in zip(dev, judged, strict=True)
-            for each in people_of(reader, own, vectors.of(topic.request))
-        ],
-    )
+    known = people_held_out(heard)
+    figures += asking_figures(reader, fit_gains(reader, known), people_of(reader, judged), known)
     figures += need_figures([*train, *dev], list(bank.values()), vectors)
     figures += vagueness_figures(tasks, dev_tasks, vectors)
     return figures + flight_figures(

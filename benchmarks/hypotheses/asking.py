@@ -1,10 +1,9 @@
 """Ask or act: what is gained by asking as long as an answer is worth its cost.
 
-A right act is worth 1, a wrong one 0, each question costs the same. `voi` asks the question of the highest expected
-gain, and stops when that is below the cost. The others ask in random order: `threshold` until a confidence is
-reached, `fixed` a fixed number; the best confidence and the best number are chosen for each cost on the very cases
-that they are judged by, which is more than they could have in use. `never` asks nothing. `threshold_same_questions`
-and `fixed_same_questions` ask the questions that `voi` would.
+A right act is worth 1, a wrong one 0, each question costs the same. Questions come in random order. `voi` asks as long
+as the expected gain is at least the cost, `threshold` until a confidence is reached, `fixed` a fixed number; the best
+confidence and the best number are chosen for each cost on the very cases that they are judged by, which is more than
+they could have in use; with `_learned` they are those that were best on the people of `train`. `never` asks nothing.
 """
 
 from collections.abc import Callable, Sequence
@@ -13,10 +12,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from app.domain.belief import AnswerReader, Heard
+from app.domain.belief import AnswerReader, Heard, fit_reader
 from app.domain.logit import Array
-from app.domain.value_of_information import GainModel, best_question, fit_gain, gain_features
-from benchmarks.hypotheses.statistics import mean_interval
+from app.domain.value_of_information import GainModel, fit_gain, gain_features
+from benchmarks.hypotheses.statistics import clustered_interval
 from benchmarks.report import Figure
 
 COSTS = (0.01, 0.05, 0.10)
@@ -24,42 +23,70 @@ ORDERS = 5
 MOST = 8
 LEARNED_ORDERS = 3
 LEARNED_STEPS = 5
+FOLDS = 5
 THRESHOLDS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95, 0.98, 0.99, 0.995)
 
 
 @dataclass(frozen=True)
 class Asked:
-    """One person: how many hypotheses there are, which they mean, and of each question that they would answer the
-    answer's log-likelihoods (m, n), its nearness to the hypotheses (m, n) and to the request (m,)."""
+    """One person: the number of their request, how many hypotheses it has, which they mean, and the log-likelihoods
+    (m, n) of each answer that they would give."""
 
+    number: int
     size: int
     meant: int
     likelihoods: Array
-    nearness: Array
-    relevance: Array
 
 
 @dataclass(frozen=True)
 class Path:
     """One conversation to its end: after each number of questions, whether acting would be right, the confidence,
-    and what the best next question is expected to gain."""
+    and what the next question is expected to gain."""
 
     is_right: Array
     confidence: Array
     gain: Array
 
 
-def people_of(reader: AnswerReader, heard: Heard, request: Array) -> list[Asked]:
-    """The people who answered questions about one request (d,), where it leaves something open."""
-    if len(heard.hypotheses) < 2:
-        return []
-    hypotheses = np.array([each.vector for each in heard.hypotheses])
+@dataclass(frozen=True)
+class Rule:
+    """A way to stop: where a path stops under a setting, and which settings there are."""
+
+    name: str
+    word: str
+    settings: Sequence[float]
+    stop: Callable[[Path, float], int]
+
+    def stops(self, paths: Sequence[Path], setting: float) -> NDArray[np.int64]:
+        """After how many questions each path stops."""
+        return np.array([self.stop(path, setting) for path in paths])
+
+
+THRESHOLD = Rule("threshold", "confidence", THRESHOLDS, lambda path, least: _first(path.confidence >= least))
+FIXED = Rule("fixed", "questions", range(1, MOST + 1), lambda path, most: min(int(most), len(path.is_right) - 1))
+
+
+def people_of(reader: AnswerReader, heard: Sequence[Heard]) -> list[Asked]:
+    """The people who answered questions about requests that leave something open."""
+    return [
+        Asked(
+            number,
+            len(own.hypotheses),
+            meant,
+            np.array([reader.log_likelihoods(each, own.hypotheses) for each in exchanges]),
+        )
+        for number, own in enumerate(heard)
+        for meant, exchanges in own.exchanges.items()
+        if exchanges and len(own.hypotheses) > 1
+    ]
+
+
+def people_held_out(heard: Sequence[Heard]) -> list[Asked]:
+    """The same people, each read by a reader that was fitted on other requests: what it would be sure of in use."""
     people: list[Asked] = []
-    for meant, exchanges in heard.exchanges.items():
-        if exchanges:
-            questions = np.array([each.question.vector for each in exchanges])
-            likelihoods = np.array([reader.log_likelihoods(each, heard.hypotheses) for each in exchanges])
-            people.append(Asked(len(hypotheses), meant, likelihoods, questions @ hypotheses.T, questions @ request))
+    for fold in range(FOLDS):
+        reader = fit_reader([each for index, each in enumerate(heard) if index % FOLDS != fold])
+        people += people_of(reader, heard[fold::FOLDS])
     return people
 
 
@@ -73,68 +100,64 @@ def fit_gains(reader: AnswerReader, people: Sequence[Asked]) -> GainModel:
         for _ in range(LEARNED_ORDERS):
             belief = reader.start(each.size)
             for index in chances.permutation(len(each.likelihoods))[:LEARNED_STEPS]:
-                one = np.array([index])
                 probabilities = belief.probabilities
-                rows.append(gain_features(probabilities, each.nearness[one], each.relevance[one], belief.answers)[0])
+                rows.append(gain_features(probabilities, belief.answers))
                 belief = belief.after(each.likelihoods[index])
                 before.append(float(probabilities.max()))
                 after.append(float(belief.probabilities.max()))
     return fit_gain(np.array(rows), np.array(before), np.array(after))
 
 
-def asking_figures(reader: AnswerReader, gains: GainModel, people: Sequence[Asked]) -> list[Figure]:
-    """Mean utility of each way to decide, at each cost; and how often the first act is right when the questions are
-    chosen."""
-    chosen = _paths(reader, gains, people, is_chosen=True)
-    drawn = _paths(reader, gains, people, is_chosen=False)
+def asking_figures(
+    reader: AnswerReader, gains: GainModel, people: Sequence[Asked], known: Sequence[Asked]
+) -> list[Figure]:
+    """Mean utility of each way to decide, at each cost. `known` are the people that settings are learned from."""
+    paths, learned = _paths(reader, gains, people), _paths(reader, gains, known)
+    requests = np.repeat([each.number for each in people], ORDERS)
     figures: list[Figure] = []
     for cost in COSTS:
-        stops = np.array([_first(path.gain < cost) for path in chosen])
-        ours = _utility(chosen, stops, cost)
-        figures.append(Figure(f"utility/{cost:.2f}/voi", float(ours.mean()), "", None, mean_interval(_by_person(ours))))
-        asked = _by_person(stops.astype(np.float64))
-        figures.append(Figure(f"questions/{cost:.2f}/voi", float(stops.mean()), "a task", None, mean_interval(asked)))
-        for name, paths in (("", drawn), ("_same_questions", chosen)):
-            for rule, best in (("threshold", _best_threshold), ("fixed", _best_number)):
-                theirs, how = best(paths, cost)
-                note = f"ours less this: {mean_interval(_by_person(ours - theirs))}; {how}"
-                figures.append(Figure(f"utility/{cost:.2f}/{rule}{name}", float(theirs.mean()), "", None, note))
-        never = _utility(chosen, np.zeros(len(chosen), dtype=np.int64), cost)
-        note = f"ours less this: {mean_interval(_by_person(ours - never))}"
-        figures.append(Figure(f"utility/{cost:.2f}/never", float(never.mean()), "", None, note))
-    for step in (1, 2, 3):
-        right = np.array([path.is_right[min(step, len(path.is_right) - 1)] for path in chosen])
-        figures.append(Figure(f"belief/chosen_questions/top1/{step}", float(right.mean()), "", None, "asked by gain"))
+        stops = np.array([_first(path.gain < cost) for path in paths])
+        ours = _utility(paths, stops, cost)
+        asked = clustered_interval(stops.astype(np.float64), requests)
+        figures += [
+            Figure(f"utility/{cost:.2f}/voi", float(ours.mean()), "", None, clustered_interval(ours, requests)),
+            Figure(f"questions/{cost:.2f}/voi", float(stops.mean()), "a task", None, asked),
+        ]
+        ways = [
+            (f"{rule.name}{name}", _with(rule, best_on, paths, cost))
+            for name, best_on in (("", paths), ("_learned", learned))
+            for rule in (THRESHOLD, FIXED)
+        ]
+        ways.append(("never", (_utility(paths, np.zeros(len(paths), dtype=np.int64), cost), "")))
+        for name, (theirs, how) in ways:
+            note = f"ours less this: {clustered_interval(ours - theirs, requests)}{how}"
+            figures.append(Figure(f"utility/{cost:.2f}/{name}", float(theirs.mean()), "", None, note))
     return figures
 
 
-def _paths(reader: AnswerReader, gains: GainModel, people: Sequence[Asked], *, is_chosen: bool) -> list[Path]:
+def _paths(reader: AnswerReader, gains: GainModel, people: Sequence[Asked]) -> list[Path]:
     chances = np.random.default_rng(0)
     return [
-        _path(reader, gains, each, chances.permutation(len(each.likelihoods)), is_chosen=is_chosen)
-        for each in people
-        for _ in range(ORDERS)
+        _path(reader, gains, each, chances.permutation(len(each.likelihoods))) for each in people for _ in range(ORDERS)
     ]
 
 
-def _path(reader: AnswerReader, gains: GainModel, person: Asked, order: NDArray[np.int64], *, is_chosen: bool) -> Path:
+def _path(reader: AnswerReader, gains: GainModel, person: Asked, order: NDArray[np.int64]) -> Path:
     belief = reader.start(person.size)
     rights: list[float] = []
     confidences: list[float] = []
     expected: list[float] = []
-    left = [int(index) for index in order]
-    while True:
+    for index in [*order[:MOST], None]:
         probabilities = belief.probabilities
         top = np.isclose(probabilities, probabilities.max(), rtol=0, atol=1e-12)
         rights.append(float(top[person.meant]) / int(top.sum()))
         confidences.append(float(probabilities.max()))
-        if not left or len(expected) == MOST:
+        if index is None:
             expected.append(-1.0)
-            return Path(np.array(rights), np.array(confidences), np.array(expected))
-        features = gain_features(probabilities, person.nearness[left], person.relevance[left], belief.answers)
-        place, gain = best_question(gains.predict(features))
-        expected.append(gain)
-        belief = belief.after(person.likelihoods[left.pop(place if is_chosen else 0)])
+        else:
+            expected.append(float(gains.predict(gain_features(probabilities, belief.answers)[None])[0]))
+            belief = belief.after(person.likelihoods[index])
+    return Path(np.array(rights), np.array(confidences), np.array(expected))
 
 
 def _first(is_over: Array) -> int:
@@ -146,24 +169,8 @@ def _utility(paths: Sequence[Path], stops: Array, cost: float) -> Array:
     return np.array([path.is_right[int(stop)] - cost * int(stop) for path, stop in zip(paths, stops, strict=True)])
 
 
-def _by_person(values: Array) -> Array:
-    """The mean of each person's orders: what is resampled."""
-    return values.reshape(-1, ORDERS).mean(axis=1)
-
-
-def _best_threshold(paths: Sequence[Path], cost: float) -> tuple[Array, str]:
-    return _best(paths, cost, THRESHOLDS, lambda path, least: _first(path.confidence >= least), "confidence")
-
-
-def _best_number(paths: Sequence[Path], cost: float) -> tuple[Array, str]:
-    return _best(
-        paths, cost, range(1, MOST + 1), lambda path, most: min(int(most), len(path.is_right) - 1), "questions"
-    )
-
-
-def _best(
-    paths: Sequence[Path], cost: float, settings: Sequence[float], stop: Callable[[Path, float], int], word: str
-) -> tuple[Array, str]:
-    tried = [(each, np.array([stop(path, each) for path in paths])) for each in settings]
-    best, stops = max(tried, key=lambda pair: float(_utility(paths, pair[1], cost).mean()))
-    return _utility(paths, stops, cost), f"best {word} {best:g}, {float(stops.mean()):.2f} questions a task"
+def _with(rule: Rule, best_on: Sequence[Path], paths: Sequence[Path], cost: float) -> tuple[Array, str]:
+    """(utilities of the paths by the setting of a rule that is best for other paths, what it is)."""
+    best = max(rule.settings, key=lambda each: float(_utility(best_on, rule.stops(best_on, each), cost).mean()))
+    stops = rule.stops(paths, best)
+    return _utility(paths, stops, cost), f"; {rule.word} {best:g}, {float(stops.mean()):.2f} questions a task"

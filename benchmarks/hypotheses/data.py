@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from rich.progress import Progress
 
-from app.domain.answers import Exchange, Text, content_of
+from app.domain.answers import Exchange, Text, content_of, told_words
 from app.domain.belief import Heard
 from app.domain.logit import Array
 from app.domain.questions import common_words, unit, wordings
@@ -135,6 +135,11 @@ class Vectors:
         """A text with its vector."""
         return Text(text, self._held[text])
 
+    def worded(self, text: str) -> Text:
+        """A text with its vector and those of its words."""
+        said = told_words(text)
+        return Text(text, self._held[text], np.array([self._held[word] for word in said])) if said else self.text(text)
+
     def mean_of(self, texts: Sequence[str]) -> Array:
         """The direction (d,) between texts."""
         return unit(np.sum([self._held[text] for text in texts], axis=0))
@@ -150,16 +155,18 @@ def texts_of(topics: Sequence[Topic], common: frozenset[str]) -> Iterable[str]:
     """Everything of the topics that is read by its vector."""
     for topic in topics:
         yield from wordings(topic.request, common)
-        yield from topic.facets
+        for facet in topic.facets:
+            yield from (facet, *told_words(facet))
         for own in topic.answers:
             for question, answer in own:
-                yield from (*wordings(question, common), answer, content_of(answer))
+                content = content_of(answer)
+                yield from (*wordings(question, common), answer, content, *told_words(content))
 
 
 def heard_of(topic: Topic, vectors: Vectors, common: frozenset[str]) -> Heard:
     """A topic as a reader of answers is fitted on it."""
     return Heard(
-        tuple(vectors.text(facet) for facet in topic.facets),
+        tuple(vectors.worded(facet) for facet in topic.facets),
         {
             index: [_exchange(question, answer, vectors, common) for question, answer in own]
             for index, own in enumerate(topic.answers)
@@ -170,5 +177,5 @@ def heard_of(topic: Topic, vectors: Vectors, common: frozenset[str]) -> Heard:
 def _exchange(question: str, answer: str, vectors: Vectors, common: frozenset[str]) -> Exchange:
     subject = wordings(question, common)[2]
     return Exchange(
-        vectors.text(question), vectors.text(subject), vectors.text(answer), vectors.text(content_of(answer))
+        vectors.text(question), vectors.text(subject), vectors.text(answer), vectors.worded(content_of(answer))
     )

@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 
 from app.domain.logit import Array
-from app.domain.remarks import RemarkReader, fit_kinship, fit_remarks
+from app.domain.remarks import Person, RemarkReader, fit_kinship, fit_remarks
 from app.domain.tastes import Comparison, Taste, TastePrior, fit_prior, fit_sharpness, taste_of
 from benchmarks.hypotheses.data import Game
 from benchmarks.hypotheses.statistics import mean_interval
@@ -91,15 +91,13 @@ def _accuracies(dev: Sequence[Game], prior: TastePrior, reader: RemarkReader) ->
 
 
 def _reader(train: Sequence[Game], prior: TastePrior) -> RemarkReader:
-    """The reading of remarks; the kinship of remarks is measured on each fifth of the long games by a reader that is
-    fitted without it."""
-    votes: list[float] = []
+    """The reading of remarks; their kinship is measured on long games, each by a reader that is fitted without it."""
+    people: list[Person] = []
     for fold in range(FOLDS):
         first = _fit_remarks([game for index, game in enumerate(train) if index % FOLDS != fold])
         held_out = [game for index, game in enumerate(train) if index % FOLDS == fold and len(game.rounds) > 3]
-        people = [(_choices(game), _said(game), game.weights) for game in held_out]
-        votes.append(fit_kinship(first, prior, people))
-    return replace(_fit_remarks(train), kinship=float(np.median(votes)))
+        people += [Person(first, _choices(game), _said(game), game.weights) for game in held_out]
+    return replace(_fit_remarks(train), kinship=fit_kinship(prior, people))
 
 
 def _fit_remarks(games: Sequence[Game]) -> RemarkReader:

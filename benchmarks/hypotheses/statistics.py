@@ -18,12 +18,12 @@ def calibration_error(confidence: Array, is_right: Array) -> float:
     return sum(gaps) / len(confidence)
 
 
-def calibration_error_by_chance(confidence: Array, groups: NDArray[np.int64], draws: int = 200) -> float:
-    """What the calibration error would be on average were every confidence exactly true: the error that the number of
+def calibration_errors_by_chance(confidence: Array, groups: NDArray[np.int64], draws: int = 200) -> Array:
+    """What the calibration error would be (draws,) were every confidence exactly true: the error that the number of
     cases alone makes. Cases of one group (what one person meant) are right or wrong together."""
     chances = np.random.default_rng(0)
     luck = chances.random((draws, int(groups.max()) + 1))
-    return float(np.mean([calibration_error(confidence, (each[groups] < confidence).astype(float)) for each in luck]))
+    return np.array([calibration_error(confidence, (each[groups] < confidence).astype(float)) for each in luck])
 
 
 def spearman(one: Array, other: Array) -> float:
@@ -49,6 +49,14 @@ def interval(cases: int, figure: Callable[[NDArray[np.int64]], float]) -> str:
 def mean_interval(values: Array) -> str:
     """The same for a mean."""
     return interval(len(values), lambda rows: float(values[rows].mean()))
+
+
+def clustered_interval(values: Array, clusters: NDArray[np.int64]) -> str:
+    """The same for a mean of values (n,) that belong to clusters (n,), such as the people of one request: clusters are
+    resampled."""
+    _, place = np.unique(clusters, return_inverse=True)
+    sums, counts = np.bincount(place, values), np.bincount(place)
+    return interval(len(sums), lambda rows: float(sums[rows].sum() / counts[rows].sum()))
 
 
 def _ranks(values: Array) -> Array:

@@ -67,6 +67,25 @@ def test_features_have_their_number() -> None:
     assert np.isfinite(features).all()
 
 
+def test_an_answer_names_a_hypothesis_by_words_like_its_own() -> None:
+    homepage, map_of = (
+        Text(words, AXES[axis], AXES[[axis, 7]]) for words, axis in (("homepage park", 0), ("map park", 1))
+    )
+    said = Text("website", AXES[5], np.array([[0.8, 0.0, 0, 0, 0, 0.6, 0, 0]]))
+    asked = exchange(3, "website", 5)
+    named = answer_features(Exchange(asked.question, asked.subject, said, said), [homepage, map_of], {})[:, 6:8]
+    assert (named[0] > 0.3).all()
+    assert (named[1] == 0).all()
+    park = Text("park", AXES[7], AXES[[7]])
+    both = answer_features(Exchange(asked.question, asked.subject, park, park), [homepage, map_of], {})[:, 6:8]
+    assert (both == 0).all()  # a word that all hypotheses have tells none apart
+
+
+def test_a_lead_is_the_distance_to_the_best_of_the_others() -> None:
+    features = answer_features(exchange(3, "the price", 1), FACETS, {})
+    np.testing.assert_allclose(features[:, 4], features[:, 0] - np.array([1.0, 0.0, 1.0]))
+
+
 def learned() -> AnswerReader:
     answers = ["yes", "no", "the price", "yes the price"]
     heard = [

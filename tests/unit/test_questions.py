@@ -4,7 +4,15 @@ import numpy as np
 import pytest
 
 from app.domain.logit import Array, Choices, fit_logit, padded
-from app.domain.questions import QuestionBank, RankedBank, common_words, fit_ranker, unit, wordings
+from app.domain.questions import (
+    QuestionBank,
+    RankedBank,
+    common_words,
+    fit_ranker,
+    mutual_likeness,
+    unit,
+    wordings,
+)
 
 TOPICS, EACH, WIDTH = 24, 5, 32
 
@@ -82,3 +90,15 @@ def test_a_logit_finds_the_weights_that_choices_were_made_with() -> None:
 def test_a_logit_of_nothing_has_no_preference() -> None:
     empty = Choices(np.zeros((0, 3, 2)), np.zeros((0, 3), dtype=np.bool_), np.zeros((0, 3)))
     np.testing.assert_array_equal(fit_logit(empty).weights, [0.0, 0.0])
+
+
+def test_near_in_a_crowd_counts_less_than_near_alone() -> None:
+    chances = np.random.default_rng(0)
+    crowd = unit(np.eye(40)[0] + 0.05 * chances.standard_normal((15, 40)))
+    twins = np.array([np.eye(40)[20], unit(np.eye(40)[20] + np.eye(40)[21])])
+    vectors = np.vstack([crowd, twins])
+    likeness = mutual_likeness(vectors)
+    np.testing.assert_allclose(likeness, likeness.T)
+    assert (np.diag(likeness) == 0).all()
+    assert vectors[0] @ vectors[1] > twins[0] @ twins[1]
+    assert likeness[0, 1] < likeness[15, 16]

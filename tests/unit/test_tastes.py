@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from app.domain.logit import Array
-from app.domain.remarks import clauses, fit_kinship, fit_remarks, tone
+from app.domain.remarks import Person, clauses, fit_kinship, fit_remarks, remark_features, tone
 from app.domain.tastes import Comparison, Remark, TastePrior, fit_prior, fit_sharpness, taste_of
 
 PRIOR = TastePrior(np.zeros(2), np.eye(2), 5.0)
@@ -109,7 +109,7 @@ def test_a_remark_is_one_more_likelihood() -> None:
 
 @pytest.mark.parametrize(
     ("said", "sign"),
-    [("i love trains", 1), ("i hate trains", -1), ("i do not like trains", -1), ("trains", 0), ("never by train", -1)],
+    [("i love trains", 1), ("i hate trains", -1), ("i do not like trains", -1), ("trains", 1), ("never by train", -1)],
 )
 def test_the_tone_of_a_clause(said: str, sign: int) -> None:
     assert np.sign(clauses(said)[0][1]) == sign
@@ -120,6 +120,29 @@ def test_each_clause_has_its_own_tone() -> None:
     assert [words for words, _ in found] == [["i", "love", "trains"], ["hate", "planes"]]
     assert found[0][1] > 0 > found[1][1]
     assert tone(["planes"]) == 0.0
+
+
+def test_what_something_is_preferred_to_is_not_wanted() -> None:
+    (first, liked), (second, other) = clauses("i prefer trains over planes")
+    assert (first, second) == (["i", "prefer", "trains"], ["planes"])
+    assert liked > 0 > other
+
+
+def test_words_of_one_amount_are_read_as_one() -> None:
+    fewer, fewest, many = (
+        remark_features(text, {"less stop": 0}) for text in ("fewer stops", "the fewest # of stops", "many stops")
+    )
+    assert fewer[0] == fewest[0] > 0
+    assert many[0] == 0
+
+
+def test_words_that_go_with_no_taste_have_no_weight() -> None:
+    chances = np.random.default_rng(0)
+    tastes = np.where(chances.random((300, 1)) < 0.5, -1.0, 1.0)
+    texts = [f"thing{index % 7}, {'love' if each[0] > 0 else 'hate'} trains" for index, each in enumerate(tastes)]
+    reader = fit_remarks(texts, tastes, list(range(300)))
+    assert reader.weights[reader.columns["train"], 0] > 0.3
+    assert not any(reader.weights[reader.columns[f"thing{each}"]].any() for each in range(7))
 
 
 def test_remarks_are_learned_from_people_whose_tastes_are_known() -> None:
@@ -137,5 +160,20 @@ def test_remarks_are_learned_from_people_whose_tastes_are_known() -> None:
     assert np.abs(silent.precision).max() < 0.5
     one, both = reader.read(["i hate trains"]), replace(reader, kinship=1.0).read(["i hate trains"] * 2)
     np.testing.assert_allclose(sum(each.precision for each in both), one[0].precision)
-    people = [([], [text], taste) for text, taste in zip(texts[:20], tastes[:20], strict=True)]
-    assert fit_kinship(reader, PRIOR, people) == 0.0
+
+
+def test_who_says_the_same_again_and_again_is_heard_about_once() -> None:
+    chances = np.random.default_rng(0)
+    tastes = chances.choice([-1.0, 1.0], (400, 1))
+    says_true = chances.random(400) < 0.7
+    texts = [
+        f"i {'love' if (each[0] > 0) == is_true else 'hate'} trains"
+        for each, is_true in zip(tastes, says_true, strict=True)
+    ]
+    reader = fit_remarks(texts, tastes, list(range(400)))
+    wide = TastePrior(np.zeros(1), np.eye(1))
+    repeated = [Person(reader, [], [text] * 6, taste) for text, taste in zip(texts[:100], tastes[:100], strict=True)]
+    once = [Person(reader, [], [text], taste) for text, taste in zip(texts[:100], tastes[:100], strict=True)]
+    assert fit_kinship(wide, repeated) >= 0.5
+    assert fit_kinship(wide, once) == 0.0
+    assert fit_kinship(wide, []) == 0.0
