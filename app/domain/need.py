@@ -2,8 +2,8 @@
 
 A ridge regression (Hoerl and Kennard 1970) on standardised features: how long the request is and how it is put, how
 the things nearest to it stand to it, and what it is about, as the first principal components of the requests'
-vectors. The penalty and the number of components are chosen by generalised cross-validation (Golub, Heath and Wahba
-1979).
+vectors. The penalty is chosen by generalised cross-validation (Golub, Heath and Wahba 1979); how many components there
+are, by predicting requests that neither components nor weights were learned from.
 """
 
 import math
@@ -16,6 +16,7 @@ from app.domain.wording import content_words, words
 
 PENALTIES = (3.0, 10.0, 30.0, 100.0, 300.0, 1000.0)
 COMPONENTS = (0, 10, 30, 100, 384)
+FOLDS = 5
 
 _ASKING = frozenset("what how where when who which why is are can does do".split())
 _FIRST_PERSON = frozenset("i i'm i'd i've we".split())
@@ -23,13 +24,11 @@ _FIRST_PERSON = frozenset("i i'm i'd i've we".split())
 
 @dataclass(frozen=True)
 class Ridge:
-    """A fitted linear prediction: weights (f,) around the features' and the target's means; `error` is what
-    generalised cross-validation expects its squared error to be."""
+    """A fitted linear prediction: weights (f,) around the features' and the target's means."""
 
     weights: Array
     centre: Array
     mean: float
-    error: float = 0.0
 
     def predict(self, features: Array) -> Array:
         """(m, f) to (m,)."""
@@ -70,16 +69,29 @@ def need_features(request: str, vector: Array, nearest: Array) -> Array:
 
 
 def fit_need(features: Array, vectors: Array, labels: Array) -> NeedModel:
-    """The model of `labels` (m,) that generalised cross-validation finds best. Raises ValueError with fewer than two
-    requests."""
+    """The model of `labels` (m,), with as many components as predict held-out fifths of the requests best, taken by
+    index. Raises ValueError with fewer than two requests."""
     if len(labels) < 2:
         raise ValueError(f"a need is learned from two judged requests at least, not {len(labels)}")
-    axes = np.linalg.svd(vectors - vectors.mean(axis=0), full_matrices=False)[2].T
-    tried = [
-        NeedModel(fit_ridge(np.hstack([features, vectors @ axes[:, :each]]), labels), axes[:, :each])
-        for each in COMPONENTS
-    ]
-    return min(tried, key=lambda each: each.ridge.error)
+    errors = dict.fromkeys(COMPONENTS, 0.0)
+    fold = np.arange(len(labels)) % FOLDS
+    for each in range(min(FOLDS, len(labels))):
+        is_out = fold == each
+        axes = _axes(vectors[~is_out])
+        for count in COMPONENTS:
+            tried = _on(axes[:, :count], features[~is_out], vectors[~is_out], labels[~is_out])
+            errors[count] += float(((tried.predict(features[is_out], vectors[is_out]) - labels[is_out]) ** 2).sum())
+    best = min(COMPONENTS, key=lambda count: errors[count])
+    return _on(_axes(vectors)[:, :best], features, vectors, labels)
+
+
+def _axes(vectors: Array) -> Array:
+    """The principal directions (d, c) of vectors (m, d), the one they differ in most first."""
+    return np.linalg.svd(vectors - vectors.mean(axis=0), full_matrices=False)[2].T
+
+
+def _on(directions: Array, features: Array, vectors: Array, labels: Array) -> NeedModel:
+    return NeedModel(fit_ridge(np.hstack([features, vectors @ directions]), labels), directions)
 
 
 def fit_ridge(features: Array, target: Array, penalty: float | None = None) -> Ridge:
@@ -93,7 +105,7 @@ def fit_ridge(features: Array, target: Array, penalty: float | None = None) -> R
     errors = {each: _expected_error(each, spread, along, left, target - mean) for each in penalties}
     chosen = min(errors, key=lambda each: errors[each])
     weights = right.T @ (along * spread / (spread**2 + chosen))
-    return Ridge(weights / scale, centre, mean, errors[chosen])
+    return Ridge(weights / scale, centre, mean)
 
 
 def _expected_error(penalty: float, spread: Array, along: Array, left: Array, target: Array) -> float:

@@ -77,6 +77,17 @@ def test_need_is_learned_from_judged_requests() -> None:
         fit_need(features[:1], vectors[:1], labels[:1])
 
 
+def test_directions_that_say_nothing_of_the_need_are_left_out() -> None:
+    chances = np.random.default_rng(0)
+    vectors = chances.standard_normal((60, 40))
+    features = chances.standard_normal((60, 2))
+    labels = features[:, 0] + 0.1 * chances.standard_normal(60)
+    assert fit_need(features, vectors, labels).directions.shape == (40, 0)
+    widest = vectors[:, 0] * 5
+    vectors[:, 0] = widest
+    assert fit_need(features, vectors, widest).directions.shape[1] > 0
+
+
 def test_a_ridge_regression_finds_the_line_and_shrinks_noise() -> None:
     chances = np.random.default_rng(0)
     features = chances.standard_normal((400, 3))
