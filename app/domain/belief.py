@@ -111,8 +111,9 @@ def _lead(scores: Array) -> Array:
     """How far each score (n,) is ahead of the best of the others."""
     if len(scores) < 2:
         return np.zeros(len(scores))
-    first, second = np.sort(scores)[[-1, -2]]
-    return scores - np.where(scores == first, second, first)
+    order = np.sort(scores)
+    best, next_best = float(order[-1]), float(order[-2])
+    return np.array([each - (next_best if each == best else best) for each in scores.tolist()])
 
 
 def _named(content: Text, hypotheses: Sequence[Text]) -> list[Array]:

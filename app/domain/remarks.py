@@ -201,7 +201,7 @@ def _ridge(features: Array, tastes: Array) -> tuple[Array, Array, Array]:
     rows, aims = features - centre, tastes - mean
     size = np.outer(np.linalg.norm(rows, axis=0), aims.std(axis=0)) + 1e-9
     goes_with = np.abs(rows.T @ aims) / size >= LEAST_T
-    weights: Array = np.zeros(goes_with.shape)
+    weights: Array = np.zeros((features.shape[1], tastes.shape[1]))
     for trait in range(tastes.shape[1]):
         chosen = np.flatnonzero(goes_with[:, trait])
         own = rows[:, chosen]
