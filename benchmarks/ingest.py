@@ -117,7 +117,7 @@ async def run(plan: Plan, pool: Sequence[str], folder: Path, progress: Progress)
     return [
         *kept_figures(kept, states, plan),
         Figure("floor", floor, "1/s", note="texts that the built-in model embeds by itself"),
-        *(Figure(f"turns_per_s/{held // 1000}", rate, "1/s") for held, rate in rates.items()),
+        *(Figure(f"turns_per_s/{held / 1000:g}", rate, "1/s") for held, rate in rates.items()),
         Figure("floor_ratio", last / floor, "×", note=f"at {plan.held[-1]:,} turns, of the floor"),
         Figure("growth", first / last, "×", note=f"the first rate over the one at {plan.held[-1]:,} turns"),
     ]

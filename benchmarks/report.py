@@ -23,11 +23,14 @@ import numpy as np
 import psutil
 from numpy.typing import NDArray
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Column, Table
 
 Seconds = NDArray[np.float64]
 Operation = Callable[[], Awaitable[Any]]
+
+LINE_S = 20.0
+"""Seconds between two lines about how far a benchmark is, where no bar can be drawn."""
 
 _COMPARE = {"≤": operator.le, "<": operator.lt, "≥": operator.ge}
 
@@ -112,9 +115,35 @@ def ratio(times: Seconds, base: Seconds, rank: float) -> tuple[float, str]:
 
 
 def new_progress(console: Console) -> Progress:
-    """A progress bar on stderr."""
+    """Progress bars on stderr with the time left; where that is no terminal, a line now and then."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    return Progress(*columns, console=console, disable=not console.is_terminal)
+    if console.is_terminal:
+        return Progress(*columns, console=console)
+    return ProgressLines(*columns, console=console, disable=True, auto_refresh=False)
+
+
+class ProgressLines(Progress):
+    """Progress as lines of text, one a task at most every LINE_S seconds."""
+
+    _told: float = 0.0
+
+    def advance(self, task_id: TaskID, advance: float = 1) -> None:
+        """As Progress, and tell it."""
+        super().advance(task_id, advance)
+        self._tell(task_id)
+
+    def update(self, task_id: TaskID, **changes: Any) -> None:
+        """As Progress, and tell it."""
+        super().update(task_id, **changes)
+        self._tell(task_id)
+
+    def _tell(self, task_id: TaskID) -> None:
+        task, now = self._tasks[task_id], time.monotonic()
+        total, done, took = task.total or 0, task.completed, task.elapsed or 0.0
+        if done >= total or now - self._told >= LINE_S:
+            self._told = now
+            left = f"{took * (total - done) / max(done, 1) / 60:.1f} min left"
+            self.console.print(f"{task.description}: {done:.0f} of {total:.0f}, {left}", highlight=False)
 
 
 def describe_machine(packages: Sequence[str] = ()) -> dict[str, str]:

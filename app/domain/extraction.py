@@ -3,6 +3,7 @@ first-person statements and leaves the rest alone."""
 
 import re
 from collections.abc import Sequence
+from functools import lru_cache
 
 from app.domain.facts import Fact, fact_in
 from app.domain.memory import Draft, MemoryType
@@ -35,10 +36,11 @@ MIN_WORDS = 3
 MAX_WORDS = 60
 
 
-def facts_in(text: str) -> list[Fact]:
+@lru_cache(maxsize=50_000)
+def facts_in(text: str) -> tuple[Fact, ...]:
     """The attributes that the sentences of `text` tell, in order."""
     sentences = (match.group() + text[match.end() : match.end() + 1] for match in _SENTENCE.finditer(text))
-    return [fact for sentence in sentences if (fact := fact_in(sentence.strip())) is not None]
+    return tuple(fact for sentence in sentences if (fact := fact_in(sentence.strip())) is not None)
 
 
 def statements_in(text: str, source: str) -> list[Draft]:

@@ -221,9 +221,9 @@ def score(candidate: Candidate, weights: Weights, now: datetime) -> Ranked:
     if candidate.log_odds is None:
         total = weights.similarity * similarity + weights.recency * fresh + weights.confidence * sure
         return Ranked(candidate.memory, total, similarity, fresh, sure, cosine=candidate.cosine)
-    found = Ranked(
+    return Ranked(
         candidate.memory,
-        0.0,
+        _logistic(_weighed(candidate.log_odds, fresh, sure, weights)),
         _logistic(candidate.log_odds),
         fresh,
         sure,
@@ -232,7 +232,6 @@ def score(candidate: Candidate, weights: Weights, now: datetime) -> Ranked:
         log_odds=candidate.log_odds,
         arms=candidate.arms,
     )
-    return replace(found, score=_logistic(_odds(found, weights)))
 
 
 def _logistic(log_odds: float) -> float:
@@ -277,8 +276,13 @@ def _odds(ranked: Ranked, weights: Weights) -> float:
     """What candidates are put in order by: the log-odds behind a score, or where there are none the score itself."""
     if ranked.log_odds is None:
         return ranked.score
-    lost = weights.recency * (1.0 - ranked.recency) + weights.confidence * (1.0 - ranked.confidence)
-    return weights.similarity * ranked.log_odds - MOST_LOST * lost
+    return _weighed(ranked.log_odds, ranked.recency, ranked.confidence, weights)
+
+
+def _weighed(log_odds: float, fresh: float, sure: float, weights: Weights) -> float:
+    """Log-odds with what age and doubt take away."""
+    lost = weights.recency * (1.0 - fresh) + weights.confidence * (1.0 - sure)
+    return weights.similarity * log_odds - MOST_LOST * lost
 
 
 def _says_the_same(a: Ranked, b: Ranked, cosine: float) -> bool:

@@ -13,7 +13,7 @@ from app.domain.attributes import AttributeVectors, is_of_another
 from app.domain.extraction import facts_in
 from app.domain.memory import Memory
 from app.domain.ranking import OUTDATED_LOST, Candidate, newer_first, outdated, set_right
-from app.domain.relevance import DEFAULT_FUSION, Fusion, Said, arms, best, said_arms, weights_of
+from app.domain.relevance import DEFAULT_FUSION, Fusion, Said, arms, best, said_arms, weights_of, words_of
 from app.domain.times import asks_of_now, closenesses, spans
 from app.store.engine import Statements
 from app.store.memories import Asked, Looked, MemoryStore
@@ -53,7 +53,8 @@ class Retrieval:
 
     async def _picked(self, statements: Statements, asked: Asked, looked: Looked, count: int) -> list[Candidate]:
         weights = self._weights
-        by_arms = arms(looked.field)
+        words = words_of(looked.field)
+        by_arms = arms(looked.field, words)
         likely = by_arms.fused(weights)
         if looked.field.hours is not None:  # whatever else speaks for others: of the time asked for, some are read
             likely += weights.moment * closenesses(looked.field.hours, asked.spans)
@@ -64,7 +65,7 @@ class Retrieval:
         found = await self._memories.pick(statements, asked, looked, list(places))
         positions = [places[each.memory.memory_id] for each in found]
         if not looked.is_whole:
-            by_arms = arms(looked.field.with_cosines(positions, [each.cosine for each in found]))
+            by_arms = arms(looked.field.with_cosines(positions, [each.cosine for each in found]), words)
         log_odds = by_arms.fused(weights)
         said = [Said(each.memory.speaker, each.memory.valid_from, _asks(each.memory)) for each in found]
         past = outdated([each.memory for each in found], facts_in)
@@ -101,4 +102,5 @@ class Retrieval:
 
 
 def _asks(memory: Memory) -> bool:
-    return memory.content.rstrip().endswith("?")
+    """Whether it is a turn that asks something: what stands alone was kept for what it says."""
+    return memory.session is not None and memory.content.rstrip().endswith("?")

@@ -10,7 +10,7 @@ import structlog
 
 from app.domain.errors import NotFound, NotReady
 from app.domain.learned_weights import LEAST_RECALLS, LEAST_USERS, Estimate, estimate, fit, judged_of
-from app.domain.relevance import ARMS, DEFAULT_FUSION, weights_of
+from app.domain.relevance import ARMS, fusion_of, weights_of
 from app.ports import Clock
 from app.services.catalogues import CatalogueService
 from app.store.engine import Database
@@ -116,7 +116,7 @@ class SearchPolicy:
 
     async def _held(self, tenant_id: str) -> dict[str, Any]:
         held: Mapping[str, Any] = (await self.catalogues.document(tenant_id)).get("fusion") or {}
-        weights = held.get("weights") or weights_of(DEFAULT_FUSION).tolist()
+        weights = weights_of(fusion_of(held.get("weights") or ())).tolist()
         since = datetime.fromisoformat(held["since"]) if held.get("since") else None
         return {"weights": _named(weights), "since": since, "reason": held.get("reason", "came with the service")}
 

@@ -7,7 +7,7 @@ With --data, every set in LoCoMo's layout in the folder (`DIR/locomo/locomo.json
 memory a turn, the built-in embedder, no language model, default settings, all categories of questions. Relevant are the
 turns that a question names as its evidence. Measured are turns and sessions, beside baselines on the same texts and
 vectors in the same run: cosine, BM25, a fusion of four arms by reciprocal rank with a session prior, and mem0. Then the
-same on sets that are made of ClariQ and LoCoMo, where words help less than vectors (`made_sets.py`).
+same on sets that are made of ClariQ, IN3 and LoCoMo, in some of which words help less than vectors (`made_sets.py`).
 
 `ours` remembers texts of the form "Name: text", one memory each; `ingest` takes the same turns as a chat frontend hands
 them in, who says it told apart from what is said, and makes statements of what the first of the two speakers says. Of

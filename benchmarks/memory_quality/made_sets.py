@@ -2,6 +2,7 @@
 which in `made_sets`. They are the same in every run."""
 
 import csv
+import json
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -9,6 +10,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import numpy as np
 
@@ -23,6 +25,9 @@ NOTHING = "Q00001"
 
 TALKS, TOPICS, EXCHANGES = 4, 40, 8
 """Of ClariQ's dialogues: how many conversations, of how many topics each, of how many questions with their answers."""
+
+DETAILS_TALKS, TASKS, ASKED = 2, 50, 300
+"""Of IN3's tasks: how many conversations, of how many tasks each, and about how many texts is asked."""
 
 REWORDED = {"six": 6, "nine": 9}
 """How many of ten words of LoCoMo's questions are replaced."""
@@ -43,8 +48,10 @@ async def made_sets(
 
     Of `folder`/clariq: the bank's questions, of which those that were asked for a request are to be found by it
     (`clariq_bank`); what people answered, by what they meant (`clariq_answers`); and questions with their answers as
-    conversations with a session for each topic, by the same (`clariq_talks`). Of LoCoMo: the questions with six or nine
-    of ten words replaced by the nearest other one (`locomo_six`, `locomo_nine`).
+    conversations with a session for each topic, by the same (`clariq_talks`). Of `folder`/in3: what has to be asked
+    about a task, by the task (`in3_inquiries`); what can be answered, by what was asked (`in3_options`); and tasks,
+    inquiries and answers as conversations, by what is asked for (`in3_talks`). Of LoCoMo: the questions with six or
+    nine of ten words replaced by the nearest other one (`locomo_six`, `locomo_nine`).
     """
     sets: dict[str, list[Conversation]] = {}
     bank = folder / "clariq" / "question_bank.tsv"
@@ -55,6 +62,12 @@ async def made_sets(
         sets["clariq_bank"] = [clariq_bank(rows, questions)]
         sets["clariq_answers"] = [clariq_answers(rows)]
         sets["clariq_talks"] = clariq_talks(rows, questions)
+    details = sorted((folder / "in3").glob("*.jsonl"))
+    if details:
+        tasks = [task for task in read_lines(details) if task["missing_details"]]
+        sets["in3_inquiries"] = [in3_inquiries(tasks)]
+        sets["in3_options"] = [in3_options(tasks)]
+        sets["in3_talks"] = in3_talks(tasks)
     for name, of_ten in REWORDED.items() if locomo else ():
         sets[f"locomo_{name}"] = await reworded(house, locomo, of_ten)
     return {name: [shortened(each[0])] for name, each in sets.items()} if is_quick else sets
@@ -88,6 +101,11 @@ def read_rows(paths: Iterable[Path]) -> list[Row]:
     return rows
 
 
+def read_lines(paths: Iterable[Path]) -> list[Mapping[str, Any]]:
+    """The objects of files with one a line."""
+    return [json.loads(line) for path in paths for line in path.read_text(encoding="utf-8").splitlines() if line]
+
+
 def clariq_bank(rows: Sequence[Row], questions: Mapping[str, str]) -> Conversation:
     """The questions that were asked for a request, among all of the bank."""
     texts = [question for number, question in questions.items() if number != NOTHING]
@@ -115,6 +133,52 @@ def _texts(name: str, texts: Sequence[str], category: str, wanted: Mapping[str, 
     turns = [Turn(at, 1, "", text, BEGIN) for at, text in enumerate(texts, 1)]
     questions = [Question(text, category, frozenset(wanted[text])) for text in sorted(wanted)]
     return Conversation(name, turns, questions, is_talk=False)
+
+
+def in3_inquiries(tasks: Sequence[Mapping[str, Any]]) -> Conversation:
+    """What has to be asked about a task, among what has to be asked about any."""
+    wanted = {task["task"]: {each["inquiry"] for each in task["missing_details"]} for task in tasks}
+    return _told("in3 inquiries", "task", wanted)
+
+
+def in3_options(tasks: Sequence[Mapping[str, Any]]) -> Conversation:
+    """What can be answered to a question, among what can be answered to any."""
+    wanted: dict[str, set[str]] = defaultdict(set)
+    for detail in (each for task in tasks for each in task["missing_details"] if each["options"]):
+        wanted[detail["inquiry"]].add(", ".join(detail["options"]))
+    return _told("in3 options", "inquiry", wanted)
+
+
+def _told(name: str, category: str, wanted: Mapping[str, set[str]]) -> Conversation:
+    """Texts that stand alone, by what finds them, of which some is asked."""
+    texts = sorted({text for each in wanted.values() for text in each})
+    places = {text: at for at, text in enumerate(texts)}
+    asked = Random(0).sample(sorted(wanted), min(ASKED, len(wanted)))
+    return _texts(name, texts, category, {text: {places[each] for each in wanted[text]} for text in asked})
+
+
+def in3_talks(tasks: Sequence[Mapping[str, Any]], seed: int = 0) -> list[Conversation]:
+    """Conversations of sessions, a task each, in which what is left open is asked and answered; what finds an answer is
+    what it is about."""
+    random = Random(seed)
+    held = random.sample(list(tasks), min(DETAILS_TALKS * TASKS, len(tasks)))
+    talks: list[Conversation] = []
+    for number, start in enumerate(range(0, len(held), TASKS), 1):
+        turns: list[Turn] = []
+        wanted: dict[str, set[int]] = defaultdict(set)
+        for session, task in enumerate(held[start : start + TASKS], 1):
+            said, about = [("user", task["task"])], [""]
+            for detail in (each for each in task["missing_details"] if each["options"]):
+                said += [("assistant", detail["inquiry"]), ("user", random.choice(detail["options"]))]
+                about += ["", detail["description"]]
+            for turn, ((speaker, text), told) in enumerate(zip(said, about, strict=True), 1):
+                if told:
+                    wanted[told].add(len(turns))
+                at = BEGIN + timedelta(days=session, seconds=turn)
+                turns.append(Turn(session, turn, speaker, text, at))
+        asked = [Question(text, "detail", frozenset(wanted[text])) for text in sorted(wanted)]
+        talks.append(Conversation(f"in3 talk {number}", turns, asked))
+    return talks
 
 
 def clariq_talks(rows: Sequence[Row], questions: Mapping[str, str], seed: int = 0) -> list[Conversation]:

@@ -66,7 +66,7 @@ class Peer:
 
     async def answer(self, conversation: Conversation) -> list[Answer]:
         """What it finds for each question about a conversation, which it remembers first, one memory a turn."""
-        user = conversation.name
+        user = "-".join(conversation.name.split())  # it refuses names with spaces
         added = await self.add(user, [turn.text for turn in conversation.turns])
         positions = {memory_id: at for at, memory_id in enumerate(added.ids)}
         answers: list[Answer] = []

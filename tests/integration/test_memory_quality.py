@@ -31,14 +31,15 @@ def test_the_conversations_are_those_that_are_generated() -> None:
 
 @pytest.mark.parametrize("way", ["ours", "ingest"])
 def test_the_turns_that_answer_are_found(figures: Mapping[str, float], way: str) -> None:
-    """However they came (0.71 and 0.72 where the floor was set), and far more of them than by vectors or words alone:
-    most answers share no word with what is asked."""
+    """However they came (0.97 and 0.93 where the floor was set, 0.78 by reciprocal rank), and far more of them than by
+    vectors or words alone: most answers share no word with what is asked."""
     found = figures[f"{way}/talks/turn/recall@10"]
-    assert found >= 0.66
+    assert found >= 0.88
+    assert found >= figures["rrf/talks/turn/recall@10"] + 0.05
     assert found >= figures["cosine/talks/turn/recall@10"] + 0.4
     assert found >= figures["bm25/talks/turn/recall@10"] + 0.4
-    assert figures[f"{way}/talks/turn/mrr"] >= 0.33
-    assert figures[f"{way}/talks/turn/recall@20"] >= 0.78
+    assert figures[f"{way}/talks/turn/mrr"] >= 0.45
+    assert figures[f"{way}/talks/turn/recall@20"] >= 0.93
 
 
 @pytest.mark.parametrize(

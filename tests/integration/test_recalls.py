@@ -10,6 +10,7 @@ from app.api.deps import Services
 from app.clients.embeddings.onnx import OnnxEmbedder
 from app.domain.errors import InvalidInput, NotFound
 from app.domain.memory import Draft, MemoryType
+from app.domain.relevance import ARMS
 from app.services.choices import ExecuteRequest
 from app.services.ranking import SearchRequest
 from app.settings import Settings
@@ -47,7 +48,7 @@ async def test_a_recall_has_a_receipt(services: Services, tenant: str) -> None:
     first, best = written.recall.shown[0], found.ranked[0]
     assert first["score"] == pytest.approx(best.score, abs=1e-6)
     assert first["cosine"] == pytest.approx(best.cosine, abs=1e-6)
-    assert len(first["arms"]) == 8
+    assert len(first["arms"]) == len(ARMS)
     assert written.memories[0] is not None
     assert written.memories[0].quote == "we live in Paris, you know"
     assert [each.recall_id for each in await services.recalls.page(tenant, USER)] == [found.recall_id]

@@ -31,6 +31,9 @@ from benchmarks.memory_quality.made_sets import (
     clariq_answers,
     clariq_bank,
     clariq_talks,
+    in3_inquiries,
+    in3_options,
+    in3_talks,
     nearest_others,
     shortened,
     with_others,
@@ -281,6 +284,27 @@ def test_sets_are_made_of_clariq() -> None:
     assert asked(talked)["buy one"] == {"no, to buy"}
     assert [turn.speaker for turn in talked.turns] == ["assistant", "user"] * 3
     assert clariq_talks(ROWS, BANK) == [talked]
+
+
+def test_sets_are_made_of_in3() -> None:
+    """What has to be asked by the task, what can be answered by what is asked, and both as a conversation."""
+    where = {"description": "place", "inquiry": "Where?", "options": ["here"]}
+    when = {"description": "day", "inquiry": "When?", "options": ["now"]}
+    tasks = [
+        {"task": "Plan a party.", "missing_details": [where, when]},
+        {"task": "Book a room.", "missing_details": [when, {"description": "name", "inquiry": "Who?", "options": []}]},
+    ]
+    inquiries, options, (talked,) = in3_inquiries(tasks), in3_options(tasks), in3_talks(tasks)
+
+    assert asked(inquiries) == {"Plan a party.": {"Where?", "When?"}, "Book a room.": {"When?", "Who?"}}
+    assert asked(options) == {"Where?": {"here"}, "When?": {"now"}}
+    assert asked(talked) == {"place": {"here"}, "day": {"now"}}
+    assert [inquiries.is_talk, options.is_talk, talked.is_talk] == [False, False, True]
+    assert [turn.number for turn in talked.turns if turn.session == 1] == list(
+        range(1, 1 + sum(turn.session == 1 for turn in talked.turns))
+    )
+    assert all(talked.turns[at - 1].speaker == "assistant" for each in talked.questions for at in each.evidence)
+    assert in3_talks(tasks) == [talked]
 
 
 def test_what_is_shortened_can_still_be_answered(monkeypatch: pytest.MonkeyPatch) -> None:

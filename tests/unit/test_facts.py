@@ -77,7 +77,7 @@ def test_what_tells_no_fact(text: str) -> None:
 
 def test_each_sentence_tells_its_own() -> None:
     """A turn of two facts tells two."""
-    assert facts_in("I moved to Lyon. I work for Acme now!") == [Fact("residence", "lyon"), Fact("employer", "acme")]
+    assert facts_in("I moved to Lyon. I work for Acme now!") == (Fact("residence", "lyon"), Fact("employer", "acme"))
     [draft] = statements_in("Boxes everywhere. I moved to Lyon.", "x")
     assert (draft.type, draft.content) == (MemoryType.PROFILE, "I moved to Lyon")
 

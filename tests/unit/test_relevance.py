@@ -64,6 +64,38 @@ def test_a_session_with_the_answer_lifts_its_turns() -> None:
     assert found.session[1] == found.session[0] > found.session[2]
 
 
+def test_a_session_about_the_question_lifts_its_turns() -> None:
+    """The same by meaning, in which what stands alone counts as a session of its own."""
+    places = [place_of(1, 1), place_of(1, 20), place_of(2, 1), -1]
+    found = arms(field([[0] * 4], [0.7, 0.1, 0.1, 0.4], places))
+    assert found.session_cosine.tolist() == pytest.approx([0.6, 0.6, 0.0, 0.3])
+
+
+def test_words_that_mislead_count_less() -> None:
+    """Of facts that stand alone: where those with the query's words are far from it by meaning and others are near,
+    the words' say shrinks; where they are the nearest, or nothing is known of any, they have all of it."""
+    holds = [[1, 1, 0, 0, 0, 0]]
+    told, misled, unknown = (
+        arms(field(holds, cosines, [-1] * 6)).words
+        for cosines in ([0.8, 0.7, 0.2, 0.1, 0.1, 0.1], [0.2, 0.1, 0.8, 0.7, 0.1, 0.1], [float("nan")] * 6)
+    )
+    assert told.tolist() == unknown.tolist()
+    assert misled[0] == pytest.approx(told[0] * 0.1 / 1.3)
+    assert best(arms(field(holds, [0.2, 0.1, 0.8, 0.7, 0.1, 0.1], [-1] * 6)).fused(Fusion()), 2) == [2, 3]
+    turns = [place_of(7, turn) for turn in range(6)]
+    near, far = (
+        arms(field(holds, cosines, turns)).words
+        for cosines in ([0.8, 0.7, 0.2, 0.1, 0.1, 0.1], [0.2, 0.1, 0.8, 0.7, 0.1, 0.1])
+    )
+    assert near.tolist() == far.tolist()
+
+
+def test_weights_of_other_arms_do_not_hold() -> None:
+    """Those that were learned when there were fewer arms."""
+    assert fusion_of([1.0] * (len(ARMS) - 1)) == Fusion()
+    assert fusion_of([1.0] * len(ARMS)).words == 1.0
+
+
 def test_a_loose_conversation_has_neighbours_and_no_prior() -> None:
     """What nobody put into a session is found by its neighbours in time, and neither lifted nor measured by length."""
     loose = [LOOSE | place_of(1, turn) for turn in (1, 2, 9)]
@@ -100,8 +132,8 @@ def test_who_is_asked_about_speaks() -> None:
 def test_arms_of_some_come_in_the_order_of_their_names() -> None:
     found = arms(field([[0, 0], [0, 1]]))
     told = found.at([1])
-    assert told.shape == (1, 5)
-    assert told[0].tolist() == [getattr(found, name)[1] for name in ARMS[:5]]
+    assert told.shape == (1, 6)
+    assert told[0].tolist() == [getattr(found, name)[1] for name in ARMS[:6]]
     assert fusion_of(weights_of(Fusion())) == Fusion()
 
 
