@@ -5,7 +5,7 @@ the turns around it, the meaning of its neighbours, the best its session has to 
 it, and when. The lexical arms are shares of what the query could score at most, so that their say shrinks by itself
 where few of the query's words are found, and the vectors decide; of memories that stand alone it shrinks further where
 those with the most of its words mean something else. The weights are those of a conditional logit over the memories of
-a user (McFadden), fitted and checked on sets left out as docs/decisions/0033 and 0041 tell.
+a user (McFadden), fitted and checked on sets left out as docs/decisions/0033 and 0043 tell.
 """
 
 from collections.abc import Sequence
