@@ -25,10 +25,12 @@ from app.domain.decisions import Stakes
 from app.domain.labels import MOST_ORDERS
 from app.domain.sampling import Sampling
 from app.ports import SLM, AdapterServer, Embedder, Reranker, SystemClock, Upstream
+from app.services.adapter_policy import AdapterPolicy
 from app.services.afterwards import Afterwards
 from app.services.answers import AnswerService
 from app.services.calibrations import CalibrationService
 from app.services.catalogues import CatalogueService
+from app.services.chance import Chance
 from app.services.chat import ChatService
 from app.services.chat_context import ChatContextService
 from app.services.choices import ChoiceService
@@ -47,6 +49,7 @@ from app.services.memories import MemoryService
 from app.services.models import LLMModelManager
 from app.services.persona import PersonaService
 from app.services.question_policy import QuestionPolicy
+from app.services.ranker_policy import RankerPolicy
 from app.services.ranking import RankingService
 from app.services.recall_log import RecallLog
 from app.services.recalls import RecallService
@@ -70,6 +73,7 @@ from app.store.hypotheses import HypothesisStore
 from app.store.ingests import IngestStore
 from app.store.jobs import JobStore
 from app.store.memories import MemoryStore
+from app.store.off_policy import OffPolicyStore
 from app.store.quarantine import QuarantineStore
 from app.store.recalls import RecallStore
 from app.store.replica import Replica
@@ -77,6 +81,7 @@ from app.store.space_drops import DropStore
 from app.store.space_fills import FillStore
 from app.store.spaces import SpaceStore
 from app.store.tenants import KeyStore, TenantStore
+from app.store.training import DeploymentStore
 from app.store.trials import TrialStore
 from app.store.users import UserStore
 from app.wiring_models import build_models
@@ -271,6 +276,24 @@ def build_reports(database: Database, source: str) -> TelemetryReports:
     return TelemetryReports(database, HypothesisStore(), CalibrationStore(), source)
 
 
+@asynccontextmanager
+async def open_ranker_policy(settings: Settings) -> AsyncGenerator[RankerPolicy]:
+    """Which readings come first, on the database alone."""
+    async with AsyncExitStack() as stack:
+        database, spaces = await _open_spaces(stack, settings)
+        catalogues = build_catalogues(settings, database, spaces)
+        yield RankerPolicy(database, catalogues, OffPolicyStore(), CalibrationStore(), SystemClock())
+
+
+@asynccontextmanager
+async def open_adapter_policy(settings: Settings) -> AsyncGenerator[AdapterPolicy]:
+    """Whether the adapter that is tried is better, on the database alone."""
+    async with AsyncExitStack() as stack:
+        database = await open_database(settings)
+        stack.push_async_callback(database.aclose)
+        yield AdapterPolicy(database, DeploymentStore(), OffPolicyStore(), SystemClock())
+
+
 def build_trials(database: Database, spaces: Spaces, afterwards: Afterwards) -> TrialService:
     """The use cases about trials."""
     store, clock = TrialStore(), SystemClock()
@@ -440,6 +463,7 @@ def build_services(
         CalibrationService(database, CalibrationStore(), clock),
         stakes=Stakes(settings.question_cost, floor=settings.auto_advance_confidence),
         k_anonymity=settings.k_anonymity,
+        chance=Chance(settings.order_shuffle),
     )
     choices = ChoiceService(database, hypotheses, gate, personas, collector, user_store, hypothesis_store, deployments)
     context = ContextService(

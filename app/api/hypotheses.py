@@ -20,7 +20,7 @@ async def hypothesize(body: schemas.HypothesizeIn, services: ServicesDep, caller
     """Propose what a short, vague input means, and decide whether to ask."""
     turns = [Turn(turn.role, turn.content) for turn in body.conversation]
     made = await services.hypotheses.hypothesize(
-        caller.tenant_id, body.user_id, body.input_text, conversation=turns, count=body.count
+        caller.tenant_id, body.user_id, body.input_text, conversation=turns, count=body.count, by_rank=body.by_rank
     )
     return _made(made)
 
@@ -108,6 +108,7 @@ def _made(made: HypothesisSet) -> schemas.HypothesizeOut:
 def _hypothesis(one: Hypothesis) -> schemas.HypothesisOut:
     return schemas.HypothesisOut(
         id=one.id,
+        rank=one.rank,
         question=one.question,
         rationale=one.rationale,
         confidence=one.confidence,

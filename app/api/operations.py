@@ -119,12 +119,12 @@ def _figures(summary: Summary) -> dict[str, Any]:
 @router.get("/v1/settings", responses=responses(), response_model_exclude_none=True)
 async def get_settings(services: ServicesDep, caller: AdminCaller) -> schemas.SettingsIn:
     """What the tenant set for itself."""
-    return schemas.SettingsIn.model_validate(await services.catalogues.document(caller.tenant_id))
+    return schemas.SettingsIn.model_validate(await services.catalogues.chosen(caller.tenant_id))
 
 
 @router.put("/v1/settings", responses=responses(), response_model_exclude_none=True)
 async def put_settings(body: schemas.SettingsIn, services: ServicesDep, caller: AdminCaller) -> schemas.SettingsIn:
     """Replace what the tenant set for itself: weights, budget, threshold, and intents of its own."""
     document = body.model_dump(exclude_unset=True, exclude_none=True)
-    await services.catalogues.save_document(caller.tenant_id, document)
+    await services.catalogues.choose(caller.tenant_id, document)
     return body

@@ -165,6 +165,9 @@ class HypothesizeIn(Request):
     input_text: InputText
     conversation: Annotated[list[TurnIn], Field(max_length=200)] = []
     count: Annotated[int, Field(ge=1, le=5), WHOLE] = 3
+    by_rank: Annotated[
+        bool, Field(description="Whether you show the hypotheses by `rank`: then the order is drawn now and then.")
+    ] = False
 
 
 class HypothesisOut(Response):
@@ -172,6 +175,9 @@ class HypothesisOut(Response):
     this is meant; over the list it sums to at most 1, the rest is "none of these"."""
 
     id: str
+    rank: Annotated[
+        int, Field(ge=1, description="Where to show it: its place in the list, unless `by_rank` was asked for.")
+    ]
     question: str
     rationale: str
     confidence: Share
@@ -458,6 +464,7 @@ class SettingsIn(Request):
     token_budget: Annotated[int, Field(ge=256, le=1_000_000), WHOLE] | None = None
     auto_advance_confidence: Annotated[float, Field(ge=0.5, le=1, allow_inf_nan=False)] | None = None
     question_cost: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] | None = None
+    order_shuffle: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] | None = None
     collect_training_data: bool | None = None
     intents: IntentsIn | None = None
 

@@ -20,6 +20,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from app.domain.position import PRIOR_EXAMINATION, Examination
+
 Features = Mapping[str, float]
 
 LOCAL = "local"
@@ -55,6 +57,8 @@ class Calibration:
     version: int = 0
     outcomes: int = 0
     prior: int = 0
+    examination: Examination = PRIOR_EXAMINATION
+    """How likely each place of a list was looked at by the choices it was fitted on."""
 
 
 PRIOR = Calibration()
@@ -70,10 +74,12 @@ WORDS_PRIOR = Calibration({WORDS: 1.0}, 0.0)
 @dataclass(frozen=True)
 class Outcome:
     """What a user did with one hypothesis set: the features of those shown, and the index of the chosen one, or
-    None where the user said none of them was meant."""
+    None where the user said none of them was meant. `likelihood` is how likely what they did is for each that may be
+    meant, the last one "none of these" (`app.domain.outcomes`); None: `chosen` is what they meant, for sure."""
 
     features: tuple[Features, ...]
     chosen: int | None
+    likelihood: tuple[float, ...] | None = None
 
 
 def prior_of(source: str) -> Calibration:
@@ -123,25 +129,26 @@ def probabilities(features: Sequence[Features], calibration: Calibration = PRIOR
 
 
 def fit(outcomes: Sequence[Outcome], version: int, prior: Calibration = PRIOR) -> Calibration:
-    """The calibration most probable after `outcomes`, by damped Newton steps on the weights and `none_score`.
+    """The calibration most probable after `outcomes`, by damped Newton steps on the weights and `none_score`; where
+    outcomes leave open what was meant, by the curvature of the whole (EM's, which the loss never exceeds).
 
     With no outcomes it equals `prior` but for the version.
     """
     names = sorted(prior.weights)
     if not outcomes:
         return Calibration(dict(prior.weights), prior.none_score, version, 0, prior.prior)
-    shown, is_there, chosen = _arrays(outcomes, names)
+    shown, is_there, told = _arrays(outcomes, names)
     centre: NDArray[np.float64] = np.array([*(prior.weights[name] for name in names), prior.none_score])
     precision = 1.0 / np.array([*(_PRIOR_SD[name] for name in names), _PRIOR_SD_NONE]) ** 2
     at = centre.copy()
-    loss, gradient, curvature = _slopes(at, centre, precision, shown, is_there, chosen)
+    loss, gradient, curvature = _slopes(at, centre, precision, shown, is_there, told)
     for _ in range(_STEPS):
         step = np.linalg.solve(curvature, gradient)
         scale = 1.0
         while scale > 1e-4:
             moved: NDArray[np.float64] = (at - scale * step).astype(np.float64)
             moved[:-1] = np.maximum(moved[:-1], _LEAST_WEIGHT)
-            tried = _slopes(moved, centre, precision, shown, is_there, chosen)
+            tried = _slopes(moved, centre, precision, shown, is_there, told)
             if tried[0] <= loss:
                 break
             scale *= 0.5
@@ -157,20 +164,26 @@ def fit(outcomes: Sequence[Outcome], version: int, prior: Calibration = PRIOR) -
 
 def _arrays(
     outcomes: Sequence[Outcome], names: Sequence[str]
-) -> tuple[NDArray[np.float64], NDArray[np.bool_], NDArray[np.int64]]:
-    """(features of every alternative, which alternatives there are, the one chosen): shapes (n, k + 1, f + 1),
-    (n, k + 1) and (n,). The last alternative is "none of these", whose only feature is a constant of its own."""
+) -> tuple[NDArray[np.float64], NDArray[np.bool_], NDArray[np.float64]]:
+    """(features of every alternative, which alternatives there are, the log-likelihood of what was done where each is
+    meant): shapes (n, k + 1, f + 1), (n, k + 1) and (n, k + 1). The last alternative is "none of these", whose only
+    feature is a constant of its own."""
     width = max(len(outcome.features) for outcome in outcomes)
     shown = np.zeros((len(outcomes), width + 1, len(names) + 1))
     is_there = np.zeros((len(outcomes), width + 1), dtype=np.bool_)
+    told = np.full((len(outcomes), width + 1), -np.inf)
     shown[:, width, -1] = 1.0
     is_there[:, width] = True
     for row, outcome in enumerate(outcomes):
+        size = len(outcome.features)
         for column, features in enumerate(outcome.features):
             shown[row, column, :-1] = [features.get(name, 0.0) for name in names]
             is_there[row, column] = True
-    chosen = np.array([width if outcome.chosen is None else outcome.chosen for outcome in outcomes])
-    return shown, is_there, chosen
+        if outcome.likelihood is None:
+            told[row, width if outcome.chosen is None else outcome.chosen] = 0.0
+        else:
+            told[row, [*range(size), width]] = np.log(outcome.likelihood)
+    return shown, is_there, told
 
 
 def _slopes(
@@ -179,19 +192,24 @@ def _slopes(
     precision: NDArray[np.float64],
     shown: NDArray[np.float64],
     is_there: NDArray[np.bool_],
-    chosen: NDArray[np.int64],
+    told: NDArray[np.float64],
 ) -> tuple[float, NDArray[np.float64], NDArray[np.float64]]:
-    """(negative log posterior up to a constant, its gradient, its Hessian)."""
+    """(negative log posterior up to a constant, its gradient, its Hessian or, where outcomes leave open what was meant,
+    a bound of it)."""
     logits = np.where(is_there, shown @ at, -np.inf)
+    share, total = _shares(logits)
+    meant, likely = _shares(logits + told)
+    offset = at - centre
+    loss = float((total - likely).sum() + 0.5 * (precision * offset**2).sum())
+    expected = np.einsum("na,naf->nf", share, shown)
+    gradient = (expected - np.einsum("na,naf->nf", meant, shown)).sum(axis=0) + precision * offset
+    second = np.einsum("na,naf,nag->fg", share, shown, shown) - np.einsum("nf,ng->fg", expected, expected)
+    return loss, gradient, second + np.diag(precision)
+
+
+def _shares(logits: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """(softmax of each row, log of the sum of its exponentials)."""
     top = logits.max(axis=1, keepdims=True)
     weights = np.exp(logits - top)
     total = weights.sum(axis=1, keepdims=True)
-    share = weights / total
-    rows = np.arange(len(chosen))
-    picked = logits[rows, chosen]
-    offset = at - centre
-    loss = float((np.log(total[:, 0]) + top[:, 0] - picked).sum() + 0.5 * (precision * offset**2).sum())
-    expected = np.einsum("na,naf->nf", share, shown)
-    gradient = (expected - shown[rows, chosen]).sum(axis=0) + precision * offset
-    second = np.einsum("na,naf,nag->fg", share, shown, shown) - np.einsum("nf,ng->fg", expected, expected)
-    return loss, gradient, second + np.diag(precision)
+    return weights / total, np.log(total[:, 0]) + top[:, 0]

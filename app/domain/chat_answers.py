@@ -27,7 +27,7 @@ def question_answer(
     calibration_version: int = 0,
 ) -> bytes:
     """The body that puts the hypotheses as a question: a completion, or the events of one where a stream is wanted."""
-    text = put([one.question for one in hypotheses])
+    text = put([one.question for one in sorted(hypotheses, key=lambda one: one.rank)])
     shown = {
         "hypothesis_set_id": str(set_id),
         "decision": "ask",
@@ -36,6 +36,7 @@ def question_answer(
         "hypotheses": [
             {
                 "id": one.id,
+                "rank": one.rank,
                 "question": one.question,
                 "rationale": one.rationale,
                 "confidence": one.confidence,

@@ -32,6 +32,13 @@ class Route:
         is_canary = self.candidate is not None and place(self.candidate, user_id) < self.share
         return self.candidate if is_canary else self.stable
 
+    def routed(self, user_id: str) -> "Routed | None":
+        """Where chance has put a user while an adapter is tried; None where none is."""
+        if self.candidate is None:
+            return None
+        is_candidate = self.adapter_for(user_id) == self.candidate
+        return Routed(self.candidate, is_candidate, self.share if is_candidate else 1.0 - self.share)
+
     def serves(self, adapter: str) -> bool:
         """Whether any user is answered by it."""
         return adapter in {self.stable, self.candidate}
@@ -60,6 +67,16 @@ class Route:
             is_tried = self.candidate not in {None, before.stable}
             return replace(before, candidate=self.candidate, share=self.share) if is_tried else before
         raise InvalidInput(f"{adapter} serves nobody.", field="run_id")
+
+
+@dataclass(frozen=True)
+class Routed:
+    """The adapter that is tried, whether a set was to be made by it, and how likely that was. What became of it counts
+    for where it was routed, whichever model answered (intention to treat)."""
+
+    candidate: str
+    is_candidate: bool
+    propensity: float
 
 
 @dataclass(frozen=True)

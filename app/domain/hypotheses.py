@@ -2,14 +2,17 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any, Literal
 from uuid import UUID
 
 from app.domain.calibration import Calibration, Features, probabilities, score
 from app.domain.catalogue import Catalogue, IntentMatch, SlotValues
+from app.domain.ordering import Order
+from app.domain.outcomes import OutcomeKind
 from app.domain.persona import Facet
+from app.domain.ranker import Ranker
 from app.domain.ranking import Ranked
 from app.domain.wording import content_words
 
@@ -30,7 +33,8 @@ class Turn:
 @dataclass(frozen=True)
 class PastChoice:
     """What this user chose (or turned down) for an earlier input; `similarity` is that input's cosine to
-    the present one. `request` is the reading's own wording, which tells readings without slots apart."""
+    the present one. `request` is the reading's own wording, which tells readings without slots apart. `outcome` says
+    how it was chosen or turned down, at which `place` of the list, from 1, and `weight` what that counts."""
 
     intent: str | None
     slots: Mapping[str, str]
@@ -40,6 +44,9 @@ class PastChoice:
     similarity: float
     is_chosen: bool
     request: str = ""
+    outcome: OutcomeKind = "selected"
+    place: int = 1
+    weight: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -103,8 +110,10 @@ class Hypothesis:
     slots: Mapping[str, str]
     evidence: tuple[UUID, ...]
     features: Features
+    rank: int = 1
+    """The place, from 1, at which it is to be shown."""
     propensity: float = 1.0
-    """The probability with which the policy shows this reading at this place; 1 without exploration."""
+    """The probability with which the policy shows this reading at this place; 1 where no order is drawn."""
 
 
 def shown_hypotheses(readings: Sequence[Reading], calibration: Calibration, count: int) -> list[Hypothesis]:
@@ -131,9 +140,30 @@ def numbered(readings: Sequence[Reading], confidences: Sequence[float]) -> list[
             slots=reading.slots,
             evidence=reading.evidence,
             features=reading.measured,
+            rank=index,
         )
         for index, (reading, confidence) in enumerate(zip(readings, confidences, strict=True), start=1)
     ]
+
+
+def ranked_readings(readings: Sequence[Reading], ranker: Ranker) -> list[Reading]:
+    """The readings of the built-in rules with the weights of their origins in their log-odds; others stay."""
+    return [
+        each if each.features else replace(each, score=each.score + ranker.get(each.origin, 0.0)) for each in readings
+    ]
+
+
+def ordered(hypotheses: Sequence[Hypothesis], order: Order) -> list[Hypothesis]:
+    """The same hypotheses in the same sequence, each with its place in an order and the probability of that."""
+    return [
+        replace(each, rank=order.ranks[place], propensity=order.propensity_at(place))
+        for place, each in enumerate(hypotheses)
+    ]
+
+
+def by_rank(hypotheses: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Stored hypotheses in the order in which they were shown; those of earlier releases were shown as they come."""
+    return sorted(hypotheses, key=lambda each: each.get("rank", 0))
 
 
 def reading_document(reading: Reading | Hypothesis) -> dict[str, Any]:

@@ -228,7 +228,7 @@ def _from_choices(context: HypothesisContext, said: SlotValues, denied: frozense
     """What the user chose for near inputs, worded for this one."""
     readings: list[Reading] = []
     for choice in context.past_choices:
-        if not choice.is_chosen or choice.similarity < MIN_CHOICE_SIMILARITY:
+        if not choice.is_chosen or choice.outcome == "kept" or choice.similarity < MIN_CHOICE_SIMILARITY:
             continue
         before = _quoted(choice.input_text, 8)
         fillers = _open_fillers(context, choice.slots, said, denied)
@@ -337,8 +337,8 @@ def _general_readings(context: HypothesisContext) -> list[Reading]:
 
 def _with_history(reading: Reading, choices: Sequence[PastChoice]) -> Reading:
     """`reading` with the weight of what the user chose and turned down for near inputs."""
-    chosen = sum(c.similarity**2 for c in choices if c.is_chosen and _is_same(reading, c))
-    refused = sum(c.similarity**2 for c in choices if not c.is_chosen and _is_same(reading, c))
+    chosen = sum(c.weight * c.similarity**2 for c in choices if c.is_chosen and _is_same(reading, c))
+    refused = sum(c.weight * c.similarity**2 for c in choices if not c.is_chosen and _is_same(reading, c))
     gain = 0.6 * math.log1p(chosen) - 0.8 * math.log1p(refused)
     return reading if gain == 0 else replace(reading, score=reading.score + gain)
 

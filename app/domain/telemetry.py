@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from app.domain.decisions import Decision, Stakes
+from app.domain.outcomes import kept_share
 
 CALIBRATION_BINS = 10
 
@@ -70,11 +71,15 @@ class Shown:
 
     @property
     def realised(self) -> float | None:
-        """What the decision was worth, as `app.domain.decisions` counts; None where that is not known (yet)."""
+        """What the decision was worth, as `app.domain.decisions` counts; None where that is not known (yet). What the
+        service went ahead with and nobody undid was right as likely as that says (`app.domain.outcomes`)."""
         if self.stakes is None:
             return None
         if self.is_auto_advanced:
-            return -self.stakes.loss if self.is_undone else 1.0 if self.is_answered or self.is_assumed else None
+            if self.is_undone or not (self.is_answered or self.is_assumed):
+                return -self.stakes.loss if self.is_undone else None
+            right = 1.0 if self.is_answered else kept_share(self.confidences[0])
+            return right - self.stakes.loss * (1.0 - right)
         if self.decision == "ask" and self.is_answered:
             return (1.0 if self.chosen is not None or self.is_custom else 0.0) - self.stakes.question_cost
         return None

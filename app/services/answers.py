@@ -11,7 +11,7 @@ from app.domain.answers import content_of, content_stems, coverage, polarity
 from app.domain.basis import calibration_of, from_record
 from app.domain.decisions import NEVER, decide
 from app.domain.errors import InvalidInput, ModelUnavailable, NotFound
-from app.domain.hypotheses import clarification_need
+from app.domain.hypotheses import by_rank, clarification_need, ordered
 from app.domain.meanings import Meanings, from_document, hypotheses_of
 from app.services.hypotheses import HypothesisService, HypothesisSet, set_row
 from app.services.spaces import Spaces, follows_switch
@@ -61,11 +61,13 @@ class AnswerService:
         shown = hypotheses_of(held, count)
         confidences = [one.confidence for one in shown]
         specific: float = row.policy["specificity"]
+        set_id, decided = uuid4(), decide(confidences, specific, stakes)
+        order = service.chance.order_of(settings, set_id, decided, len(shown)) if row.policy.get("order") else None
         made = HypothesisSet(
-            uuid4(),
-            decide(confidences, specific, stakes),
+            set_id,
+            decided,
             clarification_need(confidences, specific),
-            shown,
+            ordered(shown, order) if order else shown,
             row.source,
             row.is_degraded or is_degraded,
             calibration_of(row.basis, row.calibration_version),
@@ -74,17 +76,20 @@ class AnswerService:
             row.prompt_version,
             row.adapter,
             held.showing(positions),
+            order,
+            ranker=row.policy.get("ranker"),
         )
         query = await service.ranking.read(tenant_id, user_id, row.input_text)
         vectors = await service.input_vectors(tenant_id, query)
         async with service.database.transact(tenant_id) as statements:
             stored = set_row(tenant_id, user_id, row.input_text, row.intent, made, now)
             await service.hypotheses.insert_set(statements, stored, vectors)
+            await service.hypotheses.note_answered(statements, tenant_id, row.set_id, now)
         telemetry_service.count_decision(made.decision)
         log.info(
             "question_answered",
             hypothesis_set_id=str(made.set_id),
-            answered=str(set_id),
+            answered=str(row.set_id),
             answers=held.answers,
             decision=made.decision,
             gain=round(made.decided.gain, 4),
@@ -116,7 +121,7 @@ class AnswerService:
         if words and chosen is None and not rejected and not content_stems(content_of(words)):
             # A bare yes is to what was named first, a bare no to all of it.
             said = polarity(words)
-            chosen = held.asked[-1][0] if said == "yes" else None
+            chosen = position_of[by_rank(row.hypotheses)[0]["id"]] if said == "yes" else None
             rejected = list(held.asked[-1]) if said == "no" else []
             words = words if said == "open" else ""
         if chosen is not None:

@@ -7,6 +7,7 @@ from datetime import datetime, timedelta
 import structlog
 
 from app.domain.calibration import Calibration, fit, prior_of
+from app.domain.position import examination
 from app.domain.shared_prior import shared_prior
 from app.ports import Clock
 from app.store.calibrations import CalibrationStore
@@ -64,10 +65,12 @@ class CalibrationService:
             held = await self.store.held(connection, tenant_id, source)
             if new < REFIT_SHARE * held.calibration.outcomes:
                 return
-            outcomes = await self.store.outcomes(connection, tenant_id, source)
+            looked_at = examination(await self.store.drawn_choices(connection, tenant_id))
+            outcomes = await self.store.outcomes(connection, tenant_id, source, looked_at, now)
         if not outcomes:  # all of them are of a form that is not read any more
             return
-        fitted = fit(outcomes, held.next_version, await self._prior(tenant_id, source, now))
+        prior = await self._prior(tenant_id, source, now)
+        fitted = replace(fit(outcomes, held.next_version, prior), examination=looked_at)
         async with self.database.begin(tenant_id) as connection:
             await self.store.save(connection, tenant_id, source, fitted, now)
         log.info(

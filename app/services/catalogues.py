@@ -17,6 +17,7 @@ from app.domain.attributes import AttributeVectors, examples
 from app.domain.catalogue import Catalogue, IntentMatch, merge_documents, parse_catalogue
 from app.domain.embeddings import Vector
 from app.domain.errors import InvalidInput, ModelUnavailable, OtherSpace, Overloaded
+from app.domain.ranker import Ranker
 from app.domain.ranking import Weights
 from app.domain.relevance import Fusion, fusion_of
 from app.domain.spaces import Embedded, StoredSpace
@@ -36,6 +37,9 @@ _ATTRIBUTES = b"attributes"
 READY_S = 2.0
 """How long an input waits for the examples of intents to be embedded."""
 
+LEARNED = ("fusion", "ranker")
+"""Settings that are promoted (`embed-service policy`), not set."""
+
 SETTINGS_TTL = timedelta(seconds=5)
 """How long a process may act on settings that another process has changed."""
 
@@ -48,6 +52,8 @@ class TenantSettings:
     token_budget: int | None = None
     auto_advance_confidence: float | None = None
     question_cost: float | None = None
+    order_shuffle: float | None = None
+    ranker: Ranker | None = None
     intents: Mapping[str, Any] | None = None
     fusion: Fusion | None = None
 
@@ -65,12 +71,14 @@ def read_document(path: Path) -> dict[str, Any]:
 
 def parse_tenant_settings(document: Mapping[str, Any]) -> TenantSettings:
     """A tenant's stored settings as values."""
-    weights, fusion = document.get("weights"), document.get("fusion")
+    weights, fusion, ranker = document.get("weights"), document.get("fusion"), document.get("ranker")
     return TenantSettings(
         weights=Weights(**weights) if weights else None,
         token_budget=document.get("token_budget"),
         auto_advance_confidence=document.get("auto_advance_confidence"),
         question_cost=document.get("question_cost"),
+        order_shuffle=document.get("order_shuffle"),
+        ranker=ranker["weights"] if ranker else None,
         intents=document.get("intents"),
         fusion=fusion_of(fusion["weights"]) if fusion else None,
     )
@@ -114,6 +122,16 @@ class CatalogueService:
         """The tenant's settings as stored."""
         async with self._database.begin(tenant_id) as connection:
             return await self._tenants.settings(connection, tenant_id)
+
+    async def chosen(self, tenant_id: str) -> Mapping[str, Any]:
+        """What the tenant set for itself, without what was learned for it."""
+        document = await self.document(tenant_id)
+        return {name: value for name, value in document.items() if name not in LEARNED}
+
+    async def choose(self, tenant_id: str, document: Mapping[str, Any]) -> None:
+        """Replace what the tenant set for itself; what was learned for it stays. Raises as `save_document`."""
+        held = await self.document(tenant_id)
+        await self.save_document(tenant_id, {**document, **{name: held[name] for name in LEARNED if name in held}})
 
     async def save_document(self, tenant_id: str, document: Mapping[str, Any]) -> None:
         """Replace the tenant's settings. Raises InvalidInput when its intents make no catalogue."""

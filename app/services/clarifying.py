@@ -21,7 +21,7 @@ from app.domain.clarifying import (
     may_guess,
     read_reply,
 )
-from app.domain.hypotheses import Turn
+from app.domain.hypotheses import Turn, by_rank
 from app.domain.remembering import is_made
 from app.domain.wording import normalise
 from app.request import budget
@@ -96,7 +96,9 @@ class ClarifyingService:
         turns = [Turn(message.role, message.text) for message in chat.messages[:-1] if message.text]
         text = chat.messages[-1].text[:MAX_INPUT].replace("\0", " ")
         with budget(CLARIFY_S):
-            proposed = await self.hypotheses.propose(tenant_id, user_id, text, conversation=turns[-MAX_TURNS:])
+            proposed = await self.hypotheses.propose(
+                tenant_id, user_id, text, conversation=turns[-MAX_TURNS:], by_rank=True
+            )
             if is_learned or is_worth_asking(proposed.made):
                 await self.hypotheses.keep(proposed, is_learned=is_learned)
         return proposed.made
@@ -136,7 +138,7 @@ def assumed(made: HypothesisSet, input_text: str, *, is_kept: bool = True) -> Se
 
 
 def _options(shown: AnyRow) -> list[str]:
-    return [each["question"] for each in shown.hypotheses]
+    return [each["question"] for each in by_rank(shown.hypotheses)]
 
 
 def _settled(shown: AnyRow, reply: Reply) -> Settled:
@@ -147,6 +149,6 @@ def _settled(shown: AnyRow, reply: Reply) -> Settled:
     if reply.option is None:
         meant = Meant(f"{shown.input_text}. {reply.words}", is_said=True)
         return Settled(shown.set_id, shown.input_text, meant, custom_answer=reply.words, is_recorded=is_recorded)
-    chosen = shown.hypotheses[reply.option]
+    chosen = by_rank(shown.hypotheses)[reply.option]
     meant = Meant(f"{chosen['request']}. {reply.words}" if reply.words else chosen["request"])
     return Settled(shown.set_id, shown.input_text, meant, chosen["id"], reply.words or None, is_recorded=is_recorded)

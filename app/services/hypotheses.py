@@ -1,7 +1,7 @@
 """Hypotheses: what the user may mean, how likely each is, and whether to ask."""
 
 from collections.abc import Sequence
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import KW_ONLY, dataclass, replace
 from datetime import datetime
 from typing import Any
 from uuid import UUID, uuid4
@@ -12,6 +12,7 @@ from app.domain.basis import Basis
 from app.domain.calibration import Calibration
 from app.domain.catalogue import Intent
 from app.domain.decisions import Decided, Decision, Stakes, decide
+from app.domain.deployments import Routed
 from app.domain.embeddings import Vector
 from app.domain.errors import ModelUnavailable
 from app.domain.hypotheses import (
@@ -20,13 +21,18 @@ from app.domain.hypotheses import (
     Reading,
     Turn,
     clarification_need,
+    ordered,
+    ranked_readings,
     reading_document,
     shown_hypotheses,
     specificity,
 )
 from app.domain.meanings import Meanings, meanings_of
 from app.domain.meanings import as_document as meanings_document
+from app.domain.ordering import Order
+from app.domain.outcomes import weight
 from app.domain.persona import moved_centroid
+from app.domain.ranker import Ranker
 from app.domain.ranking import Ranked, Weights, rank
 from app.domain.readings import MIN_CHOICE_SIMILARITY
 from app.domain.spaces import StoredSpace
@@ -34,6 +40,7 @@ from app.domain.training import Maker
 from app.ports import SLM, Clock
 from app.services.calibrations import CalibrationService
 from app.services.catalogues import CatalogueService, TenantSettings
+from app.services.chance import Chance, policy_record
 from app.services.deployments import DeploymentService
 from app.services.ranking import Query, RankingService
 from app.services.spaces import Spaces, follows_switch
@@ -74,6 +81,12 @@ class HypothesisSet:
     """The adapter that answered, in the base model's place."""
     meanings: Meanings | None = None
     """What may be meant, the readings that are not shown included; None where nobody asks further."""
+    order: Order | None = None
+    """In which it is shown, where whoever shows it does so by rank."""
+    route: Routed | None = None
+    """Which adapter it was to be made by, while one is tried."""
+    ranker: Ranker | None = None
+    """The weights of origins that its log-odds have in them."""
 
     @property
     def calibration_version(self) -> int:
@@ -116,6 +129,8 @@ class HypothesisService:
     stakes: Stakes
     """Where a tenant says nothing else."""
     k_anonymity: int
+    chance: Chance
+    """What is left to it where a tenant says nothing else."""
 
     @property
     def spaces(self) -> Spaces:
@@ -123,16 +138,33 @@ class HypothesisService:
         return self.ranking.spaces
 
     async def hypothesize(
-        self, tenant_id: str, user_id: str, input_text: str, *, conversation: Sequence[Turn] = (), count: int = 3
+        self,
+        tenant_id: str,
+        user_id: str,
+        input_text: str,
+        *,
+        conversation: Sequence[Turn] = (),
+        count: int = 3,
+        by_rank: bool = False,
     ) -> HypothesisSet:
         """Propose up to `count` readings of an input and decide whether to ask; creates the user at first
-        contact. The set is stored with its scores before it is returned."""
-        proposed = await self.propose(tenant_id, user_id, input_text, conversation=conversation, count=count)
+        contact. The set is stored with its scores before it is returned. `by_rank`: the caller shows the options of a
+        question by their ranks, so that their order may be drawn."""
+        proposed = await self.propose(
+            tenant_id, user_id, input_text, conversation=conversation, count=count, by_rank=by_rank
+        )
         await self.keep(proposed)
         return proposed.made
 
     async def propose(
-        self, tenant_id: str, user_id: str, input_text: str, *, conversation: Sequence[Turn] = (), count: int = 3
+        self,
+        tenant_id: str,
+        user_id: str,
+        input_text: str,
+        *,
+        conversation: Sequence[Turn] = (),
+        count: int = 3,
+        by_rank: bool = False,
     ) -> Proposed:
         """The same, and nothing is written: who wants to find the set again has to `keep` it."""
         now = self.clock.now()
@@ -140,9 +172,12 @@ class HypothesisService:
         query, context, background = await self.context(
             tenant_id, user_id, input_text, settings, now, conversation=conversation, count=count
         )
+        routed = background.route.routed(user_id) if self.deployments.has_adapters else None
         adapter = background.route.adapter_for(user_id) if self.deployments.has_adapters else None
         readings, reader, adapter = await self._read(tenant_id, context, adapter)
         readings, basis = await weighed(self.spaces, tenant_id, reader, context, readings)
+        if settings.ranker:
+            readings = ranked_readings(readings, settings.ranker)
         calibration = background.calibration(reader.name)
         shown = shown_hypotheses(readings, calibration, count)
         confidences = [one.confidence for one in shown]
@@ -150,11 +185,13 @@ class HypothesisService:
         specific = specificity(input_text, said, context.intent)
         intent = context.intent.intent if context.intent else None
         decided = decide(confidences, specific, self.stakes_of(settings, intent))
+        set_id = uuid4()
+        order = self.chance.order_of(settings, set_id, decided, len(shown)) if by_rank else None
         made = HypothesisSet(
-            uuid4(),
+            set_id,
             decided,
             clarification_need(confidences, specific),
-            shown,
+            ordered(shown, order) if order else shown,
             reader.name,
             reader is not self.slm or query.vector is None,
             calibration,
@@ -163,6 +200,9 @@ class HypothesisService:
             reader.prompt_version,
             adapter,
             meanings_of(readings, calibration, shown).showing(range(len(shown))),
+            order,
+            routed,
+            settings.ranker,
         )
         return Proposed(tenant_id, user_id, query, context, made, background.centroid)
 
@@ -228,7 +268,13 @@ class HypothesisService:
             past = cohort = []
             if vector is not None:
                 past = await self.hypotheses.past_choices(
-                    statements, tenant_id, user_id, vector=vector, space=query.space, nearest=MIN_CHOICE_SIMILARITY
+                    statements,
+                    tenant_id,
+                    user_id,
+                    vector=vector,
+                    space=query.space,
+                    nearest=MIN_CHOICE_SIMILARITY,
+                    now=now,
                 )
             if vector is not None and intent is not None:
                 cohort = await self.hypotheses.cohort_choices(
@@ -241,6 +287,8 @@ class HypothesisService:
                     k=self.k_anonymity,
                 )
             background = await self.hypotheses.background(statements, tenant_id, user_id)
+        looked_at = background.calibration(self.slm.name).examination
+        past = [replace(each, weight=weight(each.outcome, each.place, looked_at)) for each in past]
         ranked: list[Ranked] = rank(candidates.found, settings.weights or Weights(), now, CONTEXT_MEMORIES)
         made = HypothesisContext(
             query.text, now, catalogue, intent, ranked, past, cohort, background.facets, tuple(conversation), count
@@ -310,7 +358,7 @@ def set_row(
         "input_text": input_text,
         "intent": intent,
         "decision": made.decision,
-        "policy": made.decided.record,
+        "policy": policy_record(made.decided, made.order, made.route, made.ranker),
         "belief": None if made.meanings is None else meanings_document(made.meanings),
         "clarification_need": made.clarification_need,
         "hypotheses": [as_document(one) for one in made.hypotheses],
@@ -340,6 +388,7 @@ def as_document(hypothesis: Hypothesis) -> dict[str, Any]:
         "id": hypothesis.id,
         **reading_document(hypothesis),
         "confidence": hypothesis.confidence,
+        "rank": hypothesis.rank,
         "propensity": hypothesis.propensity,
     }
 

@@ -1,6 +1,6 @@
 """When a tenant's users are asked: another cost of a question, or another floor, is judged by what is logged."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any
@@ -11,10 +11,12 @@ import structlog
 
 from app.domain.decisions import Decided, decide, replayed, worth_of
 from app.domain.errors import InvalidInput, NotFound, NotReady
-from app.domain.off_policy import LEAST_USERS, Estimate, Log, gain
+from app.domain.off_policy import Evaluation, Log, evaluation
+from app.domain.ordering import Order, drawn, order_of
 from app.domain.telemetry import Shown
 from app.ports import Clock
 from app.services.catalogues import CatalogueService
+from app.services.chance import die_of
 from app.store.engine import Database
 from app.store.hypotheses import HypothesisStore
 
@@ -33,29 +35,21 @@ class Change:
 
 
 @dataclass(frozen=True)
-class Evaluation:
-    """What a change would gain for a decision, in right acts: from how many decisions of which it is known what came of
-    them, and of which share of them both would have been the same. What differs is worth what the model of utility
-    says."""
+class Replayed:
+    """A decision and the order of its options made again, with the record that they were made from; no order where
+    nobody shows the options by rank."""
 
-    change: Change
-    decisions: int
-    agreement: float
-    held: float
-    gain: Estimate
+    decided: Decided
+    order: Order | None
+    record: Mapping[str, Any]
 
     @property
-    def is_gain(self) -> bool:
-        """Whether it is better beyond chance, on evidence enough."""
-        return self.gain.low > 0 and self.gain.users >= LEAST_USERS
-
-    @property
-    def reason(self) -> str:
-        """Whether it may be promoted, in words."""
-        if self.gain.users < LEAST_USERS:
-            return f"decisions of {self.gain.users} users: {LEAST_USERS} are the least"
-        interval = f"{self.gain.value:+.4f}, {self.gain.low:+.4f} to {self.gain.high:+.4f}"
-        return f"a gain of {interval}" if self.is_gain else f"the interval of the gain is not above 0: {interval}"
+    def is_same(self) -> bool:
+        """Whether both are what they were."""
+        held = self.record.get("order")
+        return self.decided.decision == self.record["decision"] and (
+            held is None if self.order is None else self.order.record == held
+        )
 
 
 @dataclass(frozen=True)
@@ -90,9 +84,9 @@ class QuestionPolicy:
         log.info("question_policy_changed", reason=made.reason)
         return made
 
-    async def replay(self, tenant_id: str, set_id: UUID) -> tuple[Decided, dict[str, Any]]:
-        """A decision made again from its record, and the record. Raises NotFound, and InvalidInput where there is no
-        record or another form of the rule made it."""
+    async def replay(self, tenant_id: str, set_id: UUID) -> Replayed:
+        """A decision made again from its record, and the order of its options from the id of its set, which is the die.
+        Raises NotFound, and InvalidInput where there is no record or another form of a rule made it."""
         async with self.database.begin(tenant_id) as connection:
             row = await self.hypotheses.get_set(connection, tenant_id, None, set_id)
         if row is None:
@@ -100,9 +94,12 @@ class QuestionPolicy:
         if not row.policy:
             raise InvalidInput("the set is of a release that kept no record of its decisions", "set_id")
         try:
-            return replayed([each["confidence"] for each in row.hypotheses], row.policy), dict(row.policy)
+            held = order_of(row.policy["order"]) if row.policy.get("order") else None
+            decided = replayed([each["confidence"] for each in row.hypotheses], row.policy)
         except ValueError as error:
             raise InvalidInput(str(error), "set_id") from error
+        again = None if held is None else drawn(len(row.hypotheses), held.shuffle, die_of(set_id))
+        return Replayed(decided, again, dict(row.policy))
 
 
 def evaluated(shown: Sequence[Shown], change: Change) -> Evaluation:
@@ -126,4 +123,4 @@ def evaluated(shown: Sequence[Shown], change: Change) -> Evaluation:
         raise NotReady("there is no decision yet of which it is known what came of it")
     user, same, rewards, predicted, expected = np.array(rows).T
     logged = Log(user.astype(np.int64), np.ones(len(rows)), same, rewards, predicted, expected)
-    return Evaluation(change, len(rows), float(same.mean()), float(rewards.mean()), gain(logged, "doubly_robust"))
+    return evaluation(logged, len(rows), float(same.mean()))

@@ -5,12 +5,14 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import func, insert, select, text
+from sqlalchemy import and_, func, insert, or_, select, text
 from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.domain.calibration import Calibration, Outcome, form_of, is_read, prior_of
-from app.store.tables import AnyRow, calibrations, hypothesis_sets, shared_priors
+from app.domain.outcomes import IGNORED_AFTER, KEPT_AFTER, OutcomeKind, kind_of, likelihood
+from app.domain.position import PRIOR_EXAMINATION, Examination
+from app.store.tables import IS_DRAWN, AnyRow, calibrations, hypothesis_sets, shared_priors
 
 FIT_WINDOW = 2000
 """How many of a tenant's latest outcomes a calibration is fitted on."""
@@ -19,7 +21,7 @@ DECIDED = ("selected", "custom", "none")
 """Outcomes that a user decided."""
 
 _LATEST_FITS = text("""
-SELECT DISTINCT ON (tenant_id) tenant_id, weights, none_score, version, outcomes, prior
+SELECT DISTINCT ON (tenant_id) tenant_id, weights, none_score, version, outcomes, prior, examination
 FROM calibrations WHERE source = :source AND form = :form ORDER BY tenant_id, version DESC
 """)
 
@@ -67,30 +69,47 @@ class CalibrationStore:
             fitted_at=now,
             form=form_of(source),
             prior=calibration.prior,
+            examination=list(calibration.examination),
         )
         await connection.execute(query.on_conflict_do_nothing())
 
-    async def outcomes(self, connection: AsyncConnection, tenant_id: str, source: str) -> list[Outcome]:
-        """The latest outcomes of a source that a user decided (what the service assumed is not one), of those whose
-        features have the form that is read now."""
-        query = (
-            select(hypothesis_sets.c.hypotheses, hypothesis_sets.c.chosen_id)
-            .where(
-                hypothesis_sets.c.tenant_id == tenant_id,
-                hypothesis_sets.c.source == source,
-                hypothesis_sets.c.outcome.in_(DECIDED),
-            )
-            .order_by(hypothesis_sets.c.answered_at.desc())
-            .limit(FIT_WINDOW)
+    async def outcomes(
+        self, connection: AsyncConnection, tenant_id: str, source: str, looked_at: Examination, now: datetime
+    ) -> list[Outcome]:
+        """The latest outcomes of a source, of those whose features have the form that is read now: what users said, and
+        at most as many silences. `looked_at` says how likely each place of a list was."""
+        c = hypothesis_sets.c
+        own = select(
+            c.hypotheses, c.decision, c.outcome, c.chosen_id, c.answer, c.rejected_ids, c.answered_at, c.created_at
+        ).where(c.tenant_id == tenant_id, c.source == source)
+        is_undone = and_(c.outcome == "assumed", c.rejected_ids != [])
+        spoken = own.where(or_(c.outcome.in_(DECIDED), is_undone)).order_by(c.answered_at.desc()).limit(FIT_WINDOW)
+        said = [row for row in (await connection.execute(spoken)).mappings() if row["hypotheses"]]
+        is_kept = and_(c.outcome == "assumed", c.answered_at <= now - KEPT_AFTER)
+        is_ignored = and_(
+            c.outcome.is_(None), c.decision == "ask", c.answered_at.is_(None), c.created_at <= now - IGNORED_AFTER
         )
-        rows = await connection.execute(query)
-        made = [
-            Outcome(tuple(_features_of(h) for h in row.hypotheses), index_of(row.hypotheses, row.chosen_id))
-            for row in rows
-            if row.hypotheses
-        ]
+        silent = own.where(or_(is_kept, is_ignored), c.rejected_ids == []).order_by(c.created_at.desc())
+        kept = [row for row in (await connection.execute(silent.limit(len(said)))).mappings() if row["hypotheses"]]
+        made = [outcome for row in [*said, *kept] if (outcome := _outcome_of(row, looked_at, now)) is not None]
         prior = prior_of(source)
         return [each for each in made if all(is_read(features, prior) for features in each.features)]
+
+    async def drawn_choices(self, connection: AsyncConnection, tenant_id: str) -> list[tuple[int, int]]:
+        """Of the latest lists in an order that was drawn evenly, the place that was chosen, from 1, and how long the
+        list was."""
+        query = (
+            select(hypothesis_sets.c.hypotheses, hypothesis_sets.c.chosen_id)
+            .where(hypothesis_sets.c.tenant_id == tenant_id, text(IS_DRAWN), hypothesis_sets.c.outcome == "selected")
+            .order_by(hypothesis_sets.c.created_at.desc())
+            .limit(FIT_WINDOW)
+        )
+        found: list[tuple[int, int]] = []
+        for row in await connection.execute(query):
+            chosen = index_of(row.hypotheses, row.chosen_id)
+            if chosen is not None:
+                found.append((row.hypotheses[chosen]["rank"], len(row.hypotheses)))
+        return found
 
     async def count_new_outcomes(self, connection: AsyncConnection, tenant_id: str) -> Mapping[str, int]:
         """How many outcomes each source had since its last fit; sources without any are left out."""
@@ -152,8 +171,50 @@ def index_of(hypotheses: Sequence[Mapping[str, Any]], chosen_id: str | None) -> 
     return next((index for index, shown in enumerate(hypotheses) if shown["id"] == chosen_id), None)
 
 
+def places_of(hypotheses: Sequence[Mapping[str, Any]]) -> list[int]:
+    """Where each of a set's hypotheses was shown, from 1; those of earlier releases were shown as they come."""
+    return [each.get("rank", place) for place, each in enumerate(hypotheses, start=1)]
+
+
+@dataclass(frozen=True)
+class Settled:
+    """What became of a stored set: None where that is not known yet; which of its hypotheses was chosen, by position,
+    and which were turned down."""
+
+    kind: OutcomeKind | None
+    chosen: int | None
+    rejected: Sequence[int]
+
+
+def settled(row: Mapping[Any, Any], now: datetime) -> Settled:
+    """What became of a set by its columns `hypotheses`, `decision`, `outcome`, `chosen_id`, `answer`, `rejected_ids`,
+    `answered_at` and `created_at`."""
+    hypotheses, answered_at = row["hypotheses"], row["answered_at"]
+    chosen = index_of(hypotheses, row["chosen_id"])
+    rejected = [place for place, each in enumerate(hypotheses) if each["id"] in row["rejected_ids"]]
+    kind = kind_of(
+        row["decision"],
+        row["outcome"],
+        chosen=chosen,
+        rejected=rejected,
+        is_edited=bool(row["answer"]),
+        is_answered=answered_at is not None,
+        age=now - (answered_at or row["created_at"]),
+    )
+    return Settled(kind, chosen, rejected)
+
+
+def _outcome_of(row: Mapping[Any, Any], looked_at: Examination, now: datetime) -> Outcome | None:
+    held = settled(row, now)
+    if held.kind is None:
+        return None
+    told = likelihood(held.kind, places_of(row["hypotheses"]), held.chosen, held.rejected, looked_at)
+    return Outcome(tuple(_features_of(each) for each in row["hypotheses"]), held.chosen, tuple(told.tolist()))
+
+
 def _fit_of(row: AnyRow) -> Calibration:
-    return Calibration(row.weights, row.none_score, row.version, row.outcomes, row.prior)
+    looked_at = tuple(row.examination) if row.examination else PRIOR_EXAMINATION
+    return Calibration(row.weights, row.none_score, row.version, row.outcomes, row.prior, looked_at)
 
 
 def _features_of(shown: Mapping[str, Any]) -> Mapping[str, float]:

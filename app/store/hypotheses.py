@@ -1,7 +1,7 @@
 """Queries about hypothesis sets, executions and signals."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import cache
 from typing import Any
@@ -18,9 +18,10 @@ from app.domain.deployments import Route
 from app.domain.embeddings import Vector
 from app.domain.hypotheses import CohortChoice, PastChoice
 from app.domain.persona import Facet
+from app.domain.position import PRIOR_EXAMINATION
 from app.domain.spaces import StoredSpace
 from app.domain.telemetry import Policy, Shown
-from app.store.calibrations import DECIDED, index_of
+from app.store.calibrations import DECIDED, index_of, places_of, settled
 from app.store.engine import Statements
 from app.store.tables import AnyRow, executions, hypothesis_sets, signals
 from app.store.users import Centroid, centroid_of, facets_of
@@ -49,7 +50,8 @@ def _choices(space: StoredSpace) -> str:
     return f"""
 {_query(space)}
 SELECT * FROM (
-    SELECT intent, chosen_id, chosen_slots, answer, input_text, rejected_ids, hypotheses, outcome,
+    SELECT intent, chosen_id, chosen_slots, answer, input_text, rejected_ids, hypotheses, outcome, decision,
+           answered_at, created_at,
            1 - (v.embedding <=> query.vector) AS similarity
     FROM query, (
         SELECT * FROM hypothesis_sets
@@ -112,14 +114,14 @@ _BACKGROUND = """
 SELECT c.calibrations, p.priors, d.stack, d.candidate, d.share,
        u.facets, u.created_at, vector_send(u.vector) AS vector, u.vector_space, u.vector_weight, u.vector_at
 FROM (
-    SELECT jsonb_object_agg(source, jsonb_build_array(form, weights, none_score, version, outcomes, prior))
+    SELECT jsonb_object_agg(source, jsonb_build_array(form, weights, none_score, version, outcomes, prior, examination))
         AS calibrations
     FROM (
         SELECT DISTINCT ON (source) * FROM calibrations WHERE tenant_id = $1::text ORDER BY source, version DESC
     ) AS latest
 ) AS c
 CROSS JOIN (
-    SELECT jsonb_object_agg(source, jsonb_build_array(form, weights, none_score, 0, 0, version)) AS priors
+    SELECT jsonb_object_agg(source, jsonb_build_array(form, weights, none_score, 0, 0, version, NULL)) AS priors
     FROM (SELECT DISTINCT ON (source) * FROM shared_priors ORDER BY source, version DESC) AS latest
 ) AS p
 LEFT JOIN (
@@ -191,11 +193,12 @@ class HypothesisStore:
         vector: Vector,
         space: StoredSpace,
         nearest: float,
+        now: datetime,
     ) -> list[PastChoice]:
-        """What the user chose and turned down for inputs at least `nearest` (cosine) to this one."""
+        """What the user chose, turned down and let stand for inputs at least `nearest` (cosine) to this one."""
         arguments = (vector.tolist(), tenant_id, user_id, RECENT_ANSWERS, nearest)
         rows = await statements.fetch(_choices(space), *arguments)
-        return [choice for row in rows for choice in _choices_of(row)]
+        return [choice for row in rows for choice in _choices_of(row, now)]
 
     async def cohort_choices(
         self,
@@ -279,6 +282,16 @@ class HypothesisStore:
             )
         )
 
+    async def note_answered(self, statements: Statements, tenant_id: str, set_id: UUID, now: datetime) -> None:
+        """Write down that a set's question was answered, and that another set goes on from it."""
+        await statements.fetch(
+            "UPDATE hypothesis_sets SET answered_at = $3 "
+            "WHERE tenant_id = $1::text AND set_id = $2::uuid AND outcome IS NULL",
+            tenant_id,
+            set_id,
+            now,
+        )
+
     async def reject(
         self, connection: AsyncConnection, tenant_id: str, set_id: UUID, rejected_ids: Sequence[str]
     ) -> None:
@@ -350,7 +363,11 @@ class HypothesisStore:
 
 def _read_now(latest: Mapping[str, Sequence[Any]]) -> dict[str, Calibration]:
     """The calibrations by source, of those whose form is the one that is read."""
-    return {source: Calibration(*values) for source, (form, *values) in latest.items() if form == form_of(source)}
+    return {
+        source: Calibration(*values, examination=tuple(looked_at or PRIOR_EXAMINATION))
+        for source, (form, *values, looked_at) in latest.items()
+        if form == form_of(source)
+    }
 
 
 def _shown(row: AnyRow) -> Shown:
@@ -397,17 +414,21 @@ def _policy_of(row: AnyRow) -> Policy:
     )
 
 
-def _choices_of(row: Any) -> list[PastChoice]:
-    """The chosen reading of an answered set, and each one that was turned down."""
+def _choices_of(row: Any, now: datetime) -> list[PastChoice]:
+    """The chosen reading of an answered set, or the one that was let stand, and each one that was turned down."""
+    places = dict(zip((each["id"] for each in row["hypotheses"]), places_of(row["hypotheses"]), strict=True))
     by_id: dict[str, dict[str, Any]] = {shown["id"]: shown for shown in row["hypotheses"]}
+    kind = settled(row, now).kind
     choices: list[PastChoice] = []
-    if row["outcome"] in {"selected", "custom"}:
+    if kind in {"selected", "edited", "custom", "kept"}:
         shown = by_id.get(row["chosen_id"], {})
-        choices.append(_choice(row, shown, row["chosen_slots"] or {}, row["answer"] or "", is_chosen=True))
+        choice = _choice(row, shown, row["chosen_slots"] or {}, row["answer"] or "", is_chosen=True)
+        choices.append(replace(choice, outcome=kind, place=places.get(row["chosen_id"], 1)))
     for rejected_id in row["rejected_ids"]:
         shown = by_id.get(rejected_id)
         if shown is not None:
-            choices.append(_choice(row, shown, shown["slots"], "", is_chosen=False))
+            choice = _choice(row, shown, shown["slots"], "", is_chosen=False)
+            choices.append(replace(choice, outcome="rejected", place=places[rejected_id]))
     return choices
 
 

@@ -300,6 +300,9 @@ recalls = Table(
 """What memories were recalled for what, with what each was ranked by. `helpful`: which of them were, once somebody has
 said so."""
 
+IS_DRAWN = "(policy #>> '{order,is_drawn}') = 'true'"
+"""Of sets whose order was drawn evenly (`app.domain.ordering`)."""
+
 hypothesis_sets = Table(
     "hypothesis_sets",
     metadata,
@@ -337,6 +340,7 @@ hypothesis_sets = Table(
         "answered_at",
         postgresql_where=text("outcome IS NOT NULL"),
     ),
+    Index("ix_hypothesis_sets_drawn", "tenant_id", "created_at", postgresql_where=text(IS_DRAWN)),
 )
 
 executions = Table(
@@ -387,6 +391,7 @@ calibrations = Table(
     Column("fitted_at", Moment, nullable=False),
     Column("form", Integer, nullable=False, server_default=text("1")),
     Column("prior", Integer, nullable=False, server_default=text("0")),
+    Column("examination", ARRAY(Float)),
     ForeignKeyConstraint(["tenant_id"], ["tenants.tenant_id"]),
 )
 

@@ -31,6 +31,7 @@ from benchmarks.hypotheses.data import (
 )
 from benchmarks.hypotheses.flights import flight_figures
 from benchmarks.hypotheses.need import need_figures, vagueness_figures
+from benchmarks.hypotheses.off_policy import off_policy_figures
 from benchmarks.hypotheses.questions import question_figures
 from benchmarks.report import Figure, arguments, describe_machine, new_progress, publish
 
@@ -69,6 +70,7 @@ async def measure(data: Path, console: Console) -> list[Figure]:
     figures += asking_figures(reader, fit_gains(reader, known), people_of(reader, judged), known)
     figures += need_figures([*train, *dev], list(bank.values()), vectors)
     figures += vagueness_figures(tasks, dev_tasks, vectors)
+    figures += off_policy_figures()
     return figures + flight_figures(
         read_games(data / "flightpref/train.json"), read_games(data / "flightpref/dev.json")
     )

@@ -175,6 +175,7 @@ class RunningService:
             "LOG_DIR": str(self.log_dir),
             "HOST": "127.0.0.1",
             "PORT": str(self.port),
+            "ORDER_SHUFFLE": "0",  # what a test reads off a question does not depend on a die
         }
         return inherited | own | self._env
 

@@ -8,6 +8,7 @@ from sqlalchemy import text
 
 from app.api.deps import Services
 from app.domain.calibration import MODEL_PRIOR, PRIOR, Calibration, prior_of
+from app.domain.position import PRIOR_EXAMINATION
 from app.domain.shared_prior import LEAST_TENANTS
 from app.ports import SystemClock
 from app.services.calibrations import POOLED_FOR, REFIT_EVERY, CalibrationService
@@ -74,7 +75,8 @@ async def test_choices_of_sets_with_other_features_teach_nothing(database: Datab
                 ),
                 {"tenant": tenant, "set": uuid4(), "shown": shown},
             )
-        assert await STORE.outcomes(connection, tenant, "vllm") == []
+        now = SystemClock().now()
+        assert await STORE.outcomes(connection, tenant, "vllm", PRIOR_EXAMINATION, now) == []
     service = CalibrationService(database, STORE, SystemClock())
     await service.recalibrate(tenant)
     assert (await service.calibration(tenant, "vllm")).version == 0
@@ -160,6 +162,7 @@ async def test_choices_move_the_calibration_of_their_tenant(services: Services, 
     before = await services.hypotheses.calibrations.calibration(tenant, "local")
     for number in range(REFIT_EVERY):
         await choose(services, tenant, f"user-{number}", DEPLOY, "h3")
+    await services.context.afterwards.aclose()
     after = await services.hypotheses.calibrations.calibration(tenant, "local")
     assert (before.version, after.version) == (0, 1)
     assert after.outcomes == REFIT_EVERY

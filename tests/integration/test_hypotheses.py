@@ -98,7 +98,7 @@ async def test_the_shown_set_is_stored_with_scores_and_propensities(services: Se
     assert (stored.set_id, stored.input_text, stored.decision) == (made.set_id, DEPLOY, made.decision)
     assert (stored.intent, stored.outcome, stored.clarification_need) == ("deploy", None, made.clarification_need)
     assert len(stored.hypotheses) == len(made.hypotheses) == 5
-    for kept, shown in zip(stored.hypotheses, made.hypotheses, strict=True):
+    for place, (kept, shown) in enumerate(zip(stored.hypotheses, made.hypotheses, strict=True), start=1):
         assert kept == {
             "id": shown.id,
             "question": shown.question,
@@ -110,6 +110,7 @@ async def test_the_shown_set_is_stored_with_scores_and_propensities(services: Se
             "origin": shown.origin,
             "slots": dict(shown.slots),
             "evidence": [str(one) for one in shown.evidence],
+            "rank": place,
             "propensity": 1.0,
         }
 

@@ -58,7 +58,8 @@ def test_where_questions_help_nobody_fewer_of_them_are_a_gain() -> None:
     assert found.agreement == 0.5
     assert found.gain.low > 0
     assert found.is_gain
-    assert not replace(found, gain=replace(found.gain, users=5)).is_gain
+    few = {method: replace(each, users=5) for method, each in found.gains.items()}
+    assert not replace(found, gains=few).is_gain
 
 
 def test_the_same_policy_gains_nothing() -> None:
@@ -92,8 +93,9 @@ async def test_a_decision_is_replayed_from_its_record(
     """Also where the tenant's cost is another one by now."""
     made = await services.hypotheses.hypothesize(tenant, "ada", BUILD)
     await services.catalogues.save_document(tenant, {"question_cost": 0.9})
-    again, record = await policy.replay(tenant, made.set_id)
-    assert (again, record["decision"]) == (made.decided, made.decision)
+    again = await policy.replay(tenant, made.set_id)
+    assert (again.decided, again.record["decision"]) == (made.decided, made.decision)
+    assert (again.order, again.is_same) == (None, True)
     for where, set_id in ((other_tenant, made.set_id), (tenant, uuid4())):
         with pytest.raises(NotFound):
             await policy.replay(where, set_id)

@@ -85,6 +85,7 @@ class TurnIn(TypedDict):
 class HypothesizeIn(TypedDict):
     """An input to read."""
 
+    by_rank: NotRequired[bool]
     conversation: NotRequired[list[TurnIn]]
     count: NotRequired[int]
     input_text: str
@@ -275,6 +276,7 @@ class HypothesisOut:
     evidence: list[str]
     id: str
     question: str
+    rank: int
     rationale: str
 
 

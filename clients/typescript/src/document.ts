@@ -1582,6 +1582,11 @@ export interface components {
             id: string;
             /** Question */
             question: string;
+            /**
+             * Rank
+             * @description Where to show it: its place in the list, unless `by_rank` was asked for.
+             */
+            rank: number;
             /** Rationale */
             rationale: string;
         };
@@ -1590,6 +1595,12 @@ export interface components {
          * @description An input to read.
          */
         HypothesizeIn: {
+            /**
+             * By Rank
+             * @description Whether you show the hypotheses by `rank`: then the order is drawn now and then.
+             * @default false
+             */
+            by_rank?: boolean;
             /**
              * Conversation
              * @default []
@@ -2982,6 +2993,8 @@ export interface components {
             /** Collect Training Data */
             collect_training_data?: boolean | null;
             intents?: components["schemas"]["IntentsIn"] | null;
+            /** Order Shuffle */
+            order_shuffle?: number | null;
             /** Question Cost */
             question_cost?: number | null;
             /** Token Budget */
