@@ -10,28 +10,31 @@ from rich.table import Table
 
 from app.commands.policy import policy
 from app.commands.terminal import Json, Tenant, opened, print_document
-from app.domain.telemetry import Summary
 from app.services.keys import DEFAULT_TENANT
 from app.services.telemetry import Report
 from app.services.telemetry_plot import draw_reliability, named
 from app.wiring import open_reports
 
-COLUMNS = {
+FIGURES = {
     "sets": "sets",
-    "answered": "answered",
-    "selection_rate": "selected",
-    "mrr": "MRR",
+    "answered": "of these, answered",
+    "selection_rate": "one was chosen",
+    "mrr": "MRR of the chosen one",
     "auto_advance_rate": "went ahead",
-    "undo_rate": "undone",
+    "undo_rate": "of these, undone",
     "questions_per_task": "questions a task",
-    "expected_utility": "expected",
-    "realised_utility": "realised",
+    "expected_utility": "expected utility",
+    "realised_utility": "realised utility",
     "brier": "Brier",
-    "calibration_error": "error",
-    "chance_error": "by chance",
-    "weighed_ms": "ms",
-    "weighed_tokens": "tokens",
+    "calibration_error": "calibration error",
+    "chance_error": "by chance alone",
+    "chance_error_high": "by chance, 95 % below",
+    "weighed_ms": "weighing, ms",
+    "weighed_tokens": "weighing, tokens",
 }
+
+MOST_COLUMNS = 6
+"""Policies that a terminal has room for; a document has all of them."""
 
 
 @policy.command()
@@ -63,17 +66,14 @@ def _document(made: Report, since: datetime, plot: Path | None) -> dict[str, Any
 
 
 def _table(made: Report) -> Table:
-    version = made.calibration.version
-    table = Table("policy", *COLUMNS.values(), title=f"calibration v{version}" if version else "the prior calibration")
-    table.add_row("all", *_cells(made.summary))
-    for each in made.policies:
-        table.add_row(named(each), *_cells(each.summary))
+    version, shown = made.calibration.version, made.policies[:MOST_COLUMNS]
+    numbers = [str(number) for number in range(1, len(shown) + 1)]
+    table = Table("", "all", *numbers, title=f"Calibration {version}" if version else "The prior calibration")
+    columns = [asdict(each) for each in (made.summary, *(each.summary for each in shown))]
+    for name, words in FIGURES.items():
+        table.add_row(words, *(_cell(each[name]) for each in columns))
+    table.caption = "\n".join(f"{number}: {named(each)}" for number, each in zip(numbers, shown, strict=True))
     return table
-
-
-def _cells(summary: Summary) -> list[str]:
-    found = asdict(summary)
-    return [_cell(found[name]) for name in COLUMNS]
 
 
 def _cell(value: float | None) -> str:
