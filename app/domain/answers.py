@@ -10,9 +10,10 @@ from typing import Literal
 
 import numpy as np
 
+from app.domain.catalogue import Catalogue, SlotValues
 from app.domain.logit import Array
 from app.domain.questions import spoken_words
-from app.domain.wording import STOP_WORDS, stem
+from app.domain.wording import STOP_WORDS, affirmed_and_denied, stem
 
 Polarity = Literal["yes", "no", "open"]
 
@@ -79,6 +80,15 @@ def content_of(answer: str) -> str:
 def told_words(text: str) -> list[str]:
     """The words that say what a text is about, each once."""
     return [word for word in dict.fromkeys(spoken_words(text)) if word not in _FILLERS]
+
+
+def values_told(answer: str, catalogue: Catalogue) -> tuple[SlotValues, SlotValues]:
+    """The values of slots that an answer names, and those it denies. A yes or no that stands by itself, as in `no, on
+    AWS`, is about what was asked and not about these."""
+    opening, _, rest = answer.strip().partition(" ")
+    is_apart = opening[-1:] in {",", ".", ":", ";", "!"} and polarity(opening) != "open"
+    affirmed, denied = affirmed_and_denied(rest if is_apart else answer)
+    return catalogue.values_in(affirmed), catalogue.values_in(denied)
 
 
 def content_stems(text: str) -> frozenset[str]:

@@ -19,7 +19,7 @@ from app.domain.wording import content_words
 SPECIFIC_WORDS = 10
 """An input with this many content words is as specific as length alone can make it."""
 
-Origin = Literal["memory", "choice", "cohort", "option", "model"]
+Origin = Literal["memory", "choice", "cohort", "option", "answer", "model"]
 
 
 @dataclass(frozen=True)

@@ -4,9 +4,11 @@
 
 over the full set, the readings that were never shown included: an answer makes some less likely and rules out none.
 People who pick an option, or turn some down, mean what they say with the probability ACCURACY. What they say in their
-own words is likelier the nearer it is to what they mean, by SHARPNESS per unit of cosine.
+own words is likelier the nearer it is to what they mean, by SHARPNESS per unit of cosine; where these name values of
+slots, they are read as those: the right value with the probability ACCURACY, each other one of the slot alike.
 """
 
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -15,6 +17,7 @@ from uuid import UUID
 import numpy as np
 
 from app.domain.calibration import Calibration, score
+from app.domain.catalogue import Catalogue, SlotValues
 from app.domain.hypotheses import Hypothesis, Reading, numbered, reading_document
 from app.domain.logit import Array, softmax
 from app.domain.value_of_information import ACCURACY
@@ -72,11 +75,43 @@ class Meanings:
         """Once something was said in the user's own words, with these cosines (n,) to the readings."""
         return self._heard(SHARPNESS * np.append(cosines, OTHER_COSINE))
 
+    def after_values(self, said: SlotValues, denied: SlotValues, catalogue: Catalogue, told: Reading) -> "Meanings":
+        """Once the user's own words named values of slots, or denied some. A reading that leaves a slot open, and "none
+        of these", go with any of its values alike. Where no reading has all that was said, what of "none of these" goes
+        with it is a reading of its own: `told`."""
+        named = [catalogue.values_in(each.request) for each in self.readings]
+        gone = [at for at, own in enumerate(named) if any(_meets(own.get(slot, ()), denied[slot]) for slot in denied)]
+        before = self.after_rejection(gone) if denied else self
+        if not said:
+            return before
+        sizes = Counter(catalogue.vocabulary.values())
+        nothing: SlotValues = {}
+        moved = before._heard(np.log([_likelihood(said, own, sizes) for own in (*named, nothing)]))
+        moved = replace(moved, answers=self.answers + 1)
+        if any(all(_meets(values, own.get(slot, ())) for slot, values in said.items()) for own in named):
+            return moved
+        split = moved.log_odds[-1] + np.log([ACCURACY, 1.0 - ACCURACY])
+        return replace(moved, readings=(*self.readings, told), log_odds=np.append(moved.log_odds[:-1], split))
+
     def _after(self, likelihoods: Sequence[float]) -> "Meanings":
         return self._heard(np.log(np.asarray(likelihoods)))
 
     def _heard(self, log_likelihoods: Array) -> "Meanings":
         return replace(self, log_odds=self.log_odds + log_likelihoods, answers=self.answers + 1)
+
+
+def _likelihood(said: SlotValues, named: SlotValues, sizes: Mapping[str, int]) -> float:
+    """How likely somebody says these values who means a reading that names those; `sizes` counts a slot's values."""
+    likelihood = 1.0
+    for slot, values in said.items():
+        size, held = max(2, sizes[slot]), named.get(slot, ())
+        wrong = (1.0 - ACCURACY) / (size - 1)
+        likelihood *= ACCURACY if _meets(values, held) else wrong if held else min(ACCURACY, len(values) / size)
+    return likelihood
+
+
+def _meets(said: Sequence[str], named: Sequence[str]) -> bool:
+    return not set(said).isdisjoint(named)
 
 
 def meanings_of(readings: Sequence[Reading], calibration: Calibration, shown: Sequence[Hypothesis]) -> Meanings:

@@ -13,6 +13,7 @@ from datetime import datetime, timedelta
 from uuid import UUID
 
 from app.domain import wording
+from app.domain.answers import content_stems, values_told
 from app.domain.catalogue import Catalogue, SlotValues, phrase
 from app.domain.hypotheses import HypothesisContext, PastChoice, Reading
 from app.domain.memory import MemoryType
@@ -31,6 +32,11 @@ MIN_CHOICE_SIMILARITY = 0.55
 
 CHOSEN = "selection"
 """Source of the memories that earlier choices left; the choices themselves are read, with more care."""
+
+NEVER_CHOSEN = 0.5
+NEVER_REFUSED = 2.0
+"""What a reading counts that was never chosen, or refused: what is meant again goes by the counts (a Dirichlet prior).
+People come back to few of the many things an input may mean, and what they refuse they often mean the next time."""
 
 RECENT_TURNS = 12
 """Messages of the conversation that are read with the input."""
@@ -80,6 +86,7 @@ class _Stances:
 def local_readings(context: HypothesisContext) -> list[Reading]:
     """All readings the evidence supports, best first, no two with the same meaning. Where they are fewer than
     `count`, five general ones join them."""
+    context = replace(context, past_choices=[_by_values(each, context.catalogue) for each in context.past_choices])
     said = context.catalogue.values_in(context.input_text)
     stances = _stances(context, said)
     readings = [
@@ -252,6 +259,14 @@ def _from_choices(context: HypothesisContext, said: SlotValues, denied: frozense
     return readings
 
 
+def _by_values(choice: PastChoice, catalogue: Catalogue) -> PastChoice:
+    """A choice in the user's own words that name values of slots and nothing else, as a choice of these values."""
+    said, _ = values_told(choice.answer, catalogue)
+    if choice.slots or not content_stems(choice.answer) <= content_stems(" ".join(_all_values(said))):
+        return choice
+    return replace(choice, slots={slot: VALUE_SEPARATOR.join(values) for slot, values in said.items()})
+
+
 def _from_cohort(context: HypothesisContext, said: SlotValues, denied: frozenset[str]) -> list[Reading]:
     """What at least k other users chose for near inputs; only vocabulary, never their words."""
     readings: list[Reading] = []
@@ -335,11 +350,24 @@ def _general_readings(context: HypothesisContext) -> list[Reading]:
     ]
 
 
+def told_reading(context: HypothesisContext, said: SlotValues, answer: str) -> Reading:
+    """The input as an answer to its question has filled it: with these values of slots."""
+    fillers = _fillers(context.catalogue, said)
+    return Reading(
+        question=f"{_echo(context)} {wording.addressed(fillers)}?",
+        request=f"{_own_voice(context)} {fillers}",
+        rationale=f"You answered “{_quoted(answer)}”.",
+        score=0.0,
+        origin="answer",
+        slots={slot: VALUE_SEPARATOR.join(values) for slot, values in said.items()},
+    )
+
+
 def _with_history(reading: Reading, choices: Sequence[PastChoice]) -> Reading:
     """`reading` with the weight of what the user chose and turned down for near inputs."""
     chosen = sum(c.weight * c.similarity**2 for c in choices if c.is_chosen and _is_same(reading, c))
     refused = sum(c.weight * c.similarity**2 for c in choices if not c.is_chosen and _is_same(reading, c))
-    gain = 0.6 * math.log1p(chosen) - 0.8 * math.log1p(refused)
+    gain = math.log1p(chosen / NEVER_CHOSEN) - math.log1p(refused / NEVER_REFUSED)
     return reading if gain == 0 else replace(reading, score=reading.score + gain)
 
 

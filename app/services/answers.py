@@ -2,20 +2,25 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from datetime import datetime
 from uuid import UUID, uuid4
 
 import numpy as np
 import structlog
+from sqlalchemy.ext.asyncio import AsyncConnection
 
-from app.domain.answers import content_of, content_stems, coverage, polarity
+from app.domain.answers import content_of, content_stems, coverage, polarity, values_told
 from app.domain.basis import calibration_of, from_record
 from app.domain.decisions import NEVER, decide
 from app.domain.errors import InvalidInput, ModelUnavailable, NotFound
-from app.domain.hypotheses import by_rank, clarification_need, ordered
+from app.domain.hypotheses import HypothesisContext, by_rank, clarification_need, ordered
 from app.domain.meanings import Meanings, from_document, hypotheses_of
+from app.domain.readings import told_reading
 from app.services.hypotheses import HypothesisService, HypothesisSet, set_row
 from app.services.spaces import Spaces, follows_switch
 from app.services.telemetry import telemetry_service
+from app.store.engine import Statements
+from app.store.hypotheses import Answer
 from app.store.tables import AnyRow
 
 log = structlog.get_logger(__name__)
@@ -51,6 +56,7 @@ class AnswerService:
         if answered.chosen_id is None and not answered.rejected_ids and not answered.words.strip():
             raise InvalidInput("an answer picks a hypothesis, turns some down, or says something", "answer")
         row = await self._set(tenant_id, user_id, set_id)
+        answered = plain(answered, row)
         held, is_degraded = await self._moved(tenant_id, from_document(row.belief), row, answered)
         settings = await service.catalogues.settings(tenant_id)
         intent = service.catalogues.catalogue(settings).intent(row.intent) if row.intent else None
@@ -81,10 +87,12 @@ class AnswerService:
         )
         query = await service.ranking.read(tenant_id, user_id, row.input_text)
         vectors = await service.input_vectors(tenant_id, query)
-        async with service.database.transact(tenant_id) as statements:
+        async with service.database.begin(tenant_id) as connection:
             stored = set_row(tenant_id, user_id, row.input_text, row.intent, made, now)
+            statements = await Statements.of(connection)
             await service.hypotheses.insert_set(statements, stored, vectors)
             await service.hypotheses.note_answered(statements, tenant_id, row.set_id, now)
+            await self._settle(connection, tenant_id, user_id, row.set_id, answered, now)
         telemetry_service.count_decision(made.decision)
         log.info(
             "question_answered",
@@ -109,6 +117,31 @@ class AnswerService:
             )
         return row
 
+    async def _settle(
+        self,
+        connection: AsyncConnection,
+        tenant_id: str,
+        user_id: str,
+        set_id: UUID,
+        answered: Answered,
+        now: datetime,
+    ) -> None:
+        """Record what an answer says of the set it answers: which reading was picked, or that none of those shown is
+        meant. Without it only questions that found what was meant would be learned from."""
+        store = self.hypotheses.hypotheses
+        row = await store.get_set(connection, tenant_id, user_id, set_id, lock=True)
+        if row is None or row.outcome not in {None, "assumed"}:
+            return
+        rejected = {*row.rejected_ids, *answered.rejected_ids}
+        if rejected != set(row.rejected_ids):
+            await store.reject(connection, tenant_id, set_id, sorted(rejected))
+        slots = {each["id"]: each["slots"] for each in row.hypotheses}
+        if answered.chosen_id is not None:
+            chosen = Answer("selected", answered.chosen_id, slots[answered.chosen_id])
+            await store.answer_set(connection, tenant_id, set_id, chosen, now)
+        elif rejected >= slots.keys():
+            await store.answer_set(connection, tenant_id, set_id, Answer("none"), now)
+
     async def _moved(self, tenant_id: str, held: Meanings, row: AnyRow, answered: Answered) -> tuple[Meanings, bool]:
         """What is meant after an answer, and whether its words could not be compared by meaning."""
         position_of = dict(zip((each["id"] for each in row.hypotheses), held.asked[-1], strict=True))
@@ -117,20 +150,20 @@ class AnswerService:
             raise NotFound("no such hypothesis in this set")
         chosen = None if answered.chosen_id is None else position_of[answered.chosen_id]
         rejected = [position_of[each] for each in answered.rejected_ids]
-        words = answered.words
-        if words and chosen is None and not rejected and not content_stems(content_of(words)):
-            # A bare yes is to what was named first, a bare no to all of it.
-            said = polarity(words)
-            chosen = position_of[by_rank(row.hypotheses)[0]["id"]] if said == "yes" else None
-            rejected = list(held.asked[-1]) if said == "no" else []
-            words = words if said == "open" else ""
         if chosen is not None:
             held = held.after_choice(chosen)
         if rejected:
             held = held.after_rejection(rejected)
-        return await self._after_words(tenant_id, held, words) if words else (held, False)
+        words = answered.words
+        return await self._after_words(tenant_id, held, row, words) if words else (held, False)
 
-    async def _after_words(self, tenant_id: str, held: Meanings, words: str) -> tuple[Meanings, bool]:
+    async def _after_words(self, tenant_id: str, held: Meanings, row: AnyRow, words: str) -> tuple[Meanings, bool]:
+        service = self.hypotheses
+        catalogue = service.catalogues.catalogue(await service.catalogues.settings(tenant_id))
+        said, denied = values_told(words, catalogue)
+        if said or denied:
+            told = told_reading(HypothesisContext(row.input_text, row.created_at, catalogue), said, words)
+            return held.after_values(said, denied, catalogue, told), False
         texts = [each.request for each in held.readings]
         try:
             vectors = (await self.spaces.embed(tenant_id, [words, *texts])).vectors
@@ -139,3 +172,16 @@ class AnswerService:
             shares = coverage(content_stems(words), [content_stems(each) for each in texts], {})
             return held.after_words(np.array(shares)), True
         return held.after_words(vectors[1:] @ vectors[0]), False
+
+
+def plain(answered: Answered, row: AnyRow) -> Answered:
+    """The answer to a set's question with a bare yes or no read as what it says: yes is to what was named first, no to
+    all of it."""
+    words = answered.words
+    if not words or answered.chosen_id or answered.rejected_ids or content_stems(content_of(words)):
+        return answered
+    shown = [each["id"] for each in by_rank(row.hypotheses)]
+    said = polarity(words)
+    return {"yes": Answered(shown[0]), "no": Answered(rejected_ids=shown), "open": answered}[
+        said
+    ]

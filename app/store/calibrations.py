@@ -76,12 +76,17 @@ class CalibrationStore:
     async def outcomes(
         self, connection: AsyncConnection, tenant_id: str, source: str, looked_at: Examination, now: datetime
     ) -> list[Outcome]:
-        """The latest outcomes of a source, of those whose features have the form that is read now: what users said, and
-        at most as many silences. `looked_at` says how likely each place of a list was."""
+        """The latest outcomes of a source, of those whose features have the form that is read now, and of sets that no
+        answer has moved (what their confidences are made of is not in the features): what users said, and at most as
+        many silences. `looked_at` says how likely each place of a list was."""
         c = hypothesis_sets.c
         own = select(
             c.hypotheses, c.decision, c.outcome, c.chosen_id, c.answer, c.rejected_ids, c.answered_at, c.created_at
-        ).where(c.tenant_id == tenant_id, c.source == source)
+        ).where(
+            c.tenant_id == tenant_id,
+            c.source == source,
+            func.coalesce(c.belief["answers"].as_integer(), 0) == 0,
+        )
         is_undone = and_(c.outcome == "assumed", c.rejected_ids != [])
         spoken = own.where(or_(c.outcome.in_(DECIDED), is_undone)).order_by(c.answered_at.desc()).limit(FIT_WINDOW)
         said = [row for row in (await connection.execute(spoken)).mappings() if row["hypotheses"]]

@@ -10,6 +10,7 @@ from app.domain.decisions import replayed
 from app.domain.errors import InvalidInput, NotFound
 from app.services.answers import Answered
 from app.services.choices import ExecuteRequest
+from app.store.calibrations import CalibrationStore
 from tests.integration.conftest import facts
 
 BUILD = "build api"
@@ -65,6 +66,49 @@ async def test_each_decision_is_made_again_from_its_record(services: Services, t
     for row in rows:
         confidences = [each["confidence"] for each in row.hypotheses]
         assert replayed(confidences, row.policy).decision == row.decision
+
+
+async def test_what_an_answer_says_of_a_set_is_its_outcome(services: Services, tenant: str) -> None:
+    """Turned down as a whole, picked, turned down in part, and by a bare no: as with feedback and execute."""
+    sets = [await services.hypotheses.hypothesize(tenant, "ada", BUILD) for _ in range(4)]
+    every = [each.id for each in sets[0].hypotheses]
+    said = (Answered(rejected_ids=every), Answered(chosen_id="h2"), Answered(rejected_ids=["h1"]), Answered(words="no"))
+    for one, answered in zip(sets, said, strict=True):
+        await services.answers.answer(tenant, "ada", one.set_id, answered)
+
+    store = services.hypotheses.hypotheses
+    async with services.database.begin(tenant) as connection:
+        rows = [await store.get_set(connection, tenant, "ada", one.set_id) for one in sets]
+    assert [(row.outcome, row.chosen_id, list(row.rejected_ids)) for row in rows if row is not None] == [
+        ("none", None, every),
+        ("selected", "h2", []),
+        (None, None, ["h1"]),
+        ("none", None, every),
+    ]
+
+
+async def test_words_that_name_what_no_reading_has_become_one(services: Services, tenant: str) -> None:
+    first = await services.hypotheses.hypothesize(tenant, "ada", BUILD)
+    said = Answered(words="in Rust, on Kubernetes, with SQLite")
+    second = await services.answers.answer(tenant, "ada", first.set_id, said)
+
+    best = second.hypotheses[0]
+    assert best.slots == {"language": "Rust", "platform": "Kubernetes", "database": "SQLite"}
+    assert best.confidence > second.hypotheses[1].confidence + 0.2
+    assert all(value in best.question for value in best.slots.values())
+    executed = await services.context.execute(tenant, "ada", ExecuteRequest(BUILD, second.set_id, "h1"))
+    assert "Rust" in executed.prompt.text
+
+
+async def test_a_calibration_is_fitted_on_what_no_answer_has_moved(services: Services, tenant: str) -> None:
+    first = await services.hypotheses.hypothesize(tenant, "ada", BUILD)
+    every = [each.id for each in first.hypotheses]
+    second = await services.answers.answer(tenant, "ada", first.set_id, Answered(rejected_ids=every))
+    await services.context.execute(tenant, "ada", ExecuteRequest(BUILD, second.set_id, "h1"))
+    async with services.database.begin(tenant) as connection:
+        outcomes = await CalibrationStore().outcomes(connection, tenant, "local")
+
+    assert [each.chosen for each in outcomes] == [None], "the second set was read from the answer, too"
 
 
 async def test_what_cannot_be_answered(services: Services, tenant: str, other_tenant: str) -> None:

@@ -8,7 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from app.domain.answers import values_told
 from app.domain.calibration import PRIOR
+from app.domain.catalogue import Catalogue, Slot, phrase
 from app.domain.hypotheses import Reading, shown_hypotheses
 from app.domain.meanings import Meanings, as_document, from_document, hypotheses_of, meanings_of
 
@@ -62,6 +64,86 @@ def test_no_question_is_put_twice() -> None:
 
     assert meanings.has_asked([2, 0, 1])
     assert not meanings.has_asked([0, 1, 3])
+
+
+SHAPES, PARTS = ("list", "map", "poster", "sheet"), ("region", "person", "week", "shop")
+SLOTS = {"shape": Slot("shape", "as a {value}", "?"), "part": Slot("part", "by {value}", "?")}
+CATALOGUE = Catalogue(SLOTS, (), dict.fromkeys(SHAPES, "shape") | dict.fromkeys(PARTS, "part"))
+TOLD = Reading("Told?", "figures as told", "why", 0.0, "answer")
+
+
+def figures(*fillings: tuple[str, ...]) -> Meanings:
+    """Equally likely readings that name these values."""
+    readings = [
+        Reading(
+            "?", f"figures {' '.join(phrase(CATALOGUE, CATALOGUE.vocabulary[v], [v]) for v in values)}", "", 0, "option"
+        )
+        for values in fillings
+    ]
+    return meanings_of(readings, PRIOR, shown_hypotheses(readings, PRIOR, 0))
+
+
+def after(meanings: Meanings, words: str) -> Meanings:
+    return meanings.after_values(*values_told(words, CATALOGUE), CATALOGUE, TOLD)
+
+
+def test_words_that_name_values_speak_alike_for_all_readings_that_have_them() -> None:
+    """However near the words are otherwise: who said `a map` may mean either of the maps."""
+    moved = after(figures(("map", "region"), ("map", "person"), ("list", "region")), "rather a map").probabilities
+
+    assert moved[0] == pytest.approx(moved[1])
+    assert moved[0] > 20 * moved[2]
+    assert moved[:2].sum() > 0.75
+
+
+def test_words_that_name_all_of_one_reading_single_it_out() -> None:
+    moved = after(figures(("map", "region"), ("map", "person"), ("list", "region")), "map and person, please")
+
+    assert moved.best[0] == 1
+    assert moved.probabilities[1] > 0.85
+    assert len(moved.readings) == 3, "it was there already"
+
+
+def test_what_no_reading_has_becomes_one_when_it_is_said() -> None:
+    moved = after(figures(("map", "region"), ("list", "person")), "a map by person")
+
+    assert moved.readings[-1] == TOLD
+    assert moved.best[0] == 2
+    assert moved.probabilities.sum() == pytest.approx(1.0)
+    assert moved.probabilities[2] > 0.75
+    assert (moved.probabilities > 0).all()
+    assert moved.answers == 1
+
+
+def test_a_reading_that_leaves_a_slot_open_goes_with_any_value_of_it() -> None:
+    moved = after(figures((), ("map",), ("list",)), "a map").probabilities
+
+    assert moved[1] > moved[0] > moved[2]
+
+
+def test_what_is_denied_is_turned_down() -> None:
+    moved = after(figures(("map",), ("list",), ("poster",)), "not the map").probabilities
+
+    assert moved[0] < 0.1 * moved[1]
+    assert moved[1] == pytest.approx(moved[2])
+    both = after(figures(("map",), ("list",), ("poster",)), "the list, not the map")
+    assert both.best[0] == 1
+    assert both.answers == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "said", "denied"),
+    [
+        ("a map", {"shape": ("map",)}, {}),
+        ("no, a map", {"shape": ("map",)}, {}),
+        ("no map", {}, {"shape": ("map",)}),
+        ("yes, by region", {"part": ("region",)}, {}),
+        ("a list instead of a map", {"shape": ("list",)}, {"shape": ("map",)}),
+        ("something else", {}, {}),
+    ],
+)
+def test_values_are_told_apart_from_denied_ones(words: str, said: dict[str, Any], denied: dict[str, Any]) -> None:
+    assert values_told(words, CATALOGUE) == (said, denied)
 
 
 answers = st.lists(

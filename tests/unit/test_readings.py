@@ -142,6 +142,26 @@ def test_an_own_answer_is_offered_again() -> None:
     assert first.request == "deploy my app: “to my NAS at home”"
 
 
+def test_an_own_answer_that_names_values_only_is_a_choice_of_them() -> None:
+    """Once, however it was said: two readings of one meaning would share its probability."""
+    told = [past(answer="Azure, with Helm"), past({"platform": "Azure", "tools": "Helm"})]
+    readings = local_readings(context("deploy my app", "deploy", past=told))
+    once = local_readings(context("deploy my app", "deploy", past=told[1:]))
+
+    assert [each.slots for each in readings].count({"platform": "Azure", "tools": "Helm"}) == 1
+    assert readings[0].slots == {"platform": "Azure", "tools": "Helm"}
+    assert readings[0].score > once[0].score
+
+
+def test_what_is_chosen_again_and_again_goes_before_what_was_meant_between() -> None:
+    """Its questions were refused when something else was meant: that says little against what is chosen most."""
+    often = [past({"platform": "Azure"})] * 4 + [past({"platform": "Azure"}, chosen=False)] * 4
+    rarely = [past({"platform": "Heroku"})]
+    readings = local_readings(context("deploy my app", "deploy", past=[*often, *rarely]))
+
+    assert [each.slots for each in readings[:2]] == [{"platform": "Azure"}, {"platform": "Heroku"}]
+
+
 @pytest.mark.parametrize("near", [0.56, 0.95])
 def test_choices_raise_and_refusals_lower_the_same_reading(near: float) -> None:
     memories = [fact("I use Docker")]
