@@ -120,12 +120,13 @@ def main() -> None:
         write_plot(given.plot, outcome.arms, plan.people, ceiling(office(), somebody, plan, given.seed))
     machine["load average at the end"] = f"{os.getloadavg()[0]:.2f}"
     machine["people, sessions, seed"] = f"{plan.people}, {plan.sessions}, {given.seed}"
-    publish(options, "Simulated users", made, machine, _note(options.quick, given.slm))
+    publish(options, "Simulated users", made, machine, _note(options.quick, given.slm, given.plot))
 
 
-def _note(is_quick: bool, slm: str | None) -> str:
+def _note(is_quick: bool, slm: str | None, plot: Path | None) -> str:
     said = f"Hypotheses by {'the built-in rules' if slm is None else Path(slm).name}; ± is a 95 % interval over people."
-    return said + (" A quick run: nothing to compare." if is_quick else "")
+    said += " A quick run: nothing to compare." if is_quick else ""
+    return said if plot is None else f"{said}\n\n![Learning and learning off, by session]({plot.name})"
 
 
 def _model(named: str | None) -> Mapping[str, str]:

@@ -11,6 +11,9 @@ from pathlib import Path
 from app.settings import Settings
 from benchmarks.space_switch.house import ROOT, free_port, start, wait_until
 
+START_S = 300.0
+"""How long the service may take until it is ready: with a language model, on a busy machine."""
+
 ARMS = ("learning", "off")
 """What learns, and what has nothing to learn from: each is a tenant."""
 
@@ -29,7 +32,7 @@ def served(folder: Path, extra: Mapping[str, str]) -> Generator[tuple[str, dict[
     keys = {arm: _key(arm, environment) for arm in ARMS}
     process = start("app.cli", "run", env=environment, output=folder / "output.txt")
     try:
-        wait_until(f"http://127.0.0.1:{port}/readyz", process)
+        wait_until(f"http://127.0.0.1:{port}/readyz", process, start_s=START_S)
         yield f"http://127.0.0.1:{port}", keys
     finally:
         process.terminate()

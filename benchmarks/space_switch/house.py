@@ -52,9 +52,9 @@ def start(*arguments: str, env: Mapping[str, str] | None = None, output: Path | 
         )
 
 
-def wait_until(url: str, process: subprocess.Popen[bytes], body: object = None) -> None:
-    """Return when the address answers."""
-    deadline = time.monotonic() + START_S
+def wait_until(url: str, process: subprocess.Popen[bytes], body: object = None, *, start_s: float = START_S) -> None:
+    """Return when the address answers. Raises SystemExit where it does not within so many seconds."""
+    deadline = time.monotonic() + start_s
     while time.monotonic() < deadline and process.poll() is None:
         with contextlib.suppress(httpx.HTTPError):
             answer = httpx.post(url, json=body, timeout=5) if body else httpx.get(url, timeout=5)
