@@ -99,6 +99,7 @@ class Settings(BaseSettings):
     auto_advance_confidence: Annotated[float, Field(ge=0.5, le=1.0)] = 0.86
     question_cost: Annotated[float, Field(ge=0.0, le=1.0)] = 0.1
     order_shuffle: Annotated[float, Field(ge=0.0, le=1.0)] = 0.05
+    facet_half_life_days: Annotated[float, Field(gt=0, le=36_500)] = 180.0
     k_anonymity: Annotated[int, Field(ge=2, le=1000)] = 5
     intents_file: Path | None = None
 

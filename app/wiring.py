@@ -68,6 +68,7 @@ from app.services.turns import TurnService
 from app.settings import Settings
 from app.store.calibrations import CalibrationStore
 from app.store.engine import Database, open_database
+from app.store.facets import FacetStore
 from app.store.graphs import GraphStore
 from app.store.hypotheses import HypothesisStore
 from app.store.ingests import IngestStore
@@ -449,7 +450,16 @@ def build_services(
     )
     policy, registry = load_policy(settings.promotion_policy), build_registry(settings)
     deployments = build_deployments(database, adapters, afterwards, policy, registry)
-    personas = PersonaService(database, slm, fallback, collector, clock, user_store)
+    personas = PersonaService(
+        database,
+        slm,
+        fallback,
+        collector,
+        clock,
+        user_store,
+        FacetStore(),
+        half_life_days=settings.facet_half_life_days,
+    )
     hypotheses = HypothesisService(
         database,
         ranking,
@@ -464,6 +474,7 @@ def build_services(
         stakes=Stakes(settings.question_cost, floor=settings.auto_advance_confidence),
         k_anonymity=settings.k_anonymity,
         chance=Chance(settings.order_shuffle),
+        facet_half_life_days=settings.facet_half_life_days,
     )
     choices = ChoiceService(database, hypotheses, gate, personas, collector, user_store, hypothesis_store, deployments)
     context = ContextService(
@@ -514,6 +525,7 @@ def build_services(
                 tokenizer,
                 clock,
                 token_budget=settings.chat_token_budget,
+                facet_half_life_days=settings.facet_half_life_days,
             ),
             ClarifyingService(database, hypotheses, context, feedback, hypothesis_store),
             Remembering(gate),

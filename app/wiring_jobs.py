@@ -15,6 +15,8 @@ from app.services.ingest import INGEST
 from app.services.jobs import graphs
 from app.services.jobs.consolidation import CONSOLIDATION, EVERY_NIGHT, ConsolidationService
 from app.services.jobs.expiry import EVERY_HOUR, EXPIRY, ExpiryService
+from app.services.jobs.facet_priors import EVERY_NIGHT as PRIORS_EVERY_NIGHT
+from app.services.jobs.facet_priors import FACET_PRIORS, FacetPriorService
 from app.services.jobs.graphs import GRAPH, GraphService
 from app.services.jobs.ingest import IngestJobs
 from app.services.jobs.queue import JobQueue
@@ -28,6 +30,7 @@ from app.settings import Settings
 from app.store.consolidation import ConsolidationStore
 from app.store.engine import Database, open_database
 from app.store.expiry import ExpiryStore
+from app.store.facets import FacetStore
 from app.store.graphs import GraphStore
 from app.store.ingests import IngestStore
 from app.store.jobs import JobStore
@@ -63,9 +66,11 @@ def job_handlers(settings: Settings, database: Database, spaces: Spaces, turns: 
     consolidating = ConsolidationService(
         database, spaces, ConsolidationStore(), MemoryStore(), UserStore(), SystemClock()
     )
+    priors = FacetPriorService(database, FacetStore(), SystemClock(), settings.facet_half_life_days)
     return [
         JobHandler(CONSOLIDATION, consolidating.handle, cron=EVERY_NIGHT),
         JobHandler(EXPIRY, expiry.handle, cron=EVERY_HOUR),
+        JobHandler(FACET_PRIORS, priors.handle, cron=PRIORS_EVERY_NIGHT),
         JobHandler(GRAPH, large.handle, cron=graphs.EVERY_HOUR),
         JobHandler(INGEST, ingesting.handle),
         JobHandler(SPACE_BACKLOG, filling.look, cron=EVERY_FIVE_MINUTES),

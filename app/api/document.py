@@ -104,7 +104,10 @@ _LINKS: Mapping[str, Mapping[str, Document]] = {
             "requestBody": {"version": "$response.body#/version"},
         },
     },
-    "correct_persona": {"get_persona_history": {"parameters": {"user_id": "$request.path.user_id"}}},
+    "correct_persona": {
+        "get_persona_history": {"parameters": {"user_id": "$request.path.user_id"}},
+        "delete_facet": {"parameters": {"user_id": "$request.path.user_id", "facet": "concise"}},
+    },
 }
 """Which operation goes on from which, by operation id, and with what: `hypothesize` is chosen from by `execute`."""
 

@@ -58,6 +58,8 @@ def place_of(cursor: str | None) -> tuple[datetime, UUID] | None:
 MemoryId = Annotated[UUID, Path(description="A memory's id.")]
 """In a path as `{memory_id:uuid}`: what is no id is no path either."""
 
+PathFacet = Annotated[str, Path(pattern=r"^[a-z][a-z0-9_]{0,39}$", description="A facet's name.")]
+
 StatementId = Annotated[UUID, Path(description="The id of a statement that was set apart.")]
 """In a path as `{item_id:uuid}`."""
 

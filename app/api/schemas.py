@@ -342,12 +342,21 @@ class EnrichOut(Response):
 
 
 class FacetOut(Response):
-    """A facet: its value 0..1 (0.5 is neutral), its uncertainty (a standard deviation), and whether it is
-    sure enough to shape prompts."""
+    """A facet: its value 0..1 (0.5 is neutral), its uncertainty (a standard deviation), the values that are probable
+    (80 %), and whether they exclude neutral by what this user did or said, so that it shapes prompts. `evidence`:
+    how many choices and remarks speak of it. `told_at`: since when it is what the user said. A pinned one is not
+    learned."""
 
     value: float
     uncertainty: float
+    low: float
+    high: float
     is_expressed: bool
+    evidence: int
+    evidence_at: datetime | None
+    updated_at: datetime | None
+    told_at: datetime | None
+    is_pinned: bool
 
 
 class PersonaOut(Response):
@@ -361,10 +370,18 @@ class PersonaOut(Response):
 
 
 class PersonaChangeIn(Request):
-    """Facets to set outright. With `version`, only if nobody changed the persona since that version."""
+    """Facets to set outright, to pin (true: not learned any more) or to let go (false). With `version`, only if nobody
+    changed the persona since that version."""
 
-    facets: Annotated[dict[FacetName, Share], Field(min_length=1, max_length=64, json_schema_extra=_CLOSED)]
+    facets: Annotated[dict[FacetName, Share], Field(max_length=64, json_schema_extra=_CLOSED)] = {}
+    pinned: Annotated[dict[FacetName, bool], Field(max_length=64, json_schema_extra=_CLOSED)] = {}
     version: Annotated[int, Field(ge=0, le=2**31 - 1), WHOLE] | None = None
+
+    @model_validator(mode="after")
+    def _check_any(self) -> Self:
+        if not self.facets and not self.pinned:
+            raise ValueError("name at least one facet, in facets or in pinned")
+        return self
 
 
 class FacetChangeOut(Response):

@@ -9,6 +9,7 @@ from uuid import UUID
 
 from app.domain.calibration import Calibration, Features, probabilities, score
 from app.domain.catalogue import Catalogue, IntentMatch, SlotValues
+from app.domain.leanings import leanings_of
 from app.domain.ordering import Order
 from app.domain.outcomes import OutcomeKind
 from app.domain.persona import Facet
@@ -89,6 +90,8 @@ class Reading:
     slots: Mapping[str, str] = field(default_factory=dict[str, str])
     evidence: tuple[UUID, ...] = ()
     features: Features = field(default_factory=dict[str, float])
+    leanings: Mapping[str, float] | None = None
+    """How it leans on each facet of a persona, -1..1; None: as its words say."""
 
     @property
     def measured(self) -> Features:
@@ -110,10 +113,17 @@ class Hypothesis:
     slots: Mapping[str, str]
     evidence: tuple[UUID, ...]
     features: Features
+    leanings: Mapping[str, float] | None = None
+    """As those of a reading."""
     rank: int = 1
     """The place, from 1, at which it is to be shown."""
     propensity: float = 1.0
     """The probability with which the policy shows this reading at this place; 1 where no order is drawn."""
+
+    @property
+    def leans(self) -> Mapping[str, float]:
+        """How it leans on each facet, as its words say where nothing else does."""
+        return leanings_of(self.request) if self.leanings is None else self.leanings
 
 
 def shown_hypotheses(readings: Sequence[Reading], calibration: Calibration, count: int) -> list[Hypothesis]:
@@ -141,6 +151,7 @@ def numbered(readings: Sequence[Reading], confidences: Sequence[float]) -> list[
             evidence=reading.evidence,
             features=reading.measured,
             rank=index,
+            leanings=reading.leanings,
         )
         for index, (reading, confidence) in enumerate(zip(readings, confidences, strict=True), start=1)
     ]
@@ -177,6 +188,7 @@ def reading_document(reading: Reading | Hypothesis) -> dict[str, Any]:
         "slots": dict(reading.slots),
         "evidence": [str(memory_id) for memory_id in reading.evidence],
         "features": dict(reading.features),
+        **({} if reading.leanings is None else {"leanings": dict(reading.leanings)}),
     }
 
 

@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from app.domain import training, wording
 from app.domain.datasets import CHAT, FACETS, PREFERENCES, RERANK, SOURCES, Row, SplitKey
+from app.domain.facet_evidence import REMARK_PRECISION
 from app.domain.instructions import (
     MAX_CITED,
     MAX_LINE,
@@ -26,7 +27,7 @@ from app.domain.instructions import (
     memories_of,
     relevance_instruction,
 )
-from app.domain.persona import NEUTRAL, OBSERVATIONS_PER_UNIT, PRIOR_STRENGTH, Facet
+from app.domain.persona import NEUTRAL, NEUTRAL_VARIANCE, Facet
 from app.domain.training import Sample
 
 CHOSEN_CONFIDENCE = 90
@@ -180,9 +181,10 @@ def told_facets(facets: Mapping[str, float]) -> dict[str, float]:
 def _least_known(name: str, value: float) -> Facet:
     value = min(1.0, max(0.0, value))
     distance = abs(value - NEUTRAL)
-    # From the Beta update: after weight w all in one direction, |v - 1/2| = w / (2 (n + w)).
-    weight = PRIOR_STRENGTH * 2 * distance / (1 - 2 * distance) if distance < NEUTRAL else OBSERVATIONS_PER_UNIT
-    return Facet(name, value, PRIOR_STRENGTH + weight)
+    # Remarks of the precision p, all one way, bring it from neutral to v: |v - 1/2| = p / 2 / (P + p).
+    start = 1.0 / NEUTRAL_VARIANCE
+    precision = start * distance / (NEUTRAL - distance) if distance < NEUTRAL else REMARK_PRECISION
+    return Facet(name, value, 1.0 / (start + precision), evidence=1)
 
 
 @dataclass(frozen=True)

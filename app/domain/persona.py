@@ -1,29 +1,27 @@
-"""Personas: facets with uncertainty, and what moves them.
+"""Personas: facets, each with what is believed of it and how sure that is.
 
-A facet is a Beta belief: `value` is its mean in 0..1 (0.5 is neutral) and `strength` the number of
-observations it is worth, so that a facet that was heard often moves slowly and knows that it is sure.
+What is believed of a facet is a mean and a variance of its value in 0..1 (0.5 is neutral), out of the user's evidence
+(`app.domain.facet_evidence`), at a moment. From then on the evidence fades, and the belief goes back to what it would
+be without any.
 """
 
 import math
-import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from datetime import datetime
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
 from app.domain.embeddings import Vector
-from app.domain.wording import has_negation, normalise
 
 DEFAULT_FACETS = ("concise", "formal", "code_first", "step_by_step")
 NEUTRAL = 0.5
-PRIOR_STRENGTH = 2.0
-MAX_STRENGTH = 60.0
-"""A ceiling, so that people can still change their mind after years."""
+NEUTRAL_VARIANCE = 1 / 12
+"""Of a value of which nothing is known: that of any value in 0..1, each as probable as the others."""
 
-OBSERVATIONS_PER_UNIT = 10.0
-"""A delta of 0.1 counts as one observation."""
+TOLD_VARIANCE = 1 / 120
+"""Of what users say of themselves outright: that of 20 remarks."""
 
 INTERVAL_Z = 1.28
 """Half-width, in standard deviations, of the interval (about 80 %) that has to exclude neutral before a
@@ -32,25 +30,61 @@ facet shapes a prompt: personalising on a guess is worse than not personalising.
 CENTROID_HALF_LIFE_DAYS = 30.0
 
 
+class Belief(NamedTuple):
+    """A mean and a variance of a facet's value."""
+
+    mean: float = NEUTRAL
+    variance: float = NEUTRAL_VARIANCE
+
+
+@dataclass(frozen=True)
+class Carried:
+    """What was believed of a facet when its evidence was not kept yet, out of so many pieces of it."""
+
+    belief: Belief
+    evidence: int
+    at: datetime
+
+
 @dataclass(frozen=True)
 class Facet:
-    """One trait of how a user likes to be answered."""
+    """One trait of how a user likes to be answered: what is believed of it at `updated_at`, and what would be without
+    evidence (`start`). `evidence`: how many pieces of it speak of the facet, `evidence_at` the latest. `told_at`: since
+    when it is what the user said outright. Nothing but the user moves a facet that is pinned."""
 
     name: str
-    value: float = NEUTRAL
-    strength: float = PRIOR_STRENGTH
+    mean: float = NEUTRAL
+    variance: float = NEUTRAL_VARIANCE
+    evidence: int = 0
+    evidence_at: datetime | None = None
+    updated_at: datetime | None = None
+    start: Belief = Belief()  # noqa: RUF009 - a tuple
+    told_at: datetime | None = None
+    is_pinned: bool = False
+    carried: Carried | None = None
+
+    @property
+    def value(self) -> float:
+        """The mean, 0..1."""
+        return min(1.0, max(0.0, self.mean))
 
     @property
     def uncertainty(self) -> float:
-        """Standard deviation of the belief, sqrt(v(1-v)/(strength+1)) as of a Beta; 0..0.5."""
-        return math.sqrt(self.value * (1.0 - self.value) / (self.strength + 1.0))
+        """The standard deviation."""
+        return math.sqrt(self.variance)
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """The values that are probable, about 80 % of what is believed."""
+        half = INTERVAL_Z * self.uncertainty
+        return max(0.0, min(1.0, self.mean - half)), min(1.0, max(0.0, self.mean + half))
 
     @property
     def is_expressed(self) -> bool:
-        """Whether the belief's interval excludes neutral, so that the facet may shape a prompt."""
-        # A value at the very edge has no variance of its own; half an observation keeps it honest.
-        spread = max(self.uncertainty, 0.5 / (self.strength + 1.0))
-        return abs(self.value - NEUTRAL) > INTERVAL_Z * spread
+        """Whether the interval excludes neutral by what this user did or said, so that the facet may shape a prompt.
+        What other users like is no reason."""
+        is_own = self.evidence > 0 or self.told_at is not None
+        return is_own and abs(self.mean - NEUTRAL) > INTERVAL_Z * self.uncertainty
 
 
 @dataclass(frozen=True)
@@ -68,15 +102,24 @@ class Persona:
 
 @dataclass(frozen=True)
 class Signal:
-    """Anything that teaches: what happened, in the words of the caller where there are any."""
+    """Anything that teaches: what happened, in the words of the caller where there are any. `shown`: how the options
+    of a choice lean on each facet; the one at `chosen` was taken."""
 
-    kind: Literal["selection", "rejection", "feedback", "correction"]
+    kind: Literal["selection", "rejection", "feedback", "correction", "preference"]
     facets: Mapping[str, Facet]
     chosen_text: str = ""
     rejected_texts: tuple[str, ...] = ()
     comment: str = ""
     rating: float | None = None
     is_success: bool | None = None
+    shown: tuple[Mapping[str, float], ...] = field(default=(), kw_only=True)
+    chosen: int = field(default=0, kw_only=True)
+
+    @property
+    def has_words(self) -> bool:
+        """Whether there is anything to judge beside the choice itself."""
+        said = self.chosen_text or self.rejected_texts or self.comment
+        return bool(said) or self.rating is not None or self.is_success is not None
 
     @property
     def document(self) -> dict[str, Any]:
@@ -93,7 +136,7 @@ class Signal:
 
 @dataclass(frozen=True)
 class FacetChange:
-    """One facet's move, and the signal that caused it."""
+    """One facet's move, and what caused it."""
 
     facet: str
     before: float
@@ -102,149 +145,36 @@ class FacetChange:
     reason: str
 
 
-def moved(facet: Facet, delta: float) -> Facet:
-    """`facet` after evidence of size |delta| (-1..1) toward 1 or, where negative, toward 0.
+def share_left(since: datetime, now: datetime, half_life_days: float) -> float:
+    """What evidence of `since` counts at `now`: half as much every `half_life_days`, by whole days, so that what is
+    computed twice on a day is the same."""
+    return 0.5 ** (max(0, (now - since).days) / half_life_days)
 
-    Conjugate Beta update: v' = (v*n + t*w) / (n + w) with w = OBSERVATIONS_PER_UNIT * |delta|.
+
+def faded(facets: Mapping[str, Facet], now: datetime, half_life_days: float) -> dict[str, Facet]:
+    """What is believed of each facet at `now`: the evidence counts less, and the variance grows back to that without
+    any. What was told does not fade, and neither does what is pinned.
+
+    The precision of all evidence together, and what it points to, fade alike:
+    P(t) = P_start + f · (P - P_start), (P m)(t) = P_start m_start + f · (P m - P_start m_start).
     """
-    weight = OBSERVATIONS_PER_UNIT * min(1.0, abs(delta))
-    if weight == 0.0 or not math.isfinite(delta):
+    return {name: _faded(facet, now, half_life_days) for name, facet in facets.items()}
+
+
+def _faded(facet: Facet, now: datetime, half_life_days: float) -> Facet:
+    share = 1.0 if facet.updated_at is None else share_left(facet.updated_at, now, half_life_days)
+    if share == 1.0 or facet.is_pinned:
         return facet
-    target = 1.0 if delta > 0 else 0.0
-    value = (facet.value * facet.strength + target * weight) / (facet.strength + weight)
-    low, high = sorted((facet.value, target))  # a sum of floats may miss its place between the two by the last digit
-    return replace(facet, value=min(high, max(low, value)), strength=min(MAX_STRENGTH, facet.strength + weight))
+    start, held = 1.0 / facet.start.variance, 1.0 / facet.variance
+    precision = start + share * (held - start)
+    pointed = start * facet.start.mean + share * (held * facet.mean - start * facet.start.mean)
+    return replace(facet, mean=pointed / precision, variance=1.0 / precision, updated_at=now)
 
 
-def apply_deltas(persona: Persona, deltas: Mapping[str, float], reason: str) -> tuple[Persona, list[FacetChange]]:
-    """The persona after `deltas`, its version one higher, and what moved. Facets it lacks start neutral."""
-    facets = dict(persona.facets)
-    changes: list[FacetChange] = []
-    for name, delta in deltas.items():
-        before = facets.get(name, Facet(name))
-        after = moved(before, delta)
-        if after == before:
-            continue
-        facets[name] = after
-        changes.append(FacetChange(name, before.value, after.value, after.uncertainty, reason))
-    if not changes:
-        return persona, []
-    return replace(persona, facets=facets, version=persona.version + 1), changes
-
-
-# What people say about an answer, and which way it points. Phrases are matched inside the normalised
-# comment, the longest first, each stretch of the comment once.
-_COMMENT_PHRASES: Mapping[str, Sequence[tuple[str, float]]] = {
-    "concise": (
-        ("too brief", -0.1),
-        ("too short", -0.1),
-        ("too terse", -0.1),
-        ("more detail", -0.1),
-        ("more explanation", -0.08),
-        ("explain more", -0.08),
-        ("elaborate", -0.08),
-        ("not enough detail", -0.1),
-        ("too long", 0.1),
-        ("too wordy", 0.1),
-        ("too verbose", 0.1),
-        ("too much detail", 0.1),
-        ("too much text", 0.1),
-        ("get to the point", 0.1),
-        ("shorter", 0.08),
-        ("be brief", 0.1),
-        ("tl;dr", 0.08),
-        ("keep it short", 0.1),
-    ),
-    "formal": (
-        ("too casual", 0.1),
-        ("too informal", 0.1),
-        ("more formal", 0.1),
-        ("more professional", 0.1),
-        ("too formal", -0.1),
-        ("too stiff", -0.1),
-        ("more casual", -0.1),
-        ("less formal", -0.1),
-        ("friendlier", -0.08),
-    ),
-    "code_first": (
-        ("show me the code", 0.1),
-        ("show me code", 0.1),
-        ("just the code", 0.1),
-        ("just code", 0.1),
-        ("code first", 0.1),
-        ("more code", 0.1),
-        ("need code", 0.1),
-        ("no code", -0.1),
-        ("less code", -0.1),
-        ("too much code", -0.1),
-        ("too technical", -0.08),
-    ),
-    "step_by_step": (
-        ("step by step", 0.1),
-        ("step-by-step", 0.1),
-        ("one step at a time", 0.1),
-        ("walk me through", 0.1),
-        ("skipped steps", 0.1),
-        ("hard to follow", 0.08),
-        ("too brief", 0.05),
-        ("too many steps", -0.1),
-        ("skip the steps", -0.1),
-        ("just the result", -0.08),
-        ("just the answer", -0.08),
-    ),
-}
-
-# A chosen or rejected reading says a little about form too.
-_FORM_WORDS: Mapping[str, Sequence[str]] = {
-    "step_by_step": ("step by step", "step-by-step", "tutorial", "walkthrough"),
-    "code_first": ("code", "script", "snippet"),
-    "concise": ("short", "brief", "summary", "one-page"),
-    "formal": ("formal", "report", "official"),
-}
-
-
-def heuristic_deltas(signal: Signal) -> dict[str, float]:
-    """Facet deltas of one signal by plain rules: what the comment says, what form was chosen or rejected,
-    and whether the result, shaped by the facets that were expressed, was liked."""
-    deltas: dict[str, float] = {}
-
-    def add(name: str, delta: float) -> None:
-        deltas[name] = max(-1.0, min(1.0, deltas.get(name, 0.0) + delta))
-
-    comment = normalise(signal.comment).replace("’", "'")
-    for name, phrases in _COMMENT_PHRASES.items():
-        rest = comment
-        for phrase, delta in sorted(phrases, key=lambda item: -len(item[0])):
-            if found := _spot(phrase, rest):
-                add(name, -0.5 * delta if _is_denied(rest[: found.start()]) else delta)
-                rest = f"{rest[: found.start()]},{rest[found.end() :]}"
-    chosen = normalise(signal.chosen_text)
-    rejected = [normalise(text) for text in signal.rejected_texts]
-    for name, forms in _FORM_WORDS.items():
-        if any(_spot(form, chosen) for form in forms):
-            add(name, 0.05)
-        elif any(_spot(form, text) for text in rejected for form in forms):
-            add(name, -0.02)
-    verdict = signal.rating if signal.rating is not None else _verdict(signal.is_success)
-    if verdict and not comment:
-        for name, facet in signal.facets.items():
-            if facet.is_expressed:
-                add(name, 0.03 * verdict * math.copysign(1.0, facet.value - NEUTRAL))
-    return {name: delta for name, delta in deltas.items() if delta}
-
-
-def _spot(phrase: str, text: str) -> re.Match[str] | None:
-    return re.search(rf"(?<!\w){re.escape(phrase)}(?!\w)", text)
-
-
-def _is_denied(before: str) -> bool:
-    """Whether the last words of the clause that `before` ends in deny what follows."""
-    clause = re.split(r"[,.;:!?]", before)[-1]
-    return has_negation(" ".join(clause.split()[-3:]))
-
-
-def _verdict(is_success: bool | None) -> float:
-    return 0.0 if is_success is None else (0.5 if is_success else -0.5)
+def told(facet: Facet, value: float, now: datetime, *, is_pinned: bool) -> Facet:
+    """The facet as the user says it is: whatever was concluded before counts no more."""
+    said = Belief(value, TOLD_VARIANCE)
+    return Facet(facet.name, *said, updated_at=now, start=said, told_at=now, is_pinned=is_pinned)
 
 
 def moved_centroid(

@@ -26,6 +26,7 @@ _WIDENED = 1.3
 """The draws come from a normal whose variance is this much larger than Laplace's, whose tails are too thin."""
 
 _STEPS = 40
+_TOLERANCE = 1e-10
 _LEAST_SHARE = 1e-3
 
 
@@ -74,6 +75,12 @@ class Taste:
         """(d,)."""
         return self.shares @ (self.draws - self.mean) ** 2
 
+    @property
+    def covariance(self) -> Array:
+        """(d, d)."""
+        offset = self.draws - self.mean
+        return (offset * self.shares[:, None]).T @ offset
+
     def interval(self, level: float) -> tuple[Array, Array]:
         """The central interval of each trait that holds `level` of the posterior: (lows (d,), highs (d,))."""
         order = np.argsort(self.draws, axis=0)
@@ -95,25 +102,45 @@ class Taste:
 
 def taste_of(prior: TastePrior, comparisons: Sequence[Comparison], remarks: Sequence[Remark] = ()) -> Taste:
     """The tastes of a user with this evidence, in any order."""
-    informed = _with_remarks(prior, remarks)
-    against = [(each.shown - each.shown[each.chosen], each.weight) for each in comparisons]
-    centre, covariance = _laplace(informed, against)
+    informed = heard(prior, remarks)
+    centre, covariance = laplace(informed, comparisons)
     normal = _normal_draws(len(centre))
     draws = centre + normal @ np.linalg.cholesky(_WIDENED * covariance).T
-    logs = _log_posterior(draws, informed, against) + 0.5 * (normal**2).sum(axis=1)
+    logs = _log_posterior(draws, informed, comparisons) + 0.5 * (normal**2).sum(axis=1)
     return Taste(draws, softmax(logs))
 
 
-def fit_prior(means: Array, covariances: Array | None = None) -> TastePrior:
+def heard(prior: TastePrior, remarks: Sequence[Remark]) -> TastePrior:
+    """The prior once the remarks were heard: normal times normal is normal, without choices that is the posterior."""
+    if not remarks:
+        return prior
+    precision = inverse(prior.covariance)
+    covariance = inverse(precision + np.diag(np.sum([each.precision for each in remarks], axis=0)))
+    shift = precision @ prior.mean + np.sum([each.shift for each in remarks], axis=0)
+    return TastePrior(covariance @ shift, covariance, prior.sharpness)
+
+
+def fit_prior(
+    means: Array, covariances: Array | None = None, start: TastePrior | None = None, start_users: int = 0
+) -> TastePrior:
     """The prior over users from what is known of them: posterior means (u, d) and covariances (u, d, d), none where
     they are known exactly. Empirical Bayes (Efron and Morris 1973): the spread of the means and the mean spread.
-    Raises ValueError with fewer than two users."""
-    if len(means) < 2:
-        raise ValueError(f"a prior over users is learned from two users at least, not {len(means)}")
-    spread = np.cov(means.T) if covariances is None else np.cov(means.T) + covariances.mean(axis=0)
-    return TastePrior(
-        means.mean(axis=0), (np.atleast_2d(spread) + _LEAST_SHARE * np.eye(means.shape[1])).astype(np.float64)
-    )
+    What `start` says counts as `start_users` users: of tastes in a range of 1 none then moves the mean by more than
+    1 / (u + start_users). Raises ValueError with fewer than two users."""
+    users = len(means)
+    if users < 2:
+        raise ValueError(f"a prior over users is learned from two users at least, not {users}")
+    if start is None:
+        spread = np.cov(means.T) if covariances is None else np.cov(means.T) + covariances.mean(axis=0)
+        return TastePrior(
+            means.mean(axis=0), (np.atleast_2d(spread) + _LEAST_SHARE * np.eye(means.shape[1])).astype(np.float64)
+        )
+    mean = (start_users * start.mean + means.sum(axis=0)) / (start_users + users)
+    offsets = means - mean
+    own = offsets.T @ offsets + (0.0 if covariances is None else covariances.sum(axis=0))
+    away = np.outer(start.mean - mean, start.mean - mean)
+    spread = (start_users * (start.covariance + away) + own) / (start_users + users)
+    return TastePrior(mean, spread, start.sharpness)
 
 
 def fit_sharpness(prior: TastePrior, histories: Sequence[Sequence[Comparison]]) -> TastePrior:
@@ -132,45 +159,56 @@ def fit_sharpness(prior: TastePrior, histories: Sequence[Sequence[Comparison]]) 
     return TastePrior(prior.mean, prior.covariance, best)
 
 
-def _with_remarks(prior: TastePrior, remarks: Sequence[Remark]) -> TastePrior:
-    """The prior once the remarks were heard: normal times normal is normal."""
-    if not remarks:
-        return prior
+def laplace(prior: TastePrior, comparisons: Sequence[Comparison]) -> tuple[Array, Array]:
+    """(the most probable weights (d,), the inverse of the curvature there (d, d)), by damped Newton steps."""
     precision = inverse(prior.covariance)
-    covariance = inverse(precision + np.diag(np.sum([each.precision for each in remarks], axis=0)))
-    shift = precision @ prior.mean + np.sum([each.shift for each in remarks], axis=0)
-    return TastePrior(covariance @ shift, covariance, prior.sharpness)
-
-
-def _laplace(prior: TastePrior, against: Sequence[tuple[Array, float]]) -> tuple[Array, Array]:
-    """(the most probable weights, the inverse of the curvature there), by damped Newton steps."""
-    precision = inverse(prior.covariance)
+    against = _differences(comparisons)
     at = prior.mean.copy()
     curvature = precision
     for _ in range(_STEPS):
         slope = precision @ (at - prior.mean)
         curvature = precision.copy()
-        for differences, weight in against:
-            share = softmax(prior.sharpness * differences @ at)
-            expected = share @ differences
-            slope = slope + weight * prior.sharpness * expected
-            spread = (differences * share[:, None]).T @ differences - np.outer(expected, expected)
-            curvature = curvature + weight * prior.sharpness**2 * spread
+        for differences, weights in against:
+            scores = prior.sharpness * differences @ at
+            weighed = np.exp(scores - scores.max(axis=1, keepdims=True))
+            shares = weighed / weighed.sum(axis=1, keepdims=True)
+            expected = np.einsum("kn,knd->kd", shares, differences)
+            slope = slope + prior.sharpness * weights @ expected
+            spread = np.einsum("kn,knd,kne,k->de", shares, differences, differences, weights)
+            spread = spread - np.einsum("kd,ke,k->de", expected, expected, weights)
+            curvature = curvature + prior.sharpness**2 * spread
         step = solved(curvature, slope)
         at = at - step * min(1.0, 2.0 / max(1e-9, float(np.abs(step).max())))
-        if float(np.abs(step).max()) < 1e-6:
+        if float(np.abs(step).max()) < _TOLERANCE:
             break
     return at, inverse(curvature)
 
 
-def _log_posterior(draws: Array, prior: TastePrior, against: Sequence[tuple[Array, float]]) -> Array:
+def _differences(comparisons: Sequence[Comparison]) -> list[tuple[Array, Array]]:
+    """The options of each comparison less the chosen one, those of one size together (k, n, d), with what each counts
+    (k,)."""
+    by_size: dict[int, list[Comparison]] = {}
+    for each in comparisons:
+        by_size.setdefault(len(each.shown), []).append(each)
+    return [
+        (
+            np.stack([each.shown - each.shown[each.chosen] for each in alike]),
+            np.array([each.weight for each in alike]),
+        )
+        for alike in by_size.values()
+    ]
+
+
+def _log_posterior(draws: Array, prior: TastePrior, comparisons: Sequence[Comparison]) -> Array:
     """Up to a constant, for draws (m, d): (m,)."""
     offset = draws - prior.mean
-    logs = -0.5 * np.einsum("md,de,me->m", offset, inverse(prior.covariance), offset)
-    for differences, weight in against:
-        scores = prior.sharpness * draws @ differences.T
+    logs = -0.5 * np.einsum("md,de,me->m", offset, inverse(prior.covariance), offset, optimize=True)
+    for differences, weights in _differences(comparisons):
+        count, size, width = differences.shape
+        options = differences.transpose(1, 0, 2).reshape(size * count, width)
+        scores = (prior.sharpness * draws @ options.T).reshape(-1, size, count)
         top = scores.max(axis=1)
-        logs = logs - weight * (np.log(np.exp(scores - top[:, None]).sum(axis=1)) + top)
+        logs = logs - (np.log(np.exp(scores - top[:, None]).sum(axis=1)) + top) @ weights
     return logs
 
 

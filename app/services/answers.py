@@ -182,6 +182,4 @@ def plain(answered: Answered, row: AnyRow) -> Answered:
         return answered
     shown = [each["id"] for each in by_rank(row.hypotheses)]
     said = polarity(words)
-    return {"yes": Answered(shown[0]), "no": Answered(rejected_ids=shown), "open": answered}[
-        said
-    ]
+    return {"yes": Answered(shown[0]), "no": Answered(rejected_ids=shown), "open": answered}[said]

@@ -6,7 +6,7 @@ from uuid import UUID
 
 from app.domain.chat import Chat
 from app.domain.chat_context import NOTHING, STANDING, Context, Known, Meant, make_context
-from app.domain.persona import describe
+from app.domain.persona import describe, faded
 from app.domain.ranking import Weights, rank
 from app.ports import Clock, Tokenizer
 from app.services.catalogues import CatalogueService
@@ -50,6 +50,7 @@ class ChatContextService:
     clock: Clock
     _: KW_ONLY
     token_budget: int
+    facet_half_life_days: float
 
     @property
     def spaces(self) -> Spaces:
@@ -78,6 +79,7 @@ class ChatContextService:
             facets, known_since = await self.users.facets(statements, tenant_id, user_id)
         weights = settings.weights or Weights()
         recalled = rank(candidates.found, weights, now, SEARCHED)
+        facets = faded(facets, now, self.facet_half_life_days)
         known = Known(describe(facets), standing[::-1], recalled, meant)
         context = make_context(chat, known, self.token_budget, self.tokenizer.count)
         recall_id = None

@@ -12,6 +12,7 @@ import structlog
 from app.domain.errors import NotFound, UserErased
 from app.domain.extraction import statements_in
 from app.domain.instructions import offered, told
+from app.domain.leanings import leanings_of
 from app.domain.memory import Draft, MemoryType
 from app.domain.persona import Facet, Signal
 from app.domain.prompt import EnrichedPrompt
@@ -140,9 +141,7 @@ class ChoiceService:
 
     async def learn(self, choice: Choice, background: Background, signal_id: UUID) -> None:
         """Facets, memories and calibration out of a choice. The execution stands whatever happens here."""
-        shown = choice.shown.hypotheses if choice.shown else ()
-        rejected = tuple(each["question"] for each in shown if each is not choice.chosen)
-        signal = Signal("selection", background.facets, chosen_text=choice.meaning, rejected_texts=rejected)
+        signal = choice_signal(choice, background.facets)
         own_words = choice.request.custom_answer or ""
         stated = statements_in(own_words, SOURCE)
         drafts = chosen_drafts(choice, is_stated=bool(stated))
@@ -183,6 +182,18 @@ class ChoiceService:
                 hypothesis_set_id=choice.request.set_id,
                 maker=maker,
             )
+
+
+def choice_signal(choice: Choice, facets: Mapping[str, Facet]) -> Signal:
+    """What a choice says of facets: a comparison with the others, and the user's own words; where the options all lean
+    alike, or none was taken, what their words tell."""
+    options = choice.shown.hypotheses if choice.shown else ()
+    rejected = tuple(each["question"] for each in options if each is not choice.chosen)
+    shown = tuple({**leanings_of(each["request"], facets), **each.get("leanings", {})} for each in options)
+    if choice.chosen is None or all(each == shown[0] for each in shown):
+        return Signal("selection", facets, chosen_text=choice.meaning, rejected_texts=rejected)
+    place = next(index for index, each in enumerate(options) if each is choice.chosen)
+    return Signal("selection", facets, comment=choice.request.custom_answer or "", shown=shown, chosen=place)
 
 
 def chosen_drafts(choice: Choice, *, is_stated: bool) -> list[Draft]:

@@ -149,7 +149,8 @@ class ContextService:
             ranked, is_replaced = await self.ranking.rerank(choice.meaning, ranked)
             is_degraded = is_degraded or is_replaced
         asked = asked_of(SEARCHED, None, None, weights, candidates.fusion, is_reranked=self.ranking.is_reranking)
-        facets = {name: Facet(name) for name in DEFAULT_FACETS} if persona is None else persona.facets
+        held = {name: Facet(name) for name in DEFAULT_FACETS} if persona is None else persona.facets
+        facets = self.choices.personas.now_of(held, choice.made_at)
         known_since = None if persona is None else persona.known_since
         return Background(facets, ranked, known_since, candidates.space, asked), is_degraded
 

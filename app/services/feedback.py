@@ -10,6 +10,7 @@ import structlog
 
 from app.domain.errors import InvalidInput, NotFound
 from app.domain.extraction import statements_in
+from app.domain.leanings import leanings_of
 from app.domain.memory import MemoryType
 from app.domain.persona import Signal
 from app.ports import Clock
@@ -108,7 +109,7 @@ class FeedbackService:
             )
         signal = Signal(
             "feedback",
-            persona.facets,
+            self.personas.now_of(persona.facets, now),
             rejected_texts=tuple(rejected),
             comment=feedback.comment,
             rating=feedback.rating,
@@ -137,8 +138,9 @@ class FeedbackService:
         preferred: str,
         reward: float | None,
     ) -> None:
-        """Record which of two wordings a user prefers. Raises NotFound for an unknown user."""
+        """Record which of two wordings a user prefers, and learn from it. Raises NotFound for an unknown user."""
         now = self.clock.now()
+        signal_id = uuid4()
         async with self.database.begin(tenant_id) as connection:
             if not await self.users.hold(connection, tenant_id, user_id):
                 raise NotFound("no such user")
@@ -146,7 +148,7 @@ class FeedbackService:
                 connection,
                 {
                     "tenant_id": tenant_id,
-                    "signal_id": uuid4(),
+                    "signal_id": signal_id,
                     "user_id": user_id,
                     "kind": "preference",
                     "body": {
@@ -167,6 +169,12 @@ class FeedbackService:
                 reward=reward,
                 tenant_id=tenant_id,
                 has_consent=self.collector.is_enabled and await self.users.consents(connection, tenant_id, user_id),
+            )
+        if preferred != "tie":
+            shown = (leanings_of(hypothesis_a), leanings_of(hypothesis_b))
+            chosen = int(preferred == "hypothesis_b")
+            await self.personas.learn(
+                tenant_id, user_id, Signal("preference", {}, shown=shown, chosen=chosen), signal_id=signal_id
             )
         log.info("preference_recorded", preferred=preferred)
 

@@ -31,7 +31,7 @@ from app.domain.meanings import Meanings, meanings_of
 from app.domain.meanings import as_document as meanings_document
 from app.domain.ordering import Order
 from app.domain.outcomes import weight
-from app.domain.persona import moved_centroid
+from app.domain.persona import faded, moved_centroid
 from app.domain.ranker import Ranker
 from app.domain.ranking import Ranked, Weights, rank
 from app.domain.readings import MIN_CHOICE_SIMILARITY
@@ -131,6 +131,7 @@ class HypothesisService:
     k_anonymity: int
     chance: Chance
     """What is left to it where a tenant says nothing else."""
+    facet_half_life_days: float
 
     @property
     def spaces(self) -> Spaces:
@@ -290,8 +291,9 @@ class HypothesisService:
         looked_at = background.calibration(self.slm.name).examination
         past = [replace(each, weight=weight(each.outcome, each.place, looked_at)) for each in past]
         ranked: list[Ranked] = rank(candidates.found, settings.weights or Weights(), now, CONTEXT_MEMORIES)
+        facets = faded(background.facets, now, self.facet_half_life_days)
         made = HypothesisContext(
-            query.text, now, catalogue, intent, ranked, past, cohort, background.facets, tuple(conversation), count
+            query.text, now, catalogue, intent, ranked, past, cohort, facets, tuple(conversation), count
         )
         return query, made, background
 
@@ -387,6 +389,7 @@ def as_document(hypothesis: Hypothesis) -> dict[str, Any]:
     return {
         "id": hypothesis.id,
         **reading_document(hypothesis),
+        "leanings": dict(hypothesis.leans),
         "confidence": hypothesis.confidence,
         "rank": hypothesis.rank,
         "propensity": hypothesis.propensity,

@@ -23,8 +23,9 @@ from app.domain.spaces import StoredSpace
 from app.domain.telemetry import Policy, Shown
 from app.store.calibrations import DECIDED, index_of, places_of, settled
 from app.store.engine import Statements
+from app.store.facets import facets_of
 from app.store.tables import AnyRow, executions, hypothesis_sets, signals
-from app.store.users import Centroid, centroid_of, facets_of
+from app.store.users import Centroid, centroid_of
 from app.store.vectors import vector_literal
 
 RECENT_ANSWERS = 200

@@ -31,6 +31,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import JSONB
 
 from app.store.job_tables import declare_job_tables
+from app.store.persona_tables import declare_persona_tables
 
 AnyRow = Row[*tuple[Any, ...]]
 """A row whose columns are named where it is read."""
@@ -512,8 +513,10 @@ space_backlog = Table(
 """What a space lacks that is written to: noted by triggers on `memories` and `hypothesis_sets`."""
 
 declare_job_tables(metadata)
+facet_evidence, facet_priors = declare_persona_tables(metadata)
 
 USER_TABLES = (
+    facet_evidence,
     facet_changes,
     signals,
     executions,

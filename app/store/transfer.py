@@ -42,6 +42,8 @@ from app.domain.errors import InvalidInput
 from app.domain.memory import MemoryType
 from app.domain.places import conversation_of, place_of
 from app.domain.spaces import StoredSpace
+from app.store.facet_records import check_evidence, check_facets, check_leanings
+from app.store.facets import facets_as_now
 from app.store.spaces import Kind, SpaceStore
 from app.store.tables import DERIVED, KEPT_BY_DATABASE, USER_TABLES
 from app.store.vectors import vector_from_bytes
@@ -145,7 +147,10 @@ def parse_row(line: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     unknown = sorted(set(line) - {column.name for column in columns} - {"table"})
     if unknown:
         raise InvalidInput(f"{table.name} has no field {', '.join(unknown)}")
-    return table.name, {column.name: _decode(column, line.get(column.name)) for column in columns}
+    row = {column.name: _decode(column, line.get(column.name)) for column in columns}
+    if table is TABLES["users"]:
+        row["facets"] = facets_as_now(row["facets"] or {}, row["updated_at"])
+    return table.name, row
 
 
 def _decode(column: Column[Any], value: Any) -> Any:
@@ -260,11 +265,14 @@ def _check_document(value: Any, depth: int) -> None:
 
 
 def _record_of_facets(value: Any) -> Any:
-    """Facet name -> value and strength."""
-    for facet in _record(value).values():
-        belief = _record(facet)
-        if not 0.0 <= _number(belief.get("value")) <= 1.0 or _number(belief.get("strength")) <= 0.0:
-            raise ValueError
+    """Facet name -> what is believed of it."""
+    check_facets(_record(value))
+    return value
+
+
+def _record_of_evidence(value: Any) -> Any:
+    """What speaks of facets."""
+    check_evidence(_record(value))
     return value
 
 
@@ -279,6 +287,7 @@ def _list_of_hypotheses(value: Any) -> Any:
         for name in ("confidence", "score"):
             _number(shown.get(name))
         _record_of_slots(shown.get("slots"))
+        check_leanings(shown.get("leanings", {}))
         for memory_id in _texts(shown.get("evidence")):
             _uuid(memory_id)
     return cast(Any, value)
@@ -298,6 +307,7 @@ def _record(value: Any) -> dict[str, Any]:
 
 _DOCUMENTS: Mapping[str, Callable[[Any], Any]] = {
     "facets": _record_of_facets,
+    "evidence": _record_of_evidence,
     "hypotheses": _list_of_hypotheses,
     "chosen_slots": _record_of_slots,
 }

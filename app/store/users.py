@@ -12,8 +12,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.domain.embeddings import Vector
 from app.domain.errors import UserErased
-from app.domain.persona import DEFAULT_FACETS, Facet, FacetChange, Persona
+from app.domain.persona import Facet, FacetChange, Persona
 from app.store.engine import Statements
+from app.store.facets import facets_document, facets_of
 from app.store.tables import USER_TABLES, AnyRow, facet_changes, tenants, users
 from app.store.vectors import vector_from_bytes, vector_literal
 
@@ -78,17 +79,6 @@ def centroid_of(row: Any) -> Centroid:
     """A driver's row with the user's columns as a value; of an unknown user, an empty one."""
     vector = vector_from_bytes(row["vector"]) if row["vector"] is not None else None
     return Centroid(vector, row["vector_space"], row["vector_weight"] or 0.0, row["vector_at"], row["created_at"])
-
-
-def facets_document(facets: Mapping[str, Facet]) -> dict[str, Any]:
-    """Facets as they are stored."""
-    return {name: {"value": facet.value, "strength": facet.strength} for name, facet in facets.items()}
-
-
-def facets_of(document: Mapping[str, Any]) -> dict[str, Facet]:
-    """Stored facets, with the default ones where nothing is stored yet."""
-    facets = {name: Facet(name) for name in DEFAULT_FACETS}
-    return facets | {name: Facet(name, body["value"], body["strength"]) for name, body in document.items()}
 
 
 class UserStore:

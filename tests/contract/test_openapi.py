@@ -33,6 +33,7 @@ CONTRACT = [
     ("GET", "/v1/persona/{user_id}"),
     ("PATCH", "/v1/persona/{user_id}"),
     ("GET", "/v1/persona/{user_id}/history"),
+    ("DELETE", "/v1/persona/{user_id}/facets/{facet}"),
     ("GET", "/v1/telemetry"),
     ("GET", "/v1/training/stats"),
     ("POST", "/v1/training/datasets"),

@@ -29,7 +29,8 @@ DRAFT = {"type": "GOAL", "content": "run a marathon", "valid_from": MOMENT}
 CALLS: Mapping[str, tuple[tuple[Any, ...], Mapping[str, Any]]] = {
     "add_memories": ((USER, [DRAFT, DRAFT]), {}),
     "change_memory": ((ID,), {"content": "run two", "valid_to": None}),
-    "correct_persona": ((USER,), {"facets": {"concise": 0.9}, "version": 2}),
+    "correct_persona": ((USER,), {"facets": {"concise": 0.9}, "pinned": {"formal": True}, "version": 2}),
+    "delete_facet": ((USER, "concise"), {}),
     "create_embeddings": ((), {"input": ["a", "b"]}),
     "delete_memories": ((USER,), {"mtype": "GOAL"}),
     "delete_memory": ((ID,), {}),
@@ -165,7 +166,7 @@ def check_request(name: str, request: httpx2.Request) -> None:
     method, path, operation = OPERATIONS[name]
     given = CALLS[name][0]
     raw_path, _, query = request.url.raw_path.decode().partition("?")
-    filled = re.sub(r"{\w+}", ID, path.replace("{user_id}", USER))
+    filled = re.sub(r"{\w+}", ID, path.replace("{user_id}", USER).replace("{facet}", "concise"))
     assert (request.method, raw_path.count("/"), unquote(raw_path)) == (method, path.count("/"), filled)
     if query:
         values = dict(pair.split("=") for pair in query.split("&"))

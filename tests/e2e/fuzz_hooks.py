@@ -21,6 +21,7 @@ RULES: Mapping[str, str] = {
     "answer_question": "an answer picks a hypothesis, turns some down, or says something"
     "|there is no question in this set: propose anew what the input means",
     "execute": "hypothesis_id needs the hypothesis_set_id it belongs to",
+    "correct_persona": "name at least one facet, in facets or in pinned",
     "give_feedback": "rejected_ids needs the hypothesis set they belong to",
     "add_memories": "valid_to has to be later than valid_from",
     "change_memory": "valid_to has to be later than valid_from"

@@ -125,6 +125,16 @@ def test_a_persona_is_set_and_its_history_shown(service: RunningService) -> None
         ("formal", "correction"),
     }
     assert "correction" in service.run_command("persona", "history", "eve").stdout
+    pinned = ask(service, "persona", "pin", "eve", "concise", "formal=0.3")["facets"]
+    assert [(pinned[name]["value"], pinned[name]["is_pinned"]) for name in ("concise", "formal")] == [
+        (0.9, True),
+        (0.3, True),
+    ]
+    assert not ask(service, "persona", "unpin", "eve", "formal")["facets"]["formal"]["is_pinned"]
+    assert ask(service, "persona", "delete", "eve", "concise")["facets"]["concise"]["value"] == 0.5
+    assert ask(service, "persona", "delete", "eve", "formal")["facets"]["formal"]["told_at"] is None
+    assert ask(service, "persona", "history", "eve")["changes"] == []
+    assert "no such facet" in refused(service, "persona", "delete", "eve", "patience")
 
 
 def test_training_samples_go_with_the_user(service: RunningService, exported: bytes) -> None:

@@ -28,7 +28,7 @@ OWN, OTHER = "Zoë of room 1", "Bob of room 2"
 MARKER = "bumblebee"
 """In everything the other user says."""
 
-TOOLS = ["remember", "recall", "forget", "hypothesize", "execute", "feedback", "persona"]
+TOOLS = ["remember", "recall", "forget", "hypothesize", "execute", "feedback", "persona", "correct_persona"]
 PERSONA = "embed-service://persona"
 
 
@@ -232,6 +232,7 @@ REQUIRED: dict[str, dict[str, Any]] = {
     "execute": {"input_text": "what do I like?"},
     "feedback": {"comment": "too long"},
     "persona": {},
+    "correct_persona": {"facets": {"concise": 0.9}},
 }
 TEXTS = ("content", "query", "input_text", "custom_answer", "comment", "memory_id", "execution_id", "as_of", "tags")
 

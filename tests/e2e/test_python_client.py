@@ -56,6 +56,7 @@ def test_a_session(service: RunningService) -> None:
         assert client.get_persona(USER).facets["concise"].value > 0.5
         corrected = client.correct_persona(USER, facets={"formal": 0.9})
         assert corrected.facets["formal"].value == pytest.approx(0.9, abs=0.05)
+        assert corrected.facets["formal"].told_at
         assert {change.facet for change in client.get_persona_history(USER).changes} >= {"concise", "formal"}
         assert client.put_consent(USER, training=False).training is client.get_consent(USER).training is False
 

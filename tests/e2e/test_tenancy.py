@@ -14,15 +14,18 @@ from typing import Any
 from uuid import UUID
 
 import httpx
+import numpy as np
 import pytest
 from sqlalchemy import insert, select, text
 from sqlalchemy.exc import DBAPIError
 
 from app.domain.deployments import Route
+from app.domain.facet_evidence import FacetPrior
 from app.domain.trials import Trial
 from app.services.keys import hash_key
 from app.settings import Settings
 from app.store.engine import Database, open_database
+from app.store.facets import FacetStore
 from app.store.space_tables import MADE_HERE, PARTITIONS
 from app.store.tables import USER_TABLES, metadata, space_backlog, tenant_spaces
 from app.store.training import Deployment, DeploymentStore, RunStore
@@ -172,6 +175,8 @@ async def held_by_b(b: httpx.Client, service: RunningService, database: Database
         assert await DeploymentStore().insert(connection, "tenant-b", made)
         trial = Trial("trial-of-b", MARKER, "second", 2, "first", 0.5, "ended", datetime.now(UTC))
         assert await TrialStore().insert(connection, "tenant-b", trial)
+        learned = FacetPrior(("concise",), np.zeros(1), np.eye(1), 20, 1)
+        await FacetStore().save_prior(connection, "tenant-b", learned, datetime.now(UTC))
         number = (await connection.execute(select(tenant_spaces.c.number))).scalar_one()
         lacking = {"tenant_id": "tenant-b", "number": number, "kind": "memory"}
         lacking |= {"user_id": held[1].user_id, "item_id": UUID(held[1].memory_id)}
@@ -288,6 +293,9 @@ def attempts(them: Held, me: Held | None) -> dict[tuple[str, str], list[tuple[in
         ("GET", "/v1/persona/{user_id}"): [(reads, f"/v1/persona/{them.user_id}", None)],
         ("GET", "/v1/persona/{user_id}/history"): [(reads, f"/v1/persona/{them.user_id}/history", None)],
         ("PATCH", "/v1/persona/{user_id}"): [(reads, f"/v1/persona/{them.user_id}", {"facets": {"concise": 0.1}})],
+        ("DELETE", "/v1/persona/{user_id}/facets/{facet}"): [
+            (reads, f"/v1/persona/{them.user_id}/facets/concise", None),
+        ],
         ("GET", "/v1/telemetry"): [(200, "/v1/telemetry?since=2020-01-01T00:00:00Z", None)],
         ("GET", "/v1/training/stats"): [(200, "", None)],
         ("GET", "/v1/training/datasets"): [(200, "", None)],
@@ -656,6 +664,7 @@ def required_columns(name: str) -> dict[str, str]:
         "TIMESTAMP WITH TIME ZONE": "now()",
         "TIMESTAMP WITH TIME ZONE[]": "'{}'",
         "FLOAT": "0.5",
+        "FLOAT[]": "'{}'",
         "INTEGER": "99",
         "BOOLEAN": "false",
     }

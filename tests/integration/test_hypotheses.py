@@ -12,6 +12,7 @@ from app.clients.embeddings.onnx import OnnxEmbedder
 from app.domain.errors import InvalidInput, ModelUnavailable
 from app.domain.hypotheses import HypothesisContext, Reading, Turn
 from app.domain.labels import Weighed
+from app.domain.leanings import leanings_of
 from app.domain.memory import MemoryType
 from app.domain.persona import Signal
 from app.domain.turns import Stated, Utterance
@@ -111,6 +112,7 @@ async def test_the_shown_set_is_stored_with_scores_and_propensities(services: Se
             "slots": dict(shown.slots),
             "evidence": [str(one) for one in shown.evidence],
             "rank": place,
+            "leanings": leanings_of(shown.request),
             "propensity": 1.0,
         }
 

@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import asyncpg
+import orjson
 import pytest
 from alembic import command
 from alembic.autogenerate import compare_metadata
@@ -15,6 +16,8 @@ from sqlalchemy import Connection, text
 from app.clients.embeddings.onnx import OnnxEmbedder
 from app.domain.calibration import MODEL_PRIOR, Calibration
 from app.domain.errors import NotFound
+from app.domain.facet_evidence import FacetPrior, believed
+from app.domain.persona import DEFAULT_FACETS, Facet
 from app.services.feedback import Feedback
 from app.services.ranking import SearchRequest
 from app.settings import Settings
@@ -22,6 +25,7 @@ from app.store.calibrations import CalibrationStore
 from app.store.engine import Database, migrate, prepare_database, run_alembic
 from app.store.space_tables import MADE_HERE, is_of_the_code
 from app.store.tables import metadata
+from app.store.users import UserStore
 from app.wiring import build_services
 from tests.integration.conftest import choose, create_tenant, facts
 from tests.servers import TcpServer
@@ -100,6 +104,67 @@ async def test_what_was_calibrated_survives_the_change_to_sources(
     async with opened.begin(tenant) as connection:
         rows = (await connection.execute(text("SELECT version, slope, none_score FROM calibrations"))).all()
     assert rows == [(3, 1.7, 0.2)]
+    await opened.aclose()
+
+
+async def test_what_was_believed_of_facets_survives_the_change_to_posteriors(
+    database: Database, tcp_server: TcpServer, tenant: str
+) -> None:
+    """A Beta's mean and variance become what is believed, in any tenant, and back; what the user said last stays what
+    the user said; facets of which nothing was known are left out."""
+    opened = Database(await prepare_database(await new_database(database, tcp_server, "embedded")), pool_size=1)
+    await run_alembic(opened, lambda config: command.upgrade(config, "0017"))
+    await create_tenant(opened, tenant)
+    held = {
+        "concise": {"value": 0.8, "strength": 7.0},
+        "formal": {"value": 1.0, "strength": 20.0},
+        "code_first": {"value": 0.5, "strength": 2.0},
+        "step_by_step": {"value": 0.9, "strength": 22.0},
+    }
+    now = datetime(2026, 1, 10, tzinfo=UTC)
+    async with opened.begin(tenant) as connection:
+        for user, facets in (("ada", held), ("bob", {})):
+            await connection.execute(
+                text(
+                    "INSERT INTO users (tenant_id, user_id, facets, created_at, updated_at) "
+                    "VALUES (:tenant, :user, :facets, :now, :now)"
+                ),
+                {"tenant": tenant, "user": user, "facets": orjson.dumps(facets).decode(), "now": now},
+            )
+        for version, facet, reason in (
+            (1, "step_by_step", "correction"),
+            (2, "formal", "correction"),
+            (3, "formal", "feedback"),
+        ):
+            await connection.execute(
+                text(
+                    "INSERT INTO facet_changes VALUES "
+                    "(:tenant, gen_random_uuid(), 'ada', :facet, 0.5, 0.9, 0.1, :reason, NULL, :version, :now)"
+                ),
+                {"tenant": tenant, "facet": facet, "reason": reason, "version": version, "now": now},
+            )
+    await run_alembic(opened, lambda config: command.upgrade(config, "0020"))
+    async with opened.begin(tenant) as connection:
+        ada = await UserStore().persona(connection, tenant, "ada")
+        bob = await UserStore().persona(connection, tenant, "bob")
+    assert ada is not None
+    assert bob is not None
+    assert bob.facets == {name: Facet(name) for name in DEFAULT_FACETS}
+    concise, formal, told = (ada.facets[name] for name in ("concise", "formal", "step_by_step"))
+    assert (concise.value, concise.variance, concise.evidence) == (0.8, pytest.approx(0.16 / 8), 5)
+    assert (formal.value, formal.variance, formal.told_at) == (1.0, pytest.approx(0.25 / 21**2), None)
+    assert (told.value, told.told_at, told.carried) == (0.9, now, None)
+    assert ada.facets["code_first"] == Facet("code_first")
+    again = believed(ada.facets, [], FacetPrior(), now, 180.0)
+    assert {name: facet.value for name, facet in again.items()} == pytest.approx(
+        {name: facet.value for name, facet in ada.facets.items()}
+    )
+    assert again["concise"].variance == pytest.approx(concise.variance)
+    await run_alembic(opened, lambda config: command.downgrade(config, "0017"))
+    async with opened.begin(tenant) as connection:
+        back = (await connection.execute(text("SELECT facets FROM users WHERE user_id = 'ada'"))).scalar_one()
+    del held["code_first"]
+    assert back == {name: pytest.approx(facet) for name, facet in held.items()}
     await opened.aclose()
 
 

@@ -162,6 +162,13 @@ def _without_user(lines: list[bytes]) -> list[bytes]:
         (_change("memories", created_at="yesterday"), "created_at is not a moment"),
         (_change("users", facets={"concise": "very"}), "facets"),
         (_change("users", facets={"concise": {"value": 7, "strength": 2}}), "facets"),
+        (
+            _change("users", facets={"concise": {"mean": 0.5, "variance": 0.0, "evidence": 1, "start": [0.5, 0.1]}}),
+            "facets",
+        ),
+        (_change("users", facets={"concise": {"mean": 0.5, "variance": 0.1, "evidence": 1, "start": [0.5]}}), "facets"),
+        (_change("facet_evidence", evidence={"shown": [], "chosen": 0, "remark": {"concise": 7}}), "evidence"),
+        (_change("facet_evidence", evidence={"shown": [{}], "chosen": 3, "remark": {}}), "evidence"),
         (_change("hypothesis_sets", hypotheses=[{"id": "h1"}]), "hypotheses"),
         (_change("hypothesis_sets", hypotheses={}), "hypotheses"),
         (_change("hypothesis_sets", chosen_slots={"platform": 5}), "chosen_slots"),

@@ -50,7 +50,7 @@ def test_every_command_prints_json_on_request(path: str, command: Any) -> None:
     ("words", "found"),
     [
         ("embed-service me", "memory"),
-        ("embed-service persona ''", "show set history"),
+        ("embed-service persona ''", "show set pin unpin delete history"),
         ("/somewhere/embed-service space trial st", "start status stop"),
         ("embed-service memory search ada --li", "--limit"),
         ("embed-service memory search --limit 3 --ta", "--tag"),
@@ -68,7 +68,7 @@ def test_bash_completes_commands_and_options(words: str, found: str) -> None:
 
 COMPLETED = [
     ("embed-service me", {"memory"}),
-    ("embed-service persona ", {"show", "set", "history"}),
+    ("embed-service persona ", {"show", "set", "pin", "unpin", "delete", "history"}),
     ("/somewhere/embed-service space trial st", {"start", "status", "stop"}),
     ("embed-service memory search ada --li", {"--limit"}),
     ("embed-service memory search --limit 3 --ta", {"--tag"}),
@@ -133,6 +133,7 @@ def test_every_shell_is_told_every_command(shell: Shell) -> None:
         (["memory", "import", "/tmp"], "error: '/tmp' is a folder: name a file\n"),
         (["users", "import", "/dev/null/a"], "error: '/dev/null/a' cannot be: a part of that path is a file and no "),
         (["persona", "set", "ada", "concise"], "error: 'concise' is not NAME=VALUE with a number from 0 to 1"),
+        (["persona", "pin", "ada", "Concise"], "error: pinned.Concise.[key]: String should match pattern"),
         (["persona", "set", "ada", "concise=2"], "error: facets.concise: Input should be less than or equal to 1"),
         (["memory", "add", "", "x", "--type", "goal"], "error: user_id: String should have at least 1 character"),
     ],

@@ -74,7 +74,16 @@ async def said(held: FakeMemories, tool: str, **arguments: Any) -> str:
 
 async def test_no_tool_takes_a_user(listed: Mapping[str, ListedTool]) -> None:
     """Nor a tenant, nor anything it does not list."""
-    assert set(listed) == {"remember", "recall", "forget", "hypothesize", "execute", "feedback", "persona"}
+    assert set(listed) == {
+        "remember",
+        "recall",
+        "forget",
+        "hypothesize",
+        "execute",
+        "feedback",
+        "persona",
+        "correct_persona",
+    }
     for tool in listed.values():
         assert tool.input_schema["type"] == "object"
         assert tool.input_schema["additionalProperties"] is False
@@ -85,7 +94,7 @@ async def test_annotations_say_what_a_tool_does(listed: Mapping[str, ListedTool]
     """Clients ask people before what destroys, and not before what reads."""
     hints = {name: tool.annotations for name, tool in listed.items()}
     assert {name for name, hint in hints.items() if hint and hint.read_only_hint} == {"recall", "persona"}
-    assert {name for name, hint in hints.items() if hint and hint.destructive_hint} == {"forget"}
+    assert {name for name, hint in hints.items() if hint and hint.destructive_hint} == {"forget", "correct_persona"}
     assert not any(hint is None or hint.open_world_hint for hint in hints.values())
 
 

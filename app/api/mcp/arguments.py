@@ -10,6 +10,7 @@ from pydantic import BaseModel, Field
 from app.api import schemas
 from app.api.schemas import (
     WHOLE,
+    FacetName,
     HypothesisId,
     Id,
     InputText,
@@ -193,6 +194,9 @@ class FacetOut(Response):
     value: float
     uncertainty: float
     is_expressed: bool
+    evidence: int = Field(description="How many of their choices and remarks speak of it.")
+    is_told: bool = Field(description="Whether it is what the user said of themselves.")
+    is_pinned: bool = Field(description="Whether only the user may change it.")
 
 
 class PersonaOut(Response):
@@ -200,6 +204,20 @@ class PersonaOut(Response):
 
     facets: list[FacetOut]
     is_known: bool = Field(description="False where nothing is known about this user yet.")
+
+
+class PersonaChangeIn(Request):
+    """What the user wants changed."""
+
+    facets: Annotated[dict[FacetName, Share], Field(max_length=64)] = Field(
+        {}, description="Facets to set, by name: 0 to 1, 0.5 is neutral, e.g. `concise` 0.9 for short answers."
+    )
+    pinned: Annotated[dict[FacetName, bool], Field(max_length=64)] = Field(
+        {}, description="True: nothing but the user changes the facet from now on. False: it is learned again."
+    )
+    deleted: Annotated[list[FacetName], Field(max_length=64)] = Field(
+        [], description="Facets of which everything that is known is deleted; there is no undo."
+    )
 
 
 def schema_of(model: type[BaseModel], *, is_output: bool = False) -> Schema:

@@ -125,15 +125,35 @@ async def describe_persona(visit: Visit, given: a.PersonaIn) -> a.PersonaOut:
         held = await persona.get_persona(visit.user_id, visit.services, visit.caller)
     except NotFound:
         return a.PersonaOut(facets=[], is_known=False)
-    facets = [
-        a.FacetOut(name=name, value=facet.value, uncertainty=facet.uncertainty, is_expressed=facet.is_expressed)
-        for name, facet in held.facets.items()
-    ]
-    return a.PersonaOut(facets=facets, is_known=True)
+    return a.PersonaOut(facets=[_facet(name, facet) for name, facet in held.facets.items()], is_known=True)
+
+
+async def correct_persona(visit: Visit, given: a.PersonaChangeIn) -> a.PersonaOut:
+    """Set, pin and delete facets; what is known then."""
+    if not given.facets and not given.pinned and not given.deleted:
+        raise InvalidInput("name at least one facet, in facets, pinned or deleted", "facets")
+    if given.facets or given.pinned:
+        body = schemas.PersonaChangeIn(facets=given.facets, pinned=given.pinned)
+        await persona.correct_persona(visit.user_id, body, visit.services, visit.caller)
+    for name in given.deleted:
+        await persona.delete_facet(visit.user_id, name, visit.services, visit.caller)
+    return await describe_persona(visit, a.PersonaIn())
 
 
 def _fields(given: BaseModel) -> dict[str, Any]:
     return {name: getattr(given, name) for name in type(given).model_fields}
+
+
+def _facet(name: str, facet: schemas.FacetOut) -> a.FacetOut:
+    return a.FacetOut(
+        name=name,
+        value=facet.value,
+        uncertainty=facet.uncertainty,
+        is_expressed=facet.is_expressed,
+        evidence=facet.evidence,
+        is_told=facet.told_at is not None,
+        is_pinned=facet.is_pinned,
+    )
 
 
 def _recalled(one: memory_schemas.SearchResult) -> a.RecalledOut:
@@ -229,6 +249,18 @@ TOOLS = {
             describe_persona,
             is_read_only=True,
             is_idempotent=True,
+        ),
+        Tool(
+            "correct_persona",
+            "Set how they like answers",
+            "Set, pin or delete facets of how this user likes to be answered. Call it only when the user says outright "
+            "how they want answers from now on, or that what `persona` tells is wrong. What they say counts more than "
+            "all that was learned before; a pinned facet is not learned any more.",
+            a.PersonaChangeIn,
+            a.PersonaOut,
+            correct_persona,
+            is_destructive=True,
+            is_kept=True,
         ),
     )
 }

@@ -5,7 +5,8 @@ from collections.abc import Mapping, Sequence
 from app.domain import enrichment
 from app.domain.hypotheses import HypothesisContext, Reading
 from app.domain.labels import Weighed
-from app.domain.persona import Signal, heuristic_deltas
+from app.domain.leanings import heuristic_deltas
+from app.domain.persona import Signal
 from app.domain.readings import local_readings
 from app.domain.summaries import extractive_summary
 from app.domain.turns import Stated, Utterance, stated_in

@@ -228,8 +228,12 @@ class AsyncEmbedService:
         return await self._ask("GET", _path("/v1/persona/{}", user_id), shapes.PersonaOut)
 
     async def correct_persona(self, user_id: str, **changes: Unpack[shapes.PersonaChangeIn]) -> shapes.PersonaOut:
-        """Set facets outright."""
+        """Set facets outright, and pin them or let them go."""
         return await self._ask("PATCH", _path("/v1/persona/{}", user_id), shapes.PersonaOut, changes)
+
+    async def delete_facet(self, user_id: str, facet: str) -> shapes.PersonaOut:
+        """Delete what is known of one facet, and why."""
+        return await self._ask("DELETE", _path("/v1/persona/{}/facets/{}", user_id, facet), shapes.PersonaOut)
 
     async def get_persona_history(self, user_id: str) -> shapes.PersonaHistoryOut:
         """Every move of a facet, and why, oldest first."""

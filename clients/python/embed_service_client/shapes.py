@@ -188,9 +188,11 @@ class MemoryChangeIn(TypedDict):
 
 
 class PersonaChangeIn(TypedDict):
-    """Facets to set outright. With `version`, only if nobody changed the persona since that version."""
+    """Facets to set outright, to pin (true: not learned any more) or to let go (false). With `version`, only if nobody
+    changed the persona since that version."""
 
-    facets: dict[str, float]
+    facets: NotRequired[dict[str, float]]
+    pinned: NotRequired[dict[str, bool]]
     version: NotRequired[int | None]
 
 
@@ -559,11 +561,20 @@ class ImportedOut:
 
 @dataclass(frozen=True, kw_only=True)
 class FacetOut:
-    """A facet: its value 0..1 (0.5 is neutral), its uncertainty (a standard deviation), and whether it is
-    sure enough to shape prompts."""
+    """A facet: its value 0..1 (0.5 is neutral), its uncertainty (a standard deviation), the values that are probable
+    (80 %), and whether they exclude neutral by what this user did or said, so that it shapes prompts. `evidence`:
+    how many choices and remarks speak of it. `told_at`: since when it is what the user said. A pinned one is not
+    learned."""
 
+    evidence: int
+    evidence_at: datetime | None
+    high: float
     is_expressed: bool
+    is_pinned: bool
+    low: float
+    told_at: datetime | None
     uncertainty: float
+    updated_at: datetime | None
     value: float
 
 

@@ -225,8 +225,12 @@ class EmbedService:
         return self._ask("GET", _path("/v1/persona/{}", user_id), shapes.PersonaOut)
 
     def correct_persona(self, user_id: str, **changes: Unpack[shapes.PersonaChangeIn]) -> shapes.PersonaOut:
-        """Set facets outright."""
+        """Set facets outright, and pin them or let them go."""
         return self._ask("PATCH", _path("/v1/persona/{}", user_id), shapes.PersonaOut, changes)
+
+    def delete_facet(self, user_id: str, facet: str) -> shapes.PersonaOut:
+        """Delete what is known of one facet, and why."""
+        return self._ask("DELETE", _path("/v1/persona/{}/facets/{}", user_id, facet), shapes.PersonaOut)
 
     def get_persona_history(self, user_id: str) -> shapes.PersonaHistoryOut:
         """Every move of a facet, and why, oldest first."""

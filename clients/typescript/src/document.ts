@@ -618,9 +618,29 @@ export interface paths {
         head?: never;
         /**
          * Correct Persona
-         * @description Set facets outright, as the user says.
+         * @description Set facets outright, as the user says, and pin them or let them go.
          */
         patch: operations["correct_persona"];
+        trace?: never;
+    };
+    "/v1/persona/{user_id}/facets/{facet}": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        post?: never;
+        /**
+         * Delete Facet
+         * @description Delete what is known of one facet, and why.
+         */
+        delete: operations["delete_facet"];
+        options?: never;
+        head?: never;
+        patch?: never;
         trace?: never;
     };
     "/v1/persona/{user_id}/history": {
@@ -1478,14 +1498,30 @@ export interface components {
         };
         /**
          * FacetOut
-         * @description A facet: its value 0..1 (0.5 is neutral), its uncertainty (a standard deviation), and whether it is
-         *     sure enough to shape prompts.
+         * @description A facet: its value 0..1 (0.5 is neutral), its uncertainty (a standard deviation), the values that are probable
+         *     (80 %), and whether they exclude neutral by what this user did or said, so that it shapes prompts. `evidence`:
+         *     how many choices and remarks speak of it. `told_at`: since when it is what the user said. A pinned one is not
+         *     learned.
          */
         FacetOut: {
+            /** Evidence */
+            evidence: number;
+            /** Evidence At */
+            evidence_at: string | null;
+            /** High */
+            high: number;
             /** Is Expressed */
             is_expressed: boolean;
+            /** Is Pinned */
+            is_pinned: boolean;
+            /** Low */
+            low: number;
+            /** Told At */
+            told_at: string | null;
             /** Uncertainty */
             uncertainty: number;
+            /** Updated At */
+            updated_at: string | null;
             /** Value */
             value: number;
         };
@@ -2219,12 +2255,23 @@ export interface components {
         };
         /**
          * PersonaChangeIn
-         * @description Facets to set outright. With `version`, only if nobody changed the persona since that version.
+         * @description Facets to set outright, to pin (true: not learned any more) or to let go (false). With `version`, only if nobody
+         *     changed the persona since that version.
          */
         PersonaChangeIn: {
-            /** Facets */
-            facets: {
+            /**
+             * Facets
+             * @default {}
+             */
+            facets?: {
                 [key: string]: number;
+            };
+            /**
+             * Pinned
+             * @default {}
+             */
+            pinned?: {
+                [key: string]: boolean;
             };
             /** Version */
             version?: number | null;
@@ -4394,6 +4441,39 @@ export interface operations {
             409: components["responses"]["409"];
             413: components["responses"]["413"];
             415: components["responses"]["415"];
+            422: components["responses"]["422"];
+            429: components["responses"]["429"];
+            503: components["responses"]["503"];
+        };
+    };
+    delete_facet: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                /** @description A facet's name. */
+                facet: string;
+                /** @description The tenant's own name for a user. */
+                user_id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    "X-Request-ID": components["headers"]["RequestId"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["PersonaOut"];
+                };
+            };
+            400: components["responses"]["400"];
+            401: components["responses"]["401"];
+            403: components["responses"]["403"];
+            404: components["responses"]["404"];
             422: components["responses"]["422"];
             429: components["responses"]["429"];
             503: components["responses"]["503"];
