@@ -3,7 +3,7 @@ that a model wrote is no calibration of its label probabilities; and the prior t
 
 The service reads the calibrations of all tenants in transactions of its own, for that prior and nothing else.
 
-Revision ID: 0019
+Revision ID: 0018
 Revises: 0017
 """
 

@@ -1,8 +1,8 @@
 """How likely each place of a list is looked at, with every calibration; and lists in an order that was drawn are found
 without looking at the others.
 
-Revision ID: 0020
-Revises: 0019
+Revision ID: 0019
+Revises: 0018
 """
 
 import sqlalchemy as sa

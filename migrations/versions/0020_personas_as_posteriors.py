@@ -2,7 +2,7 @@
 users. What was believed until now, a Beta's mean and strength, is carried along; what the user said last of a facet
 stays what the user said.
 
-Revision ID: 0018
+Revision ID: 0020
 Revises: 0019
 """
 
