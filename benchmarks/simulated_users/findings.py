@@ -40,8 +40,8 @@ def shown(done: Done) -> tuple[float, float]:
 
 
 def first(done: Done) -> tuple[float, float]:
-    """Whether it was the first of them."""
-    return float(done.at == 0), 1.0
+    """Whether it was the likeliest of them, wherever that was shown."""
+    return float(done.at is not None and done.confidences[done.at] == max(done.confidences)), 1.0
 
 
 def advanced(done: Done) -> tuple[float, float]:
@@ -60,7 +60,7 @@ MEASURES: dict[str, tuple[Measure, str]] = {
     "questions_per_task": (questions, ""),
     "regret": (regret, "in right acts"),
     "shown": (shown, "among the first hypotheses"),
-    "first": (first, "the first of them"),
+    "first": (first, "the likeliest of them"),
     "auto_advance_rate": (advanced, ""),
     "undo_rate": (undone, "of what it went ahead with"),
 }

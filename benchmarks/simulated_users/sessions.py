@@ -146,7 +146,8 @@ def _act(done: Done, task: Task, made: Document, picked: int | None) -> None:
         done.act, done.is_right = "own words", True
     else:
         done.act = "proceed"
-        done.is_right = manners.guess(texts, task.intent, task.goal, task.dice)
+        likeliest = sorted(range(len(texts)), key=lambda at: -confidences[at])
+        done.is_right = manners.guess([texts[at] for at in likeliest], task.intent, task.goal, task.dice)
 
 
 async def _tell(
