@@ -377,12 +377,6 @@ class PersonaChangeIn(Request):
     pinned: Annotated[dict[FacetName, bool], Field(max_length=64, json_schema_extra=_CLOSED)] = {}
     version: Annotated[int, Field(ge=0, le=2**31 - 1), WHOLE] | None = None
 
-    @model_validator(mode="after")
-    def _check_any(self) -> Self:
-        if not self.facets and not self.pinned:
-            raise ValueError("name at least one facet, in facets or in pinned")
-        return self
-
 
 class FacetChangeOut(Response):
     """One move of one facet, and why."""

@@ -9,7 +9,7 @@ from uuid import UUID, uuid4
 import structlog
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from app.domain.errors import ModelUnavailable, NotFound, VersionConflict
+from app.domain.errors import InvalidInput, ModelUnavailable, NotFound, VersionConflict
 from app.domain.facet_evidence import MOST_EVIDENCE, Evidence, FacetPrior, believed, changes_between
 from app.domain.persona import DEFAULT_FACETS, Facet, FacetChange, Persona, Signal, faded, told
 from app.domain.training import Maker
@@ -118,9 +118,11 @@ class PersonaService:
         version: int | None = None,
     ) -> Persona:
         """Set facets outright, as the user says, and pin them, or let them be learned again; one that is pinned without
-        a value keeps the one it has. What was concluded before counts no more. Raises VersionConflict when `version` is
-        not the current one."""
+        a value keeps the one it has. What was concluded before counts no more. Raises InvalidInput where none is named,
+        VersionConflict when `version` is not the current one."""
         pins = pins or {}
+        if not values and not pins:
+            raise InvalidInput("name at least one facet, in facets or in pinned", "facets")
         async with self.database.begin(tenant_id) as connection:
             held = await self._locked(connection, tenant_id, user_id, version)
             before, now = held.persona, held.now

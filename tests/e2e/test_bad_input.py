@@ -133,7 +133,7 @@ def bodies(known: dict[str, str]) -> dict[tuple[str, str], dict[str, Any]]:
         },
         ("POST", "/v1/recalls/{recall_id}/feedback"): {"helpful_ids": [known["memory_id"]]},
         ("PATCH", "/v1/memories/{memory_id}"): {"content": text, "confidence": 0.5, "tags": [MARKER]},
-        ("PATCH", "/v1/persona/{user_id}"): {"facets": {"concise": 0.7}, "pinned": {"formal": True}, "version": 0},
+        ("PATCH", "/v1/persona/{user_id}"): {"facets": {"concise": 0.7}, "version": 0},
         ("PUT", "/v1/users/{user_id}/consent"): {"training": False},
         ("POST", "/v1/embeddings"): texts,
         ("POST", "/api/v1/embeddings"): texts,

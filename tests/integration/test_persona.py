@@ -6,7 +6,7 @@ from itertools import pairwise
 import pytest
 
 from app.api.deps import Services
-from app.domain.errors import NotFound, VersionConflict
+from app.domain.errors import InvalidInput, NotFound, VersionConflict
 from app.domain.persona import Persona, Signal
 from app.services.feedback import Feedback
 from tests.integration.conftest import choose
@@ -84,6 +84,12 @@ async def test_a_correction_is_refused_on_another_version(services: Services, te
     with pytest.raises(VersionConflict, match="version 2, not 1"):
         await services.personas.correct(tenant, "ada", {"concise": 0.5}, version=1)
     assert len(await services.personas.history(tenant, "ada")) == 3
+
+
+async def test_a_correction_names_a_facet(services: Services, tenant: str) -> None:
+    await services.hypotheses.hypothesize(tenant, "ada", "deploy my app")
+    with pytest.raises(InvalidInput, match="at least one facet"):
+        await services.personas.correct(tenant, "ada", {})
 
 
 async def test_an_unknown_user_has_no_persona(services: Services, tenant: str, other_tenant: str) -> None:
