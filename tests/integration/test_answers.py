@@ -8,6 +8,7 @@ from sqlalchemy import text
 from app.api.deps import Services
 from app.domain.decisions import replayed
 from app.domain.errors import InvalidInput, NotFound
+from app.domain.position import PRIOR_EXAMINATION
 from app.services.answers import Answered
 from app.services.choices import ExecuteRequest
 from app.store.calibrations import CalibrationStore
@@ -106,7 +107,8 @@ async def test_a_calibration_is_fitted_on_what_no_answer_has_moved(services: Ser
     second = await services.answers.answer(tenant, "ada", first.set_id, Answered(rejected_ids=every))
     await services.context.execute(tenant, "ada", ExecuteRequest(BUILD, second.set_id, "h1"))
     async with services.database.begin(tenant) as connection:
-        outcomes = await CalibrationStore().outcomes(connection, tenant, "local")
+        now = services.memories.clock.now()
+        outcomes = await CalibrationStore().outcomes(connection, tenant, "local", PRIOR_EXAMINATION, now)
 
     assert [each.chosen for each in outcomes] == [None], "the second set was read from the answer, too"
 

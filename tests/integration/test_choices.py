@@ -117,7 +117,7 @@ async def test_the_order_is_replayed_from_the_record(services: Services, tenant:
 
 
 async def test_a_question_that_goes_on_is_ordered_as_the_first_was(services: Services, tenant: str) -> None:
-    """A bare yes is to what was shown first; and a question that was answered is not one that was ignored."""
+    """A bare yes chooses what was shown first; a question that was answered is not one that was ignored."""
     made = await ask(services, tenant)
     first = next(one for one in made.hypotheses if one.rank == 1)
     after = await services.answers.answer(tenant, "ada", made.set_id, Answered(words="yes"))
@@ -125,7 +125,7 @@ async def test_a_question_that_goes_on_is_ordered_as_the_first_was(services: Ser
     assert after.hypotheses[0].question == first.question
     assert after.order is not None
     row = await row_of(services, tenant, made.set_id)
-    assert (row.outcome, row.answered_at is not None) == (None, True)
+    assert (row.outcome, row.chosen_id, row.answered_at is not None) == ("selected", first.id, True)
 
 
 async def test_drawn_choices_teach_how_places_are_looked_at(services: Services, tenant: str) -> None:
@@ -150,7 +150,7 @@ async def test_silences_count_by_half_at_most(services: Services, tenant: str) -
     """Questions nobody answered, and what nobody undid: as many as there are words, and not before their time."""
     await choose(services, tenant, "ada", BUILD, "h2")
     for _ in range(3):
-        await services.hypotheses.hypothesize(tenant, "ada", BUILD)
+        await services.hypotheses.hypothesize(tenant, "bob", BUILD)
     now = services.memories.clock.now()
 
     async def outcomes(later: timedelta) -> list[tuple[float, ...] | None]:

@@ -21,10 +21,10 @@ def kept(services: Services, tenant: str) -> Counter[tuple[str, str]]:
     return found
 
 
-async def do_everything(services: Services, tenant: str, user: str) -> None:
+async def do_everything(services: Services, tenant: str, user: str, text: str = "deploy my app") -> None:
     """What leaves a sample in each of the five files."""
     await services.memories.add(tenant, user, facts("I write Python and deploy with Docker on AWS"))
-    _, executed = await choose(services, tenant, user, "deploy my app")
+    _, executed = await choose(services, tenant, user, text)
     await services.feedback.give(tenant, user, Feedback(executed.execution_id, comment="too long"))
     await services.feedback.prefer(
         tenant, user, hypothesis_a="a?", hypothesis_b="b?", preferred="hypothesis_a", reward=None
@@ -49,7 +49,7 @@ async def test_opting_out_erases_and_keeps_nothing_more(services: Services, tena
     await do_everything(services, tenant, "ada")
     assert kept(services, tenant) == of_bob
     assert await services.consent.set(tenant, "ada", has_consent=True) == (True, Erasure())
-    await do_everything(services, tenant, "ada")
+    await do_everything(services, tenant, "ada", "build api")
     assert {file for user, file in kept(services, tenant) if user == "ada"} == set(FILES)
 
 

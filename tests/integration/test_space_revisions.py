@@ -329,7 +329,7 @@ async def test_a_change_made_by_command_goes_back_by_alembic_and_the_command_goe
     spaces = await services.spaces.of("acme")
     assert spaces.serving.space == NewEmbedder("new").space
 
-    await downgrade(opened, tmp_path / "migrations", spaces.others[0][0], spaces.serving)
+    await downgrade(opened, tmp_path / "migrations", spaces.others[0][0], spaces.serving, partial(switch.fill, "acme"))
     found = await services.ranking.search("acme", "ada", SearchRequest("the cat sleeps"))
     assert (found.space, found.ranked[0].memory.content) == (embedder.space.id, "the cat sleeps")
     assert await revisions_in(opened) == newest

@@ -118,7 +118,7 @@ async def test_memories_of_another_space_are_embedded_anew(
     await put(services, other_tenant, await export(foreign, tenant, "u"))
     found = await services.ranking.search(other_tenant, "u", SearchRequest("musical instruments"))
     assert found.ranked[0].memory.content == "I play the accordion"
-    assert found.ranked[0].similarity > 0.2
+    assert found.ranked[0].cosine > 0.2
 
 
 @pytest.fixture(scope="module")
