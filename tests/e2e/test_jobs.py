@@ -121,7 +121,7 @@ async def test_dead_jobs_are_listed_and_put_back(service: RunningService, worker
 
 def test_the_service_and_the_command_work(service: RunningService) -> None:
     """The service has a worker inside; `embed-service worker` runs beside it and ends when it is asked to."""
-    kinds = ["consolidation", "expiry", "graph", "ingest", "space_backlog", "space_fill"]
+    kinds = ["consolidation", "expiry", "facet_priors", "graph", "ingest", "space_backlog", "space_fill"]
     assert service.log_events("worker_started")[0]["kinds"] == kinds
     log_dir = service.folder / "own-logs"
     env = os.environ | {"DATA_DIR": str(service.data_dir), "LOG_DIR": str(log_dir)}
