@@ -137,7 +137,7 @@ class AnswerService:
             await store.reject(connection, tenant_id, set_id, sorted(rejected))
         slots = {each["id"]: each["slots"] for each in row.hypotheses}
         if answered.chosen_id is not None:
-            chosen = Answer("selected", answered.chosen_id, slots[answered.chosen_id])
+            chosen = Answer("selected", answered.chosen_id, slots[answered.chosen_id], answered.words or None)
             await store.answer_set(connection, tenant_id, set_id, chosen, now)
         elif rejected >= slots.keys():
             await store.answer_set(connection, tenant_id, set_id, Answer("none"), now)

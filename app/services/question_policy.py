@@ -9,7 +9,7 @@ from uuid import UUID
 import numpy as np
 import structlog
 
-from app.domain.decisions import Decided, decide, replayed, worth_of
+from app.domain.decisions import NEVER, Decided, decide, replayed, worth_of
 from app.domain.errors import InvalidInput, NotFound, NotReady
 from app.domain.off_policy import Evaluation, Log, evaluation
 from app.domain.ordering import Order, drawn, order_of
@@ -111,7 +111,7 @@ def evaluated(shown: Sequence[Shown], change: Change) -> Evaluation:
         if one.realised is None or one.stakes is None or one.specificity is None or not one.confidences:
             continue
         other = one.stakes
-        if change.question_cost is not None:
+        if change.question_cost is not None and one.stakes.question_cost < NEVER:
             other = replace(other, question_cost=change.question_cost)
         if change.auto_advance_confidence is not None:
             other = replace(other, floor=change.auto_advance_confidence)

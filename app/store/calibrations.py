@@ -20,6 +20,11 @@ FIT_WINDOW = 2000
 DECIDED = ("selected", "custom", "none")
 """Outcomes that a user decided."""
 
+IS_UNMOVED = func.coalesce(hypothesis_sets.c.belief["answers"].as_integer(), 0) == 0
+"""Of sets that go on from no answer."""
+
+LOCK_PRIORS = text("SELECT pg_advisory_xact_lock(hashtextextended('shared priors', 0))")
+
 _LATEST_FITS = text("""
 SELECT DISTINCT ON (tenant_id) tenant_id, weights, none_score, version, outcomes, prior, examination
 FROM calibrations WHERE source = :source AND form = :form ORDER BY tenant_id, version DESC
@@ -85,14 +90,18 @@ class CalibrationStore:
         ).where(
             c.tenant_id == tenant_id,
             c.source == source,
-            func.coalesce(c.belief["answers"].as_integer(), 0) == 0,
+            IS_UNMOVED,
         )
         is_undone = and_(c.outcome == "assumed", c.rejected_ids != [])
         spoken = own.where(or_(c.outcome.in_(DECIDED), is_undone)).order_by(c.answered_at.desc()).limit(FIT_WINDOW)
         said = [row for row in (await connection.execute(spoken)).mappings() if row["hypotheses"]]
         is_kept = and_(c.outcome == "assumed", c.answered_at <= now - KEPT_AFTER)
         is_ignored = and_(
-            c.outcome.is_(None), c.decision == "ask", c.answered_at.is_(None), c.created_at <= now - IGNORED_AFTER
+            c.outcome.is_(None),
+            c.decision == "ask",
+            c.answered_at.is_(None),
+            c.created_at <= now - IGNORED_AFTER,
+            c.basis.is_not(None),  # earlier releases did not note which questions were answered
         )
         silent = own.where(or_(is_kept, is_ignored), c.rejected_ids == []).order_by(c.created_at.desc())
         kept = [row for row in (await connection.execute(silent.limit(len(said)))).mappings() if row["hypotheses"]]
@@ -129,6 +138,7 @@ class CalibrationStore:
             .where(
                 hypothesis_sets.c.tenant_id == tenant_id,
                 hypothesis_sets.c.outcome.in_(DECIDED),
+                IS_UNMOVED,
                 hypothesis_sets.c.answered_at > func.coalesce(fitted_at, text("'-infinity'")),
             )
             .group_by(hypothesis_sets.c.source)
@@ -147,7 +157,9 @@ class CalibrationStore:
         return prior_of(source) if row is None else Calibration(row.weights, row.none_score, prior=row.version)
 
     async def fits(self, connection: AsyncConnection, source: str) -> Mapping[str, Calibration]:
-        """Every tenant's latest fit of a source, by tenant: in a transaction that sees them (`begin_pooling`)."""
+        """Every tenant's latest fit of a source, by tenant: in a transaction that sees them (`begin_pooling`), of which
+        there is one at a time from here on."""
+        await connection.execute(LOCK_PRIORS)
         rows = await connection.execute(_LATEST_FITS, {"source": source, "form": form_of(source)})
         return {row.tenant_id: _fit_of(row) for row in rows}
 

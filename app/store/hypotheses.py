@@ -13,7 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.domain.basis import from_record
 from app.domain.calibration import Calibration, form_of, prior_of
-from app.domain.decisions import Stakes
+from app.domain.decisions import NEVER, Stakes
 from app.domain.deployments import Route
 from app.domain.embeddings import Vector
 from app.domain.hypotheses import CohortChoice, PastChoice
@@ -402,9 +402,10 @@ def _policy_of(row: AnyRow) -> Policy:
     policy: Mapping[str, Any] = row.policy or {}
     stakes: Mapping[str, Any] = policy.get("stakes", {})
     basis = from_record(row.basis) if row.basis else None
+    cost = stakes.get("question_cost")
     return Policy(
         version=policy.get("version"),
-        question_cost=stakes.get("question_cost"),
+        question_cost=None if cost == NEVER else cost,
         floor=stakes.get("floor"),
         source=row.source,
         model=row.model,

@@ -12,7 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from app.domain.calibration import LOCAL
 from app.domain.ordering import ORDER_VERSION, order_of
 from app.domain.ranker import Listed
-from app.store.calibrations import DECIDED, settled
+from app.store.calibrations import DECIDED, IS_UNMOVED, settled
 from app.store.tables import hypothesis_sets
 
 
@@ -54,6 +54,7 @@ class OffPolicyStore:
             c.decision == "ask",
             c.policy["order"]["shuffle"].as_float() > 0,
             c.policy["order"]["version"].as_integer() == ORDER_VERSION,
+            IS_UNMOVED,  # else its order goes by what was answered, not by its readings' log-odds
         )
         rows = (await connection.execute(query)).mappings()
         return [listed for row in rows if (listed := _listed(row, now)) is not None]
