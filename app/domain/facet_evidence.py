@@ -67,6 +67,10 @@ class Evidence:
         compared = {name for name in named if len({option.get(name, 0.0) for option in self.shown}) > 1}
         return frozenset(compared | {name for name, delta in (self.remark or {}).items() if delta})
 
+    def has(self, facet: str) -> bool:
+        """Whether it holds anything of a facet, were it what all options have in common."""
+        return any(facet in option for option in self.shown) or facet in (self.remark or {})
+
     def without(self, facet: str) -> "Evidence":
         """What is left of it without one facet."""
         shown = tuple({name: value for name, value in option.items() if name != facet} for option in self.shown)
@@ -183,10 +187,13 @@ def learned_prior(
         )
         for facets, evidence in given
     ]
+    found = [each for each in found if np.isfinite(each.mean).all() and np.isfinite(each.covariance).all()]
+    if len(found) < LEAST_USERS:
+        return None
     means = np.clip(np.array([each.mean for each in found]), -NEUTRAL, NEUTRAL)
     covariances = np.array([_bounded(each.covariance) for each in found])
     fitted = fit_prior(means, covariances, FacetPrior().of(names), LEAST_USERS)
-    return FacetPrior(names, fitted.mean, fitted.covariance, len(given))
+    return FacetPrior(names, fitted.mean, fitted.covariance, len(found))
 
 
 def _bounded(covariance: Array) -> Array:

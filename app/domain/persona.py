@@ -20,6 +20,9 @@ NEUTRAL = 0.5
 NEUTRAL_VARIANCE = 1 / 12
 """Of a value of which nothing is known: that of any value in 0..1, each as probable as the others."""
 
+MOST_FACETS = 64
+"""Of one user: what is believed of them together takes the cube of their number."""
+
 TOLD_VARIANCE = 1 / 120
 """Of what users say of themselves outright: that of 20 remarks."""
 

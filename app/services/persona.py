@@ -11,7 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.domain.errors import InvalidInput, ModelUnavailable, NotFound, VersionConflict
 from app.domain.facet_evidence import MOST_EVIDENCE, Evidence, FacetPrior, believed, changes_between
-from app.domain.persona import DEFAULT_FACETS, Facet, FacetChange, Persona, Signal, faded, told
+from app.domain.persona import DEFAULT_FACETS, MOST_FACETS, Facet, FacetChange, Persona, Signal, faded, told
 from app.domain.training import Maker
 from app.ports import SLM, Clock
 from app.services.training import TrainingDataCollector
@@ -134,6 +134,8 @@ class PersonaService:
                     facets[name] = told(facet, values.get(name, facet.value), now, is_pinned=is_pinned)
                 else:
                     facets[name] = replace(facet, is_pinned=is_pinned)
+            if len(facets) > max(MOST_FACETS, len(before.facets)):
+                raise InvalidInput(f"a persona has {MOST_FACETS} facets at most: delete some first", "facets")
             after = await self._believed(replace(before, facets=facets), held.evidence, held.prior, now)
             reasons = {**dict.fromkeys(values, "correction"), **{name: _pin(pin) for name, pin in pins.items()}}
             changes = _told_changes(before.facets, after.facets, reasons)
@@ -150,7 +152,7 @@ class PersonaService:
             before, known, now = held.persona, held.evidence, held.now
             if facet not in before.facets:
                 raise NotFound("no such facet")
-            left = [each.without(facet) if facet in each.facets else each for each in known]
+            left = [each.without(facet) if each.has(facet) else each for each in known]
             await self.facets.drop(connection, tenant_id, [each for each in left if not each.facets])
             changed = [new for old, new in zip(known, left, strict=True) if new is not old and new.facets]
             await self.facets.forget(connection, tenant_id, user_id, facet, changed)

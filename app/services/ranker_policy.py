@@ -91,7 +91,8 @@ class RankerPolicy:
         held: Mapping[str, Any] | None = document.pop("ranker", None)
         if not held:
             raise NotFound("readings are weighed as the service came")
-        *earlier, before = held["earlier"] or [{}]  # no more than KEPT are known
+        known: list[Mapping[str, float]] = held["earlier"] or [{}]  # no more than KEPT are
+        *earlier, before = known
         if before:
             document["ranker"] = {**held, "weights": before, "earlier": earlier, "reason": "taken back"}
         await self.catalogues.save_document(tenant_id, document)

@@ -11,7 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.domain.calibration import Calibration, Outcome, form_of, is_read, prior_of
 from app.domain.outcomes import IGNORED_AFTER, KEPT_AFTER, OutcomeKind, kind_of, likelihood
-from app.domain.position import PRIOR_EXAMINATION, Examination
+from app.domain.position import PLACES, PRIOR_EXAMINATION, Examination
 from app.store.tables import IS_DRAWN, AnyRow, calibrations, hypothesis_sets, shared_priors
 
 FIT_WINDOW = 2000
@@ -121,8 +121,8 @@ class CalibrationStore:
         found: list[tuple[int, int]] = []
         for row in await connection.execute(query):
             chosen = index_of(row.hypotheses, row.chosen_id)
-            if chosen is not None:
-                found.append((row.hypotheses[chosen]["rank"], len(row.hypotheses)))
+            if chosen is not None and len(row.hypotheses) <= PLACES:
+                found.append((places_of(row.hypotheses)[chosen], len(row.hypotheses)))
         return found
 
     async def count_new_outcomes(self, connection: AsyncConnection, tenant_id: str) -> Mapping[str, int]:

@@ -5,12 +5,21 @@ from typing import Annotated, Any
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, TypeAdapter, model_validator
 
+from app.domain.persona import MOST_FACETS
+
+MOST_SHOWN = 20
+"""Options of one choice."""
+
 Mean = Annotated[float, Field(ge=-10, le=10, allow_inf_nan=False)]
 """Of a value of 0 to 1; a normal's may lie outside a little."""
 
-Variance = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
+Variance = Annotated[float, Field(ge=1e-6, le=1, allow_inf_nan=False)]
+"""Its inverse is what evidence weighs: nobody is surer than a million observations."""
+
 Count = Annotated[int, Field(ge=0, lt=2**31)]
-Leanings = dict[str, Annotated[float, Field(ge=-1, le=1, allow_inf_nan=False)]]
+Leanings = Annotated[
+    dict[str, Annotated[float, Field(ge=-1, le=1, allow_inf_nan=False)]], Field(max_length=MOST_FACETS)
+]
 
 
 class _Record(BaseModel):
@@ -46,7 +55,7 @@ class _Beta(_Record):
 
 
 class _Evidence(_Record):
-    shown: list[Leanings]
+    shown: Annotated[list[Leanings], Field(max_length=MOST_SHOWN)]
     chosen: Count
     remark: Leanings
 
@@ -57,7 +66,7 @@ class _Evidence(_Record):
         return self
 
 
-_FACETS = TypeAdapter(dict[str, _Facet | _Beta])
+_FACETS = TypeAdapter(Annotated[dict[str, _Facet | _Beta], Field(max_length=MOST_FACETS)])
 _LEANINGS = TypeAdapter(Leanings)
 
 

@@ -6,11 +6,11 @@ from typing import Any
 from uuid import UUID
 
 import numpy as np
-from sqlalchemy import delete, insert, select, update
+from sqlalchemy import delete, func, insert, select, update
 from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from app.domain.facet_evidence import Evidence, FacetPrior
+from app.domain.facet_evidence import MOST_EVIDENCE, Evidence, FacetPrior
 from app.domain.persona import DEFAULT_FACETS, NEUTRAL, NEUTRAL_VARIANCE, Belief, Carried, Facet
 from app.store.tables import AnyRow, facet_changes, facet_evidence, facet_priors, users
 
@@ -36,7 +36,7 @@ def facets_as_now(document: Mapping[str, Any], updated_at: datetime) -> dict[str
 
 
 def _carried_document(value: float, strength: float, at: str) -> dict[str, Any]:
-    variance = min(NEUTRAL_VARIANCE, max(value * (1.0 - value) / (strength + 1.0), 0.25 / (strength + 1.0) ** 2))
+    variance = min(NEUTRAL_VARIANCE, 1.0 / (6.0 * strength))  # of so many remarks less two, wherever they led
     carried = {"mean": value, "variance": variance, "evidence": max(1, round(strength - 2.0)), "at": at}
     evidence = {"evidence": carried["evidence"], "evidence_at": at, "updated_at": at}
     start = [NEUTRAL, NEUTRAL_VARIANCE]
@@ -100,14 +100,15 @@ class FacetStore:
     the user's row."""
 
     async def evidence(self, connection: AsyncConnection, tenant_id: str, user_id: str) -> list[Evidence]:
-        """What speaks of the user's facets, oldest first."""
+        """The latest MOST_EVIDENCE pieces of what speaks of the user's facets, oldest first."""
         c = facet_evidence.c
         query = (
             select(c.evidence_id, c.observed_at, c.evidence)
             .where(c.tenant_id == tenant_id, c.user_id == user_id)
-            .order_by(c.observed_at, c.evidence_id)
+            .order_by(c.observed_at.desc(), c.evidence_id.desc())
+            .limit(MOST_EVIDENCE)
         )
-        return [_evidence_of(row) for row in await connection.execute(query)]
+        return [_evidence_of(row) for row in await connection.execute(query)][::-1]
 
     async def add(
         self, connection: AsyncConnection, tenant_id: str, user_id: str, evidence: Evidence, signal_id: UUID | None
@@ -177,11 +178,13 @@ class FacetStore:
         held = await connection.execute(
             select(u.user_id, u.facets).where(u.tenant_id == tenant_id, u.user_id.in_(user_ids))
         )
-        rows = await connection.execute(
-            select(c.user_id, c.evidence_id, c.observed_at, c.evidence).where(
-                c.tenant_id == tenant_id, c.user_id.in_(user_ids)
-            )
+        place = func.row_number().over(partition_by=c.user_id, order_by=(c.observed_at.desc(), c.evidence_id.desc()))
+        every = (
+            select(c.user_id, c.evidence_id, c.observed_at, c.evidence, place.label("place"))
+            .where(c.tenant_id == tenant_id, c.user_id.in_(user_ids))
+            .subquery()
         )
+        rows = await connection.execute(select(every).where(every.c.place <= MOST_EVIDENCE))
         told: dict[str, list[Evidence]] = {}
         for row in rows:
             told.setdefault(row.user_id, []).append(_evidence_of(row))

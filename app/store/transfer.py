@@ -9,6 +9,7 @@ import binascii
 import math
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import fields
 from datetime import UTC, datetime
 from itertools import groupby, islice
 from typing import Any, cast
@@ -38,6 +39,7 @@ from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from app.domain.decisions import Stakes
 from app.domain.errors import InvalidInput
 from app.domain.memory import MemoryType
 from app.domain.places import conversation_of, place_of
@@ -286,11 +288,32 @@ def _list_of_hypotheses(value: Any) -> Any:
             _text(shown.get(name))
         for name in ("confidence", "score"):
             _number(shown.get(name))
+        if not 1 <= _integer(shown.get("rank", 1)) <= len(cast(list[Any], value)):
+            raise ValueError
+        for number in _record(shown.get("features", {})).values():
+            _number(number)
         _record_of_slots(shown.get("slots"))
         check_leanings(shown.get("leanings", {}))
         for memory_id in _texts(shown.get("evidence")):
             _uuid(memory_id)
     return cast(Any, value)
+
+
+def _record_of_policy(value: Any) -> Any:
+    """What a decision was made of: what was at stake, and the order of what was shown."""
+    policy = _record(value)
+    if "stakes" in policy:
+        stakes = _record(policy["stakes"])
+        if stakes.keys() != {each.name for each in fields(Stakes)}:
+            raise ValueError
+        for number in (policy.get("specificity"), *stakes.values()):
+            _number(number)
+    if policy.get("order") is not None:
+        order = _record(policy["order"])
+        _boolean(order.get("is_drawn"))
+        _number(order.get("shuffle"))
+        _integer(order.get("version"))
+    return policy
 
 
 def _record_of_slots(value: Any) -> Any:
@@ -310,6 +333,7 @@ _DOCUMENTS: Mapping[str, Callable[[Any], Any]] = {
     "evidence": _record_of_evidence,
     "hypotheses": _list_of_hypotheses,
     "chosen_slots": _record_of_slots,
+    "policy": _record_of_policy,
 }
 """What is read back as more than a document has to have its shape."""
 

@@ -18,7 +18,8 @@ depends_on = None
 IS_TENANT = "tenant_id = current_setting('app.tenant_id', true)"
 MOMENT = sa.DateTime(timezone=True)
 
-# A Beta of mean v and strength n has the variance v (1 - v) / (n + 1); at the edge, half an observation's.
+# A strength n is that of n - 2 remarks of 0.1, whose precision is 6 each, beside the prior's 12. The variance of the
+# Beta itself, which is smaller at the edges, would let nobody change their mind any more.
 _UPGRADE = """
 UPDATE users SET facets = (
     SELECT coalesce(jsonb_object_agg(name, jsonb_build_object(
@@ -36,7 +37,7 @@ UPDATE users SET facets = (
     )), '{}'::jsonb)
     FROM jsonb_each(users.facets) AS held(name, body),
     LATERAL (SELECT (body ->> 'value')::float8 AS v, (body ->> 'strength')::float8 AS n) AS beta,
-    LATERAL (SELECT greatest(v * (1 - v) / (n + 1), 0.25 / (n + 1) ^ 2) AS variance) AS spread,
+    LATERAL (SELECT 1 / (6 * greatest(n, 2)) AS variance) AS spread,
     LATERAL (SELECT (
         SELECT CASE WHEN reason = 'correction' THEN changed_at END FROM facet_changes AS c
         WHERE c.tenant_id = users.tenant_id AND c.user_id = users.user_id AND c.facet = name
@@ -51,7 +52,7 @@ WHERE facets <> '{}'::jsonb
 _DOWNGRADE = """
 UPDATE users SET facets = (
     SELECT jsonb_object_agg(name, jsonb_build_object(
-        'value', v, 'strength', least(60, greatest(2, v * (1 - v) / variance - 1, 0.5 / sqrt(variance) - 1))
+        'value', v, 'strength', least(60, greatest(2, 1 / (6 * variance)))
     ))
     FROM jsonb_each(users.facets) AS held(name, body),
     LATERAL (

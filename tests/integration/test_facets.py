@@ -177,8 +177,8 @@ async def test_an_export_of_an_earlier_release_is_carried_along(services: Servic
     await services.transfer.erase(tenant, "ada")
     await services.transfer.import_(tenant, [orjson.dumps(line) for line in old])
     found = (await services.personas.get(tenant, "ada")).facets
-    assert (found["concise"].value, found["concise"].variance) == (0.8, pytest.approx(0.16 / 6))
-    assert (found["formal"].value, found["formal"].uncertainty) == (1.0, pytest.approx(0.5 / 21))
+    assert (found["concise"].value, found["concise"].variance) == (0.8, pytest.approx(1 / 30))
+    assert (found["formal"].value, found["formal"].variance) == (1.0, pytest.approx(1 / 120))
     await say(services, tenant, "ada", "too long")
     assert 0.8 < (await services.personas.get(tenant, "ada")).facets["concise"].value < 0.9
 

@@ -151,8 +151,8 @@ async def test_what_was_believed_of_facets_survives_the_change_to_posteriors(
     assert bob is not None
     assert bob.facets == {name: Facet(name) for name in DEFAULT_FACETS}
     concise, formal, told = (ada.facets[name] for name in ("concise", "formal", "step_by_step"))
-    assert (concise.value, concise.variance, concise.evidence) == (0.8, pytest.approx(0.16 / 8), 5)
-    assert (formal.value, formal.variance, formal.told_at) == (1.0, pytest.approx(0.25 / 21**2), None)
+    assert (concise.value, concise.variance, concise.evidence) == (0.8, pytest.approx(1 / 42), 5)
+    assert (formal.value, formal.variance, formal.told_at) == (1.0, pytest.approx(1 / 120), None)
     assert (told.value, told.told_at, told.carried) == (0.9, now, None)
     assert ada.facets["code_first"] == Facet("code_first")
     again = believed(ada.facets, [], FacetPrior(), now, 180.0)

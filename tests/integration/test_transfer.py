@@ -129,6 +129,10 @@ async def life(services: Services) -> bytes:
     return await export(services, "tenant-of-a-life", "u")
 
 
+SHOWN = {"id": "h1", "question": "a?", "request": "a", "rationale": "", "confidence": 0.5, "score": 0.0}
+SHOWN |= {"slots": {}, "evidence": []}
+
+
 def _cut(lines: list[bytes]) -> list[bytes]:
     return [*lines[:-1], lines[-1][: len(lines[-1]) // 2]]
 
@@ -163,7 +167,7 @@ def _without_user(lines: list[bytes]) -> list[bytes]:
         (_change("users", facets={"concise": "very"}), "facets"),
         (_change("users", facets={"concise": {"value": 7, "strength": 2}}), "facets"),
         (
-            _change("users", facets={"concise": {"mean": 0.5, "variance": 0.0, "evidence": 1, "start": [0.5, 0.1]}}),
+            _change("users", facets={"concise": {"mean": 0.5, "variance": 1e-320, "evidence": 1, "start": [0.5, 0.1]}}),
             "facets",
         ),
         (_change("users", facets={"concise": {"mean": 0.5, "variance": 0.1, "evidence": 1, "start": [0.5]}}), "facets"),
@@ -171,6 +175,10 @@ def _without_user(lines: list[bytes]) -> list[bytes]:
         (_change("facet_evidence", evidence={"shown": [{}], "chosen": 3, "remark": {}}), "evidence"),
         (_change("hypothesis_sets", hypotheses=[{"id": "h1"}]), "hypotheses"),
         (_change("hypothesis_sets", hypotheses={}), "hypotheses"),
+        (_change("hypothesis_sets", hypotheses=[SHOWN | {"rank": 9}]), "hypotheses"),
+        (_change("hypothesis_sets", hypotheses=[SHOWN | {"features": {"score": "high"}}]), "hypotheses"),
+        (_change("hypothesis_sets", policy={"order": {"is_drawn": True}}), "policy"),
+        (_change("hypothesis_sets", policy={"stakes": {"question_cost": 0.1}, "specificity": 0.0}), "policy"),
         (_change("hypothesis_sets", chosen_slots={"platform": 5}), "chosen_slots"),
         (_change("hypothesis_sets", input_vector="AACAPw=="), "input_vector"),
         (_without_user, "refers to a user that is not in it"),
