@@ -9,6 +9,7 @@ from uuid import UUID
 from fastapi import Depends, Path, Query
 
 from app.api.paths import user_in_segment
+from app.api.schemas import FACET_NAME
 from app.domain.memory import Memory
 from app.domain.users import MAX_USER_ID, NO_CONTROL, check_user_id
 
@@ -58,7 +59,7 @@ def place_of(cursor: str | None) -> tuple[datetime, UUID] | None:
 MemoryId = Annotated[UUID, Path(description="A memory's id.")]
 """In a path as `{memory_id:uuid}`: what is no id is no path either."""
 
-PathFacet = Annotated[str, Path(pattern=r"^[a-z][a-z0-9_]{0,39}$", description="A facet's name.")]
+PathFacet = Annotated[str, Path(pattern=FACET_NAME, description="A facet's name.")]
 
 StatementId = Annotated[UUID, Path(description="The id of a statement that was set apart.")]
 """In a path as `{item_id:uuid}`."""

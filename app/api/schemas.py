@@ -64,7 +64,8 @@ SessionName = Annotated[
 ]
 Source = Annotated[str, StringConstraints(max_length=128, pattern=NO_NUL), AfterValidator(_encodable)]
 Tag = Annotated[str, StringConstraints(min_length=1, max_length=64, pattern=NO_CONTROL), AfterValidator(_encodable)]
-FacetName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,39}$")]
+FACET_NAME = r"^[a-z][a-z0-9_]{0,39}$"
+FacetName = Annotated[str, StringConstraints(pattern=FACET_NAME)]
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z][A-Za-z0-9_-]{0,39}$")]
 Term = Annotated[str, StringConstraints(min_length=1, max_length=500, pattern=NO_CONTROL), AfterValidator(_encodable)]
 Terms = Annotated[list[Term], Field(max_length=1000)]

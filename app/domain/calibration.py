@@ -209,7 +209,5 @@ def _slopes(
 
 def _shares(logits: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """(softmax of each row, log of the sum of its exponentials)."""
-    top = logits.max(axis=1, keepdims=True)
-    weights = np.exp(logits - top)
-    total = weights.sum(axis=1, keepdims=True)
-    return weights / total, np.log(total[:, 0]) + top[:, 0]
+    total: NDArray[np.float64] = np.logaddexp.reduce(logits, axis=1)
+    return np.exp(logits - total[:, None]), total

@@ -169,8 +169,6 @@ def learned_prior(
     counts as LEAST_USERS users. A facet of one's own counts once LEAST_USERS have it.
     """
     given = [(facets, evidence) for facets, evidence in people if _has_any(facets, evidence)][:MOST_USERS]
-    if len(given) < LEAST_USERS:
-        return None
     users_of: dict[str, int] = {}
     for facets, evidence in given:
         for name in {*_known(facets), *(name for each in evidence for name in each.facets)}:

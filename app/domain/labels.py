@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from html import escape
 from typing import Any
 
+import numpy as np
+
 from app.domain.instructions import Instruction, input_line, known_lines
 
 LABELS = string.ascii_uppercase
@@ -110,8 +112,7 @@ def mass_of(reads: Sequence[Read]) -> float | None:
 def _normalised(logprobs: Sequence[float]) -> list[float]:
     """Log-probabilities among the labels alone, none below LEAST_SHARE. What is no number is as unlikely as can be."""
     finite = [value if math.isfinite(value) else -math.inf for value in logprobs]
-    top = max(finite)
-    if top == -math.inf:
+    total = float(np.logaddexp.reduce(finite))
+    if total == -math.inf:
         return [-math.log(len(finite))] * len(finite)
-    total = math.log(sum(math.exp(value - top) for value in finite)) + top
     return [max(math.log(LEAST_SHARE), value - total) for value in finite]

@@ -40,6 +40,9 @@ class Belief(NamedTuple):
     variance: float = NEUTRAL_VARIANCE
 
 
+NOTHING_KNOWN = Belief()
+
+
 @dataclass(frozen=True)
 class Carried:
     """What was believed of a facet when its evidence was not kept yet, out of so many pieces of it."""
@@ -61,7 +64,7 @@ class Facet:
     evidence: int = 0
     evidence_at: datetime | None = None
     updated_at: datetime | None = None
-    start: Belief = Belief()  # noqa: RUF009 - a tuple
+    start: Belief = NOTHING_KNOWN
     told_at: datetime | None = None
     is_pinned: bool = False
     carried: Carried | None = None

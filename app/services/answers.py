@@ -11,6 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.domain.answers import content_of, content_stems, coverage, polarity, values_told
 from app.domain.basis import calibration_of, from_record
+from app.domain.catalogue import Catalogue
 from app.domain.decisions import NEVER, decide
 from app.domain.errors import InvalidInput, ModelUnavailable, NotFound
 from app.domain.hypotheses import HypothesisContext, by_rank, clarification_need, ordered
@@ -57,9 +58,10 @@ class AnswerService:
             raise InvalidInput("an answer picks a hypothesis, turns some down, or says something", "answer")
         row = await self._set(tenant_id, user_id, set_id)
         answered = plain(answered, row)
-        held, is_degraded = await self._moved(tenant_id, from_document(row.belief), row, answered)
         settings = await service.catalogues.settings(tenant_id)
-        intent = service.catalogues.catalogue(settings).intent(row.intent) if row.intent else None
+        catalogue = service.catalogues.catalogue(settings)
+        held, is_degraded = await self._moved(tenant_id, row, answered, catalogue)
+        intent = catalogue.intent(row.intent) if row.intent else None
         stakes = service.stakes_of(settings, intent)
         positions = held.best[:count]
         if held.has_asked(positions):  # the same question once more brings nothing
@@ -89,9 +91,7 @@ class AnswerService:
         vectors = await service.input_vectors(tenant_id, query)
         async with service.database.begin(tenant_id) as connection:
             stored = set_row(tenant_id, user_id, row.input_text, row.intent, made, now)
-            statements = await Statements.of(connection)
-            await service.hypotheses.insert_set(statements, stored, vectors)
-            await service.hypotheses.note_answered(statements, tenant_id, row.set_id, now)
+            await service.hypotheses.insert_set(await Statements.of(connection), stored, vectors)
             await self._settle(connection, tenant_id, user_id, row.set_id, answered, now)
         telemetry_service.count_decision(made.decision)
         log.info(
@@ -126,8 +126,9 @@ class AnswerService:
         answered: Answered,
         now: datetime,
     ) -> None:
-        """Record what an answer says of the set it answers: which reading was picked, or that none of those shown is
-        meant. Without it only questions that found what was meant would be learned from."""
+        """Record what an answer says of the set it answers: which reading was picked, that none of those shown is
+        meant, or that another set goes on from it. Without it only questions that found what was meant would be
+        learned from."""
         store = self.hypotheses.hypotheses
         row = await store.get_set(connection, tenant_id, user_id, set_id, lock=True)
         if row is None or row.outcome not in {None, "assumed"}:
@@ -141,9 +142,14 @@ class AnswerService:
             await store.answer_set(connection, tenant_id, set_id, chosen, now)
         elif rejected >= slots.keys():
             await store.answer_set(connection, tenant_id, set_id, Answer("none"), now)
+        elif row.outcome is None:
+            await store.note_answered(connection, tenant_id, set_id, now)
 
-    async def _moved(self, tenant_id: str, held: Meanings, row: AnyRow, answered: Answered) -> tuple[Meanings, bool]:
+    async def _moved(
+        self, tenant_id: str, row: AnyRow, answered: Answered, catalogue: Catalogue
+    ) -> tuple[Meanings, bool]:
         """What is meant after an answer, and whether its words could not be compared by meaning."""
+        held = from_document(row.belief)
         position_of = dict(zip((each["id"] for each in row.hypotheses), held.asked[-1], strict=True))
         unknown = {answered.chosen_id, *answered.rejected_ids} - {None, *position_of}
         if unknown:
@@ -155,15 +161,15 @@ class AnswerService:
         if rejected:
             held = held.after_rejection(rejected)
         words = answered.words
-        return await self._after_words(tenant_id, held, row, words) if words else (held, False)
-
-    async def _after_words(self, tenant_id: str, held: Meanings, row: AnyRow, words: str) -> tuple[Meanings, bool]:
-        service = self.hypotheses
-        catalogue = service.catalogues.catalogue(await service.catalogues.settings(tenant_id))
+        if not words:
+            return held, False
         said, denied = values_told(words, catalogue)
         if said or denied:
             told = told_reading(HypothesisContext(row.input_text, row.created_at, catalogue), said, words)
             return held.after_values(said, denied, catalogue, told), False
+        return await self._after_words(tenant_id, held, words)
+
+    async def _after_words(self, tenant_id: str, held: Meanings, words: str) -> tuple[Meanings, bool]:
         texts = [each.request for each in held.readings]
         try:
             vectors = (await self.spaces.embed(tenant_id, [words, *texts])).vectors

@@ -283,14 +283,12 @@ class HypothesisStore:
             )
         )
 
-    async def note_answered(self, statements: Statements, tenant_id: str, set_id: UUID, now: datetime) -> None:
+    async def note_answered(self, connection: AsyncConnection, tenant_id: str, set_id: UUID, now: datetime) -> None:
         """Write down that a set's question was answered, and that another set goes on from it."""
-        await statements.fetch(
-            "UPDATE hypothesis_sets SET answered_at = $3 "
-            "WHERE tenant_id = $1::text AND set_id = $2::uuid AND outcome IS NULL",
-            tenant_id,
-            set_id,
-            now,
+        await connection.execute(
+            update(hypothesis_sets)
+            .where(hypothesis_sets.c.tenant_id == tenant_id, hypothesis_sets.c.set_id == set_id)
+            .values(answered_at=now)
         )
 
     async def reject(

@@ -29,9 +29,9 @@ REQUESTS = ("plan my week", "plan a trip to the sea", "sell the car")
 class WeighingSLM(LocalSLM):
     """A model that proposes three readings; `odds` are its log-odds of them, None where it tells none."""
 
-    name = "vllm"  # type: ignore[assignment]
-    model = "tiny-chat"  # type: ignore[assignment]
-    prompt_version = "1"  # type: ignore[assignment]
+    name = "vllm"
+    model = "tiny-chat"
+    prompt_version = "1"
 
     def __init__(self) -> None:
         super().__init__(SentencePieceTokenizer())

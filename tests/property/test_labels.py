@@ -34,7 +34,7 @@ def test_the_order_of_readings_does_not_matter_once_all_orders_are_averaged(
 
     options = list(range(len(liked)))
     others = options[:-1]
-    dice.shuffle(others)  # type: ignore[attr-defined]
+    dice.shuffle(others)
     plain = read(model, options, len(options))
     assert read(model, [*others, options[-1]], len(options)) == pytest.approx(plain, abs=1e-9)
 

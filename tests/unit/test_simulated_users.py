@@ -59,11 +59,11 @@ def test_the_catalogue_fits_beside_the_built_in_one_and_no_input_says_what_is_me
     built_in = read_document(BUILT_IN)
     before, catalogue = parse_catalogue(built_in), parse_catalogue(merge_documents(built_in, office().catalogue))
     for intent in office().intents:
+        known = catalogue.intent(intent.name)
+        assert known is not None
         assert not {value for value in intent.values if value in before.vocabulary}
-        assert all(
-            not catalogue.values_in(text).keys() & set(catalogue.intent(intent.name).slots) for text in intent.inputs
-        )  # type: ignore[union-attr]
-        assert not set(intent.inputs) & set(catalogue.intent(intent.name).examples)  # type: ignore[union-attr]
+        assert all(not catalogue.values_in(text).keys() & set(known.slots) for text in intent.inputs)
+        assert not set(intent.inputs) & set(known.examples)
         assert len(set(intent.goals)) == len(intent.goals)
 
 

@@ -132,12 +132,12 @@ async def correct_persona(visit: Visit, given: a.PersonaChangeIn) -> a.PersonaOu
     """Set, pin and delete facets; what is known then."""
     if not given.facets and not given.pinned and not given.deleted:
         raise InvalidInput("name at least one facet, in facets, pinned or deleted", "facets")
-    unknown = [name for name in given.deleted if name in {*given.facets, *given.pinned}]
-    if unknown:
-        raise InvalidInput(f"{', '.join(unknown)} cannot be changed and deleted in one call", "deleted")
-    known = {each.name for each in (await describe_persona(visit, a.PersonaIn())).facets}
-    if not known.issuperset(given.deleted):
-        raise NotFound(f"no such facet: {', '.join(name for name in given.deleted if name not in known)}")
+    if both := [name for name in given.deleted if name in {*given.facets, *given.pinned}]:
+        raise InvalidInput(f"{', '.join(both)} cannot be changed and deleted in one call", "deleted")
+    if given.deleted:
+        known = {each.name for each in (await describe_persona(visit, a.PersonaIn())).facets}
+        if unknown := [name for name in given.deleted if name not in known]:
+            raise NotFound(f"no such facet: {', '.join(unknown)}")
     if given.facets or given.pinned:
         body = schemas.PersonaChangeIn(facets=given.facets, pinned=given.pinned)
         await persona.correct_persona(visit.user_id, body, visit.services, visit.caller)

@@ -13,6 +13,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
+import numpy as np
 import structlog
 
 from app import request
@@ -221,14 +222,10 @@ def _label_read(completion: Completion, labels: str) -> Read:
         raise Unsupported("the server tells no log-probabilities", "unsupported")
     least = min(value for _, value in told)
     found = [[value for token, value in told if token == label] for label in labels]
-    logprobs = [_log_sum(values) if values else least for values in found]
-    mass = sum(math.exp(min(0.0, _log_sum(values))) for values in found if values)
+    sums = [float(np.logaddexp.reduce(values)) if values else None for values in found]
+    logprobs = [least if each is None else each for each in sums]
+    mass = sum(math.exp(min(0.0, each)) for each in sums if each is not None)
     return Read(logprobs, min(1.0, mass))
-
-
-def _log_sum(values: Sequence[float]) -> float:
-    top = max(values)
-    return top + math.log(sum(math.exp(value - top) for value in values))
 
 
 def _logs(probabilities: Sequence[float]) -> list[float]:
